@@ -1,0 +1,234 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	// tryTime is how long an owner may be silent before its route is asked for
+	// anew. It is no verdict: the same request, with the same id, goes on.
+	tryTime = 5 * time.Second
+	// hedgeAfter is when an unanswered api request is sent again, to one node
+	// that answered lately: a frozen member of the group swallows its share.
+	hedgeAfter = 300 * time.Millisecond
+	// longWait is how long a call that unpacks a whole tree may take.
+	longWait = 10 * time.Minute
+)
+
+// call is one request to a workspace's owner with its whole retry rule. All
+// tries carry one Mesh-Id, so the owner does the work once.
+type call struct {
+	verb    string
+	args    any
+	content []byte
+	create  bool // a workspace that does not exist is created
+	reads   bool // changes nothing: an unanswered try leaves nothing unknown
+	long    bool // takes as long as its content is large: waits longWait
+}
+
+// request does a call and decodes the reply into out.
+//
+//   - no responders: the tenure is over; the route is asked for anew;
+//   - silence: the same, and the outcome of that try stays unknown until a
+//     later one is answered;
+//   - stale, busy, unavailable: nothing was done; again;
+//   - any other code is the answer.
+func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error) {
+	if _, err := mesh.ParseWorkspace(string(w.name)); err != nil {
+		return nil, err
+	}
+	if w.err != nil {
+		return nil, w.err
+	}
+	wait := w.client.cfg.Wait
+	if k.long {
+		wait = max(wait, longWait)
+	}
+	ctx, cancel := bounded(ctx, wait)
+	defer cancel()
+	id := mesh.NewID()
+	var unknown bool
+	var last error
+	for try := 0; ctx.Err() == nil; try++ {
+		if try > 0 && !pause(ctx, try) {
+			break
+		}
+		route, err := w.client.route(ctx, w.name, k.create)
+		if err != nil {
+			if !retrySafe(err) {
+				return nil, err
+			}
+			last = err
+			continue
+		}
+		m, err := mesh.NewRequest(mesh.OwnerSubject(w.client.claims.Tenant, w.name, route.Epoch, k.verb), id, w.scope, k.args, k.content)
+		if err != nil {
+			return nil, err
+		}
+		reply, err := w.client.send(ctx, m, tryTime)
+		if err == nil {
+			content, err := mesh.DecodeReply(reply, out)
+			if err == nil || !retrySafe(err) {
+				return content, err
+			}
+			last = err
+			if mesh.CodeOf(err) != mesh.CodeBusy {
+				w.client.routes.Remove(w.name)
+			}
+			continue
+		}
+		if errors.Is(err, nats.ErrMaxPayload) {
+			return nil, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
+		}
+		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
+		last = err
+		w.client.routes.Remove(w.name)
+	}
+	return nil, w.client.gaveUp(ctx, k.verb, unknown && !k.reads, last)
+}
+
+// bounded gives a context without a deadline the wait.
+func bounded(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, wait)
+}
+
+// gaveUp is the error after the last try.
+func (c *Client) gaveUp(ctx context.Context, verb string, unknown bool, last error) error {
+	switch {
+	case unknown:
+		return mesh.Errorf(mesh.CodeLost, "%s: outcome unknown: a request was sent and not answered in time", verb)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return mesh.Errorf(mesh.CodeCanceled, "%s: canceled", verb)
+	case mesh.CodeOf(last) == mesh.CodeDeadline || last == nil:
+		return mesh.Errorf(mesh.CodeDeadline, "%s: no answer in time", verb)
+	case errors.Is(last, nats.ErrNoResponders):
+		return mesh.Errorf(mesh.CodeUnavailable, "%s: no node answers; is one running?", verb)
+	case mesh.CodeOf(last) == mesh.CodeInternal:
+		return mesh.Errorf(mesh.CodeUnavailable, "%s: the connection to the mesh is down (%s)", verb, last)
+	}
+	return last
+}
+
+func retrySafe(err error) bool {
+	var e *mesh.Error
+	if errors.As(err, &e) {
+		return e.RetrySafe()
+	}
+	return errors.Is(err, nats.ErrNoResponders) || mesh.CodeOf(err) == mesh.CodeInternal // not connected
+}
+
+// pause waits longer after each try, up to 200 ms.
+func pause(ctx context.Context, try int) bool {
+	d := min(200*time.Millisecond, time.Duration(5<<min(try, 6))*time.Millisecond)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d/2 + rand.N(d)):
+		return true
+	}
+}
+
+// send sends one try and waits for its reply at most for limit.
+func (c *Client) send(ctx context.Context, m *nats.Msg, limit time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	until, _ := ctx.Deadline()
+	m.Header.Set(mesh.HeaderDeadline, strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10))
+	return c.conn.RequestMsgWithContext(ctx, m)
+}
+
+// route returns where a workspace is, from the cache or from a router.
+func (c *Client) route(ctx context.Context, w mesh.Workspace, create bool) (mesh.Route, error) {
+	if route, ok := c.routes.Get(w); ok {
+		return route, nil
+	}
+	var route mesh.Route
+	err := c.api(ctx, mesh.ServicePlace, mesh.VerbPlaceOpen, mesh.PlaceRequest{Workspace: w, Create: create}, &route)
+	if err == nil {
+		c.routes.Add(w, route)
+	}
+	return route, err
+}
+
+// api does a request that any node can answer.
+func (c *Client) api(ctx context.Context, service, verb string, args, out any) error {
+	_, err := c.apiContent(ctx, service, verb, args, out)
+	return err
+}
+
+func (c *Client) apiContent(ctx context.Context, service, verb string, args, out any) ([]byte, error) {
+	ctx, cancel := bounded(ctx, c.cfg.Wait)
+	defer cancel()
+	id := mesh.NewID()
+	var unknown bool
+	var last error
+	for try := 0; ctx.Err() == nil; try++ {
+		if try > 0 && !pause(ctx, try) {
+			break
+		}
+		reply, err := c.hedged(ctx, service, verb, id, args)
+		if err == nil {
+			c.lately.Store(mesh.Node(reply.Header.Get(mesh.HeaderNode)))
+			content, err := mesh.DecodeReply(reply, out)
+			if err == nil || !retrySafe(err) {
+				return content, err
+			}
+			last = err
+			continue
+		}
+		if mesh.CodeOf(err) == mesh.CodeTooLarge {
+			return nil, err
+		}
+		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
+		last = err
+	}
+	changes := service == mesh.ServiceWorkspace && verb != mesh.VerbWorkspaceList
+	return nil, c.gaveUp(ctx, service+" "+verb, unknown && changes, last)
+}
+
+// hedged sends a request to the group and, when it stays unanswered for
+// hedgeAfter, the same request to the node that answered lately.
+func (c *Client) hedged(ctx context.Context, service, verb, id string, args any) (*nats.Msg, error) {
+	ctx, cancel := context.WithCancel(ctx) // the answer ends the other try
+	defer cancel()
+	type result struct {
+		reply *nats.Msg
+		err   error
+	}
+	results := make(chan result, 2)
+	ask := func(subject string) {
+		m, err := mesh.NewRequest(subject, id, "", args, nil)
+		if err == nil {
+			m, err = c.send(ctx, m, 2*tryTime)
+		}
+		results <- result{m, err}
+	}
+	go ask(mesh.APISubject(c.claims.Tenant, service, verb))
+	asked := 1
+	timer := time.NewTimer(hedgeAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case r := <-results:
+			if asked--; r.err == nil || asked == 0 {
+				return r.reply, r.err
+			}
+		case <-timer.C:
+			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" {
+				go ask(mesh.APINodeSubject(c.claims.Tenant, service, verb, node))
+				asked++
+			}
+		}
+	}
+}

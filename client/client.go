@@ -1,0 +1,243 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	// DefaultWait is how long one call goes on trying when neither its context
+	// nor Config.Wait says otherwise: longer than an election of a stream leader.
+	DefaultWait = 30 * time.Second
+	// DefaultRoutes is how many workspaces' routes a client remembers.
+	DefaultRoutes = 4096
+)
+
+// Config says which mesh to talk to and as whom.
+type Config struct {
+	URL   string        // NATS server, or several with commas between
+	Token string        // a tenant's token; who has it is that tenant
+	Name  string        // of the connection, for the operator; default "wsmesh client"
+	Wait  time.Duration // how long one call may take; default DefaultWait
+}
+
+// File is what DIR/client.json holds.
+type File struct {
+	URL   string `json:"url"`
+	HTTP  string `json:"http,omitempty"`
+	Token string `json:"token"`
+}
+
+// DataDir is where a one box keeps its data: WSMESH_DATA, or wsmesh below
+// XDG_DATA_HOME, or ~/.local/share/wsmesh.
+func DataDir() (string, error) {
+	if dir := os.Getenv("WSMESH_DATA"); dir != "" {
+		return dir, nil
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "wsmesh"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", mesh.Errorf(mesh.CodeInvalid, "no data directory: set WSMESH_DATA")
+	}
+	return filepath.Join(home, ".local", "share", "wsmesh"), nil
+}
+
+// ReadFile reads a client.json.
+func ReadFile(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, mesh.Errorf(mesh.CodeUnavailable, "no mesh is known: %s does not exist; start one with: wsmesh dev, or set WSMESH_URL and WSMESH_TOKEN", path)
+	}
+	if err != nil {
+		return Config{}, mesh.Errorf(mesh.CodeOf(err), "read %s: %s", path, err)
+	}
+	var f File
+	if err := json.Unmarshal(raw, &f); err != nil || f.URL == "" || f.Token == "" {
+		return Config{}, mesh.Errorf(mesh.CodeInvalid, "%s is not a client.json with url and token", path)
+	}
+	return Config{URL: f.URL, Token: f.Token}, nil
+}
+
+// ConfigFromEnv takes WSMESH_URL and WSMESH_TOKEN, and what they leave open from
+// client.json in DataDir.
+func ConfigFromEnv() (Config, error) {
+	cfg := Config{URL: os.Getenv("WSMESH_URL"), Token: os.Getenv("WSMESH_TOKEN")}
+	if cfg.URL != "" && cfg.Token != "" {
+		return cfg, nil
+	}
+	dir, err := DataDir()
+	if err != nil {
+		return Config{}, err
+	}
+	file, err := ReadFile(filepath.Join(dir, "client.json"))
+	if err != nil {
+		return Config{}, err
+	}
+	if cfg.URL == "" {
+		cfg.URL = file.URL
+	}
+	if cfg.Token == "" {
+		cfg.Token = file.Token
+	}
+	return cfg, nil
+}
+
+// FromEnv is Dial with ConfigFromEnv.
+func FromEnv(ctx context.Context) (*Client, error) {
+	cfg, err := ConfigFromEnv()
+	if err != nil {
+		return nil, err
+	}
+	return Dial(ctx, cfg)
+}
+
+// Client is one tenant's connection to a mesh. Safe for concurrent use.
+type Client struct {
+	conn   *nats.Conn
+	cfg    Config
+	claims mesh.TokenClaims
+	routes *lru.Cache[mesh.Workspace, mesh.Route]
+	lately atomic.Value // mesh.Node that answered an api request last
+}
+
+// Dial connects. CodeDenied: the token is refused. CodeUnavailable: no server
+// answers at the URL. A token is never sent in plain text to anything but
+// loopback (CodeUnsupported).
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	claims, err := mesh.ParseToken(cfg.Token)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkURLs(cfg.URL); err != nil {
+		return nil, err
+	}
+	if cfg.Name == "" {
+		cfg.Name = "wsmesh client"
+	}
+	if cfg.Wait <= 0 {
+		cfg.Wait = DefaultWait
+	}
+	routes, err := lru.New[mesh.Workspace, mesh.Route](DefaultRoutes)
+	if err != nil {
+		return nil, err
+	}
+	opts := append(mesh.ConnOptions(cfg.Name, mesh.InboxPrefix(string(claims.Tenant), string(claims.ID))), mesh.TokenOption(cfg.Token))
+	if until, ok := ctx.Deadline(); ok {
+		opts = append(opts, nats.Timeout(max(time.Millisecond, min(5*time.Second, time.Until(until)))))
+	}
+	conn, err := nats.Connect(cfg.URL, opts...)
+	if err != nil {
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
+			return nil, mesh.Errorf(mesh.CodeDenied, "the server refuses the token; issue a new one with: wsmesh token issue --tenant %s", claims.Tenant)
+		}
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", cfg.URL, err)
+	}
+	return &Client{conn: conn, cfg: cfg, claims: claims, routes: routes}, nil
+}
+
+// checkURLs refuses to send a token in plain text over a network.
+func checkURLs(urls string) error {
+	for s := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(strings.TrimSpace(s))
+		if err != nil || u.Hostname() == "" {
+			return mesh.Errorf(mesh.CodeInvalid, "%q is not a URL like nats://127.0.0.1:4222", s)
+		}
+		ip := net.ParseIP(u.Hostname())
+		if u.Scheme != "tls" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return mesh.Errorf(mesh.CodeUnsupported, "a token is not sent in plain text to %s; use a tls:// URL", u.Hostname())
+		}
+	}
+	return nil
+}
+
+// Close drains the connection: replies on their way still arrive. Idempotent.
+func (c *Client) Close() error {
+	if c.conn.IsClosed() {
+		return nil
+	}
+	closed := make(chan struct{})
+	c.conn.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	if err := c.conn.Drain(); err != nil {
+		c.conn.Close()
+		return nil
+	}
+	<-closed
+	return nil
+}
+
+// Tenant is whose token the client has.
+func (c *Client) Tenant() string { return string(c.claims.Tenant) }
+
+// Workspace returns a handle; nothing is asked of the mesh. A name that is not
+// a workspace name fails at the first use with CodeInvalid.
+func (c *Client) Workspace(name string) *Workspace {
+	return &Workspace{client: c, name: mesh.Workspace(name), scope: "."}
+}
+
+// CreateWorkspace makes a workspace; CodeExists, CodeQuota.
+func (c *Client) CreateWorkspace(ctx context.Context, name string) error {
+	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil)
+}
+
+// RemoveWorkspace removes a workspace with its files and ends its commands.
+func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
+	defer c.routes.Remove(mesh.Workspace(name))
+	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil)
+}
+
+// Workspaces yields the tenant's workspaces by name.
+func (c *Client) Workspaces(ctx context.Context) iter.Seq2[mesh.WorkspaceEntry, error] {
+	return func(yield func(mesh.WorkspaceEntry, error) bool) {
+		req := mesh.WorkspaceListRequest{}
+		for {
+			var page mesh.WorkspaceListReply
+			if err := c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceList, req, &page); err != nil {
+				yield(mesh.WorkspaceEntry{}, err)
+				return
+			}
+			for _, w := range page.Workspaces {
+				if !yield(w, nil) {
+					return
+				}
+				req.After = w.Name
+			}
+			if !page.More {
+				return
+			}
+		}
+	}
+}
+
+// ExitError says that the command itself failed; the mesh did its part.
+type ExitError struct {
+	Code   int        // exit status; 128+s for signal s, 124 after a timeout
+	Limit  string     // the limit that ended or hit it: memory pids output timeout, or ""
+	Final  mesh.Final // everything known about the end
+	Stderr []byte     // the end of standard error, when Cmd.Output collected it
+}
+
+// Error implements error.
+func (e *ExitError) Error() string {
+	if e.Limit != "" {
+		return fmt.Sprintf("exit status %d (%s)", e.Code, e.Limit)
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
+}

@@ -1,0 +1,404 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// MaxCollected is how much of each stream Output and CombinedOutput keep: 64
+// MiB. More is CodeTooLarge; give Stdout a writer instead.
+const MaxCollected = 64 << 20
+
+// Cmd is a command to run in a workspace. It mirrors os/exec: fill the fields,
+// then Run, Output, CombinedOutput, or Start and Wait, once. When the context
+// ends, the command and everything it started is killed.
+type Cmd struct {
+	Args       []string      // program and arguments
+	Dir        string        // working directory, relative to the scope; default its root
+	Env        []string      // NAME=value, added to the sandbox's own environment
+	Stdin      io.Reader     // read to its end before the start, at most mesh.MaxMessage bytes
+	Stdout     io.Writer     // nil drops it
+	Stderr     io.Writer     // nil drops it
+	ID         string        // a UUIDv7; default a fresh one. The same id never starts twice
+	Timeout    time.Duration // how long the command may live; 0: no limit
+	MaxOutput  int64         // bytes of output after which it is killed; 0: no limit
+	Net        string        // none or full; default as the mesh is set
+	Durability string        // none; what else DESIGN names comes with capture
+
+	ctx       context.Context
+	workspace *Workspace
+	follower  *follower
+	err       error // of a command that cannot be
+	waited    bool
+	final     *mesh.Final
+}
+
+// Command returns a command; nothing is asked of the mesh yet.
+func (w *Workspace) Command(ctx context.Context, name string, args ...string) *Cmd {
+	return &Cmd{ctx: ctx, workspace: w, Args: append([]string{name}, args...)}
+}
+
+// Run starts the command and waits for its end. The error is an *ExitError when
+// the command itself failed; any other says that the mesh did: CodeLost when
+// the outcome is unknown, CodeUnsupported when the node cannot isolate it.
+func (c *Cmd) Run() error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// Output runs the command and returns its standard output. An *ExitError then
+// carries the end of standard error if Stderr is nil.
+func (c *Cmd) Output() ([]byte, error) {
+	if c.Stdout != nil {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "Output: Stdout is set")
+	}
+	out := &bounded64{}
+	errs := &tail{}
+	c.Stdout = out
+	collect := c.Stderr == nil
+	if collect {
+		c.Stderr = errs
+	}
+	err := c.Run()
+	var exit *ExitError
+	if collect && errors.As(err, &exit) {
+		exit.Stderr = errs.b
+	}
+	return out.Bytes(), err
+}
+
+// CombinedOutput runs the command and returns both streams, mixed roughly as
+// they were written.
+func (c *Cmd) CombinedOutput() ([]byte, error) {
+	if c.Stdout != nil || c.Stderr != nil {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "CombinedOutput: Stdout or Stderr is set")
+	}
+	out := &bounded64{}
+	c.Stdout, c.Stderr = out, out
+	err := c.Run()
+	return out.Bytes(), err
+}
+
+// bounded64 collects up to MaxCollected bytes.
+type bounded64 struct{ bytes.Buffer }
+
+func (b *bounded64) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > MaxCollected {
+		return 0, mesh.Errorf(mesh.CodeTooLarge, "output is larger than %d bytes; give the command a writer", MaxCollected)
+	}
+	return b.Buffer.Write(p)
+}
+
+// tail keeps the last 32 KiB.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	const keep = 32 << 10
+	t.b = append(t.b, p...)
+	if len(t.b) > 2*keep {
+		t.b = append(t.b[:0], t.b[len(t.b)-keep:]...)
+	}
+	return len(p), nil
+}
+
+// Start starts the command. When it returns nil, the id is claimed: the command
+// runs, or has run, exactly once.
+func (c *Cmd) Start() error {
+	if c.follower != nil || c.err != nil {
+		return mesh.Errorf(mesh.CodeInvalid, "exec: already started")
+	}
+	if err := c.start(); err != nil {
+		c.err = err
+		return err
+	}
+	return nil
+}
+
+func (c *Cmd) start() error {
+	if len(c.Args) == 0 {
+		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")
+	}
+	if c.ID == "" {
+		c.ID = string(mesh.NewExecID())
+	}
+	id, err := mesh.ParseExecID(c.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := mesh.ParseWorkspace(string(c.workspace.name)); err != nil {
+		return err
+	}
+	stdin, err := c.readStdin()
+	if err != nil {
+		return err
+	}
+	req := mesh.ExecRequest{
+		ID: id, Dir: mesh.Path(c.Dir), TimeoutMS: c.Timeout.Milliseconds(), MaxOutput: c.MaxOutput,
+		Net: c.Net, Durability: c.Durability,
+	}
+	if c.Timeout > 0 && req.TimeoutMS == 0 {
+		req.TimeoutMS = 1
+	}
+	for _, a := range c.Args {
+		req.Args = append(req.Args, mesh.Path(a))
+	}
+	for _, e := range c.Env {
+		req.Env = append(req.Env, mesh.Path(e))
+	}
+	f, err := newFollower(c.workspace, id)
+	if err != nil {
+		return err
+	}
+	// Frames can arrive before the reply: the subscription came first.
+	var reply mesh.ExecReply
+	if _, err := c.workspace.request(c.ctx, call{verb: mesh.VerbExec, args: req, content: stdin, create: true}, &reply); err != nil {
+		f.close()
+		if c.ctx.Err() != nil { // it may have been claimed: do not leave it running
+			c.kill(id)
+		}
+		return err
+	}
+	f.behind = reply.Attached // its frames went by before we subscribed
+	c.follower = f
+	return nil
+}
+
+func (c *Cmd) readStdin() ([]byte, error) {
+	if c.Stdin == nil {
+		return nil, nil
+	}
+	b, err := io.ReadAll(io.LimitReader(c.Stdin, mesh.MaxMessage+1))
+	if err == nil && len(b) > mesh.MaxMessage {
+		err = mesh.Errorf(mesh.CodeTooLarge, "standard input is larger than %d bytes; put it into a file of the workspace", mesh.MaxMessage)
+	}
+	return b, err
+}
+
+// Wait waits for the end of the command and for all of its output.
+func (c *Cmd) Wait() error {
+	if c.follower == nil || c.waited {
+		return mesh.Errorf(mesh.CodeInvalid, "exec: not started, or waited for already")
+	}
+	c.waited = true
+	defer c.follower.close()
+	final, err := c.follower.follow(c.ctx, c.deliver)
+	if err != nil && c.ctx.Err() != nil {
+		c.kill(mesh.ExecID(c.ID))
+		return mesh.AsError(context.Cause(c.ctx))
+	}
+	if err != nil {
+		return err
+	}
+	c.final = final
+	if err := final.Err(); err != nil {
+		return err
+	}
+	if final.Code != 0 {
+		return &ExitError{Code: final.Code, Limit: final.Limit, Final: *final}
+	}
+	return nil
+}
+
+// Final is what is known about the end after Wait: usage, output, and a limit
+// that was hit even though the command then succeeded. Nil before, and when the
+// end could not be learnt.
+func (c *Cmd) Final() *mesh.Final { return c.final }
+
+func (c *Cmd) deliver(chunk mesh.Chunk) error {
+	out := c.Stdout
+	if chunk.Stream == mesh.Stderr {
+		out = c.Stderr
+	}
+	if out == nil {
+		return nil
+	}
+	_, err := out.Write(chunk.Data)
+	return err
+}
+
+// kill ends the command after its context did.
+func (c *Cmd) kill(id mesh.ExecID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 3*time.Second)
+	defer cancel()
+	c.workspace.signal(ctx, id, "KILL") //nolint:errcheck // it may be over, or out of reach
+}
+
+// Signal sends a signal by name: HUP INT KILL QUIT TERM. KILL ends everything
+// the command started. CodeNotFound: it has ended.
+func (c *Cmd) Signal(ctx context.Context, name string) error {
+	return c.workspace.signal(ctx, mesh.ExecID(c.ID), name)
+}
+
+func (w *Workspace) signal(ctx context.Context, id mesh.ExecID, name string) error {
+	_, err := w.request(ctx, call{verb: mesh.VerbSignal, args: mesh.SignalRequest{ID: id, Signal: name}}, nil)
+	return err
+}
+
+// follower reads one exec's log, live and from the store.
+type follower struct {
+	workspace *Workspace
+	id        mesh.ExecID
+	sub       *nats.Subscription
+	live      chan *nats.Msg
+
+	next   uint64                 // number of the next frame to deliver
+	after  uint64                 // every frame up to this stream sequence was seen
+	ahead  map[uint64]*mesh.Frame // frames beyond a gap, by number
+	final  *mesh.Frame            // once it was seen
+	behind bool                   // frames were published before the subscription
+	sealed bool                   // the log was read up to the final frame: what is missing does not exist
+}
+
+// liveBuffer frames wait for a slow reader; what does not fit is read from the
+// log later.
+const liveBuffer = 256
+
+func newFollower(w *Workspace, id mesh.ExecID) (*follower, error) {
+	f := &follower{workspace: w, id: id, live: make(chan *nats.Msg, liveBuffer), ahead: map[uint64]*mesh.Frame{}}
+	sub, err := w.client.conn.ChanSubscribe(mesh.OutSubject(w.client.claims.Tenant, w.name, id), f.live)
+	if err != nil {
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "follow exec %s: %s", id, err)
+	}
+	f.sub = sub
+	return f, nil
+}
+
+func (f *follower) close() {
+	f.sub.Unsubscribe() //nolint:errcheck // gone with the connection otherwise
+}
+
+// follow delivers output in order until the final frame. A log that stays quiet
+// is read from the store: after a second, then less often, since the last
+// message of a subject may be lost without a trace.
+func (f *follower) follow(ctx context.Context, deliver func(mesh.Chunk) error) (*mesh.Final, error) {
+	quiet := time.Second
+	timer := time.NewTimer(quiet)
+	defer timer.Stop()
+	if f.behind {
+		timer.Reset(0)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case m := <-f.live:
+			frame, err := mesh.DecodeFrame(m.Data)
+			if err != nil {
+				return nil, err
+			}
+			f.add(frame)
+			if len(f.ahead) > 0 { // a gap, or more than the channel held
+				err = f.read(ctx)
+			}
+			if err != nil {
+				return nil, err
+			}
+			quiet = time.Second
+		case <-timer.C:
+			if err := f.read(ctx); err != nil {
+				return nil, err
+			}
+			quiet = min(5*time.Second, quiet*2)
+		}
+		if final, err := f.deliver(deliver); final != nil || err != nil {
+			return final, err
+		}
+		timer.Reset(quiet)
+	}
+}
+
+// add takes in one frame; one that was seen before is dropped, and so is
+// everything after the first final frame.
+func (f *follower) add(frame *mesh.Frame) {
+	if frame.Number < f.next || (f.final != nil && frame.Number > f.final.Number) {
+		return
+	}
+	if frame.Kind == mesh.FrameFinal {
+		if f.final != nil {
+			return
+		}
+		f.final = frame
+	}
+	if _, seen := f.ahead[frame.Number]; !seen || frame.Kind == mesh.FrameFinal {
+		f.ahead[frame.Number] = frame
+	}
+	// What is in order needs no look at the store.
+	for probe := f.next; f.ahead[probe] != nil; probe++ {
+		if f.ahead[probe] == f.final {
+			f.sealed = true
+		}
+	}
+}
+
+// read fills gaps from the store, if there are any or nothing came for long.
+func (f *follower) read(ctx context.Context) error {
+	if f.sealed || (f.ahead[f.next] != nil && f.final == nil) {
+		return nil
+	}
+	for {
+		var reply mesh.LogReply
+		req := mesh.LogRequest{Workspace: f.workspace.name, ID: f.id, After: f.after}
+		raw, err := f.workspace.client.apiContent(ctx, mesh.ServiceLog, mesh.VerbLogRead, req, &reply)
+		if err != nil {
+			if retrySafe(err) || mesh.CodeOf(err) == mesh.CodeDeadline {
+				return nil // the log is still there later
+			}
+			return err
+		}
+		frames, err := mesh.UnpackFrames(raw)
+		if err != nil {
+			return err
+		}
+		for _, stored := range frames {
+			frame, err := mesh.DecodeFrame(stored.Data)
+			if err != nil {
+				return err
+			}
+			if frame.Kind == mesh.FrameFinal {
+				// Stored after everything else was: what is missing now does not
+				// exist. The first in the store counts, not the first that came.
+				f.final, f.sealed = frame, true
+				f.ahead[frame.Number] = frame
+				return nil
+			}
+			f.add(frame)
+		}
+		f.after = reply.Last
+		if !reply.More {
+			return nil
+		}
+	}
+}
+
+// deliver hands out what is in order, and returns the end once it is reached.
+func (f *follower) deliver(out func(mesh.Chunk) error) (*mesh.Final, error) {
+	for {
+		frame := f.ahead[f.next]
+		if frame == nil {
+			if !f.sealed || f.next > f.final.Number {
+				return nil, nil
+			}
+			f.next++ // never stored; the final frame counts its bytes as missing
+			continue
+		}
+		delete(f.ahead, f.next)
+		f.next++
+		for _, chunk := range frame.Chunks {
+			if err := out(chunk); err != nil {
+				return nil, err
+			}
+		}
+		if frame == f.final {
+			return frame.Final, nil
+		}
+	}
+}

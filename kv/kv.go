@@ -1,0 +1,117 @@
+// Package kv keeps what is small and shared by all nodes in JetStream KV: who
+// owns which workspace, which nodes live, and the records of workspaces and
+// tenants.
+//
+// Reads go to the stream's leader, so that a decision never rests on a
+// replica's old answer. Writes that decide something are compare-and-set and
+// are repeated until their answer is definite. Values are JSON; unknown fields
+// are ignored. All types are safe for concurrent use and own no goroutines,
+// except the watches, which end with their context.
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Store gives access to the buckets of a mesh.
+type Store struct {
+	Owners     *Owners
+	Nodes      *Nodes
+	Workspaces *Workspaces
+	Tenants    *Tenants
+}
+
+// Open binds to the buckets, which mesh.EnsureStreams has made.
+func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
+	var buckets [4]bucket
+	for i, name := range []string{mesh.BucketOwners, mesh.BucketNodes, mesh.BucketWorkspaces, mesh.BucketTenants} {
+		kv, err := js.KeyValue(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("open bucket %s: %w", name, err)
+		}
+		buckets[i] = bucket{kv: kv, js: js}
+	}
+	return &Store{
+		Owners:     &Owners{buckets[0]},
+		Nodes:      &Nodes{buckets[1]},
+		Workspaces: &Workspaces{buckets[2]},
+		Tenants:    &Tenants{buckets[3]},
+	}, nil
+}
+
+// bucket adds to a KV bucket the compare-and-set that settles and JSON values.
+type bucket struct {
+	kv jetstream.KeyValue
+	js jetstream.JetStream
+}
+
+// get reads a key at the leader into v and returns its revision; 0 without an
+// error says that the key does not exist.
+func (b bucket) get(ctx context.Context, key string, v any) (uint64, error) {
+	e, err := b.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, unreachable("read "+b.kv.Bucket()+"/"+key, err)
+	}
+	if err := json.Unmarshal(e.Value(), v); err != nil {
+		return 0, fmt.Errorf("read %s/%s: %w", b.kv.Bucket(), key, err)
+	}
+	return e.Revision(), nil
+}
+
+// set writes a key if its revision is prev (0: it does not exist) and returns
+// the new revision. A refused write is mesh.ErrRefused, an unanswered one
+// CodeLost; after either, who wrote is found out by reading.
+func (b bucket) set(ctx context.Context, key string, v any, prev uint64) (uint64, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	m := nats.NewMsg("$KV." + b.kv.Bucket() + "." + key)
+	m.Data = raw
+	return mesh.Publish(ctx, b.js, m, prev)
+}
+
+// each calls fn for every key below a filter, in no order.
+func (b bucket) each(ctx context.Context, filter string, fn func(key string, rev uint64, value []byte) error) error {
+	w, err := b.kv.Watch(ctx, filter, jetstream.IgnoreDeletes())
+	if err != nil {
+		return unreachable("list "+b.kv.Bucket(), err)
+	}
+	defer w.Stop() //nolint:errcheck // ends with the connection anyway
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("list %s: %w", b.kv.Bucket(), ctx.Err())
+		case e, open := <-w.Updates():
+			if !open {
+				return mesh.Errorf(mesh.CodeUnavailable, "list %s: the watch ended early", b.kv.Bucket())
+			}
+			if e == nil {
+				return nil
+			}
+			if err := fn(e.Key(), e.Revision(), e.Value()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// unreachable translates an error of a read: nothing was changed, so the caller
+// may try again.
+func unreachable(op string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return fmt.Errorf("%s: %w (%w)", op, mesh.Errorf(mesh.CodeUnavailable, "the mesh's records cannot be read now; try again"), err)
+}

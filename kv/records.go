@@ -1,0 +1,229 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// WorkspaceRecord is what the mesh knows of a workspace, open or not.
+type WorkspaceRecord struct {
+	Tenant  mesh.Tenant    `json:"tenant"`
+	Name    mesh.Workspace `json:"name"`
+	ID      string         `json:"id"`    // fresh per creation: a name used again is another workspace
+	Shard   int            `json:"shard"` // of its journal and exec log; never recomputed
+	Created time.Time      `json:"created"`
+	Removed bool           `json:"removed,omitempty"`
+}
+
+// Workspaces is the bucket of workspace records.
+type Workspaces struct{ bucket }
+
+// Get reads a record; CodeNotFound if the workspace does not exist or was
+// removed.
+func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (WorkspaceRecord, error) {
+	var r WorkspaceRecord
+	rev, err := ws.get(ctx, ownerKey(t, w), &r)
+	if err == nil && (rev == 0 || r.Removed) {
+		err = mesh.Errorf(mesh.CodeNotFound, "workspace %s does not exist; create it with: wsmesh workspace create %s", w, w)
+	}
+	return r, err
+}
+
+// Create makes a record. CodeExists if there is one, which is then returned.
+func (ws *Workspaces) Create(ctx context.Context, t mesh.Tenant, w mesh.Workspace, shard int) (WorkspaceRecord, error) {
+	for {
+		var old WorkspaceRecord
+		rev, err := ws.get(ctx, ownerKey(t, w), &old)
+		if err != nil {
+			return WorkspaceRecord{}, err
+		}
+		if rev != 0 && !old.Removed {
+			return old, mesh.Errorf(mesh.CodeExists, "workspace %s exists", w)
+		}
+		r := WorkspaceRecord{Tenant: t, Name: w, ID: mesh.NewID(), Shard: shard, Created: time.Now().UTC()}
+		if rev != 0 {
+			r.Shard = old.Shard // its journal subject holds the end of the removed one
+		}
+		_, err = ws.set(ctx, ownerKey(t, w), r, rev)
+		if err == nil {
+			return r, nil
+		}
+		if !errors.Is(err, mesh.ErrRefused) {
+			return WorkspaceRecord{}, fmt.Errorf("create workspace %s/%s: %w", t, w, err)
+		}
+		now, err := ws.Get(ctx, t, w)
+		if err == nil && now.ID == r.ID {
+			return now, nil // ours, acknowledged too late
+		}
+	}
+}
+
+// MarkRemoved sets the tombstone of the workspace with this id. One that is
+// gone already, or whose name was used again, is no error.
+func (ws *Workspaces) MarkRemoved(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string) error {
+	for {
+		var r WorkspaceRecord
+		rev, err := ws.get(ctx, ownerKey(t, w), &r)
+		if err != nil {
+			return err
+		}
+		if rev == 0 || r.Removed || r.ID != id {
+			return nil
+		}
+		r.Removed = true
+		_, err = ws.set(ctx, ownerKey(t, w), r, rev)
+		if !errors.Is(err, mesh.ErrRefused) {
+			return err
+		}
+	}
+}
+
+// List returns the tenant's workspaces with names greater than after, at most
+// limit, sorted, and whether there are more.
+func (ws *Workspaces) List(ctx context.Context, t mesh.Tenant, after mesh.Workspace, limit int) ([]WorkspaceRecord, bool, error) {
+	var all []WorkspaceRecord
+	err := ws.each(ctx, string(t)+".*", func(_ string, _ uint64, value []byte) error {
+		var r WorkspaceRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("workspace record: %w", err)
+		}
+		if !r.Removed && r.Name > after {
+			all = append(all, r)
+		}
+		return nil
+	})
+	slices.SortFunc(all, func(a, b WorkspaceRecord) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	if len(all) > limit {
+		return all[:limit], true, err
+	}
+	return all, false, err
+}
+
+// TenantRecord is what the mesh knows of a tenant.
+type TenantRecord struct {
+	Name       mesh.Tenant `json:"name"`
+	Number     uint32      `json:"number"`     // unique in the mesh; host user ids derive from it
+	Generation uint64      `json:"generation"` // tokens carry it
+	Created    time.Time   `json:"created"`
+}
+
+// TokenRecord describes an issued token. The token itself is stored nowhere.
+type TokenRecord struct {
+	ID         mesh.TokenID `json:"id"`
+	Tenant     mesh.Tenant  `json:"tenant"`
+	Generation uint64       `json:"generation"`
+	Issued     time.Time    `json:"issued"`
+	Expires    time.Time    `json:"expires"` // zero: never
+}
+
+// Tenants is the bucket of tenants and their tokens. Keys are "<tenant>",
+// "<tenant>.<token id>" and "_count", which no tenant can be called.
+type Tenants struct{ bucket }
+
+const tenantCount = "_count"
+
+// Get reads a record; CodeNotFound if the tenant does not exist.
+func (ts *Tenants) Get(ctx context.Context, t mesh.Tenant) (TenantRecord, error) {
+	var r TenantRecord
+	rev, err := ts.get(ctx, string(t), &r)
+	if err == nil && rev == 0 {
+		err = mesh.Errorf(mesh.CodeNotFound, "tenant %s does not exist; create it with: wsmesh tenant create %s", t, t)
+	}
+	return r, err
+}
+
+// Create makes a tenant; CodeExists, with the record, if there is one. A crash
+// in between wastes a number and nothing else.
+func (ts *Tenants) Create(ctx context.Context, t mesh.Tenant) (TenantRecord, error) {
+	if old, err := ts.Get(ctx, t); err == nil {
+		return old, mesh.Errorf(mesh.CodeExists, "tenant %s exists", t)
+	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
+		return TenantRecord{}, err
+	}
+	number, err := ts.nextNumber(ctx)
+	if err != nil {
+		return TenantRecord{}, fmt.Errorf("create tenant %s: %w", t, err)
+	}
+	r := TenantRecord{Name: t, Number: number, Generation: uint64(number), Created: time.Now().UTC()}
+	_, err = ts.set(ctx, string(t), r, 0)
+	if errors.Is(err, mesh.ErrRefused) {
+		now, err := ts.Get(ctx, t)
+		if err == nil && now.Number != number {
+			err = mesh.Errorf(mesh.CodeExists, "tenant %s exists", t)
+		}
+		return now, err
+	}
+	return r, err
+}
+
+// nextNumber counts up. A number whose write stayed unknown is never used.
+func (ts *Tenants) nextNumber(ctx context.Context) (uint32, error) {
+	for {
+		var n uint32
+		rev, err := ts.get(ctx, tenantCount, &n)
+		if err != nil {
+			return 0, err
+		}
+		_, err = ts.set(ctx, tenantCount, n+1, rev)
+		if err == nil {
+			return n + 1, nil
+		}
+		if !errors.Is(err, mesh.ErrRefused) {
+			return 0, err
+		}
+	}
+}
+
+// List returns every tenant, sorted by name.
+func (ts *Tenants) List(ctx context.Context) ([]TenantRecord, error) {
+	var all []TenantRecord
+	err := ts.each(ctx, "*", func(key string, _ uint64, value []byte) error {
+		if key == tenantCount {
+			return nil
+		}
+		var r TenantRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("tenant record: %w", err)
+		}
+		all = append(all, r)
+		return nil
+	})
+	slices.SortFunc(all, func(a, b TenantRecord) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return all, err
+}
+
+// PutToken records an issued token.
+func (ts *Tenants) PutToken(ctx context.Context, r TokenRecord) error {
+	_, err := ts.set(ctx, string(r.Tenant)+"."+string(r.ID), r, 0)
+	if errors.Is(err, mesh.ErrRefused) {
+		return nil // ids are random: only an earlier try of ours can be there
+	}
+	return err
+}
+
+// ListTokens returns every token on record, sorted by tenant and time.
+func (ts *Tenants) ListTokens(ctx context.Context) ([]TokenRecord, error) {
+	var all []TokenRecord
+	err := ts.each(ctx, "*.*", func(_ string, _ uint64, value []byte) error {
+		var r TokenRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("token record: %w", err)
+		}
+		all = append(all, r)
+		return nil
+	})
+	slices.SortFunc(all, func(a, b TokenRecord) int {
+		if c := strings.Compare(string(a.Tenant), string(b.Tenant)); c != 0 {
+			return c
+		}
+		return a.Issued.Compare(b.Issued)
+	})
+	return all, err
+}

@@ -1,0 +1,107 @@
+package auth
+
+import (
+	"fmt"
+
+	"github.com/nats-io/jwt/v2"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// principalDoor is the principal of the connections that answer tenants and
+// the operator.
+const principalDoor = "_door"
+
+// BenchStreams is how many streams the operator's credentials own for
+// measurements. NATS has no wildcard inside a token, so each is named in the
+// JWT; four are as many as one run needs at a time, and keep the JWT well below
+// the 4 KiB that a server accepts of a connecting client.
+const BenchStreams = 4
+
+// BenchStream names measurement stream i, 0 <= i < BenchStreams: BENCH_<i>.
+// Its subjects belong below "bench.".
+func BenchStream(i int) string { return fmt.Sprintf("BENCH_%d", i) }
+
+// role is what one user may do: everything not named is refused by the broker.
+// There are no response permissions, since a reply subject is the requester's
+// word (a request with a reply of $JS.API.… would have the responder publish
+// there).
+type role struct {
+	principal string
+	id        string
+	pub       []string
+	pubDeny   []string
+	sub       []string
+}
+
+func (r role) name() string  { return r.principal + "/" + r.id }
+func (r role) inbox() string { return mesh.InboxPrefix(r.principal, r.id) }
+
+func (r role) permissions() jwt.Permissions {
+	var p jwt.Permissions
+	p.Pub.Allow.Add(r.pub...)
+	p.Pub.Deny.Add(r.pubDeny...)
+	p.Sub.Allow.Add(r.sub...)
+	p.Sub.Allow.Add(r.inbox() + ".>")
+	return p
+}
+
+// tenantRole asks and listens; it can neither answer nor touch a stream.
+func tenantRole(t mesh.Tenant, id mesh.TokenID) role {
+	return role{
+		principal: string(t),
+		id:        string(id),
+		pub:       []string{"ws.v1." + string(t) + ".>", "api.v1." + string(t) + ".>"},
+		sub:       []string{"out.v1." + string(t) + ".>", "ev.v1." + string(t) + ".>"},
+	}
+}
+
+// doorRole hears requests and publishes replies, except into the inboxes of
+// nodes: an answer forged there could pass for JetStream's.
+func doorRole(id string) role {
+	return role{
+		principal: principalDoor,
+		id:        id,
+		pub:       []string{"_INBOX.>"},
+		pubDeny:   []string{"_INBOX." + mesh.PrincipalNode + ".>"},
+		sub:       []string{"ws.v1.>", "api.v1.>", "admin.v1.>"},
+	}
+}
+
+// storeRole reads and writes the streams and talks to other nodes; it never
+// hears a tenant and cannot publish into a tenant's inbox. $JS.FC answers the
+// flow control of watchers, which stall without it.
+func storeRole(id string) role {
+	return role{
+		principal: mesh.PrincipalNode,
+		id:        id,
+		pub: []string{
+			"int.v1.>", "$KV.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>",
+			"node.v1.>", "_INBOX." + mesh.PrincipalNode + ".>",
+		},
+		sub: []string{"node.v1.>"},
+	}
+}
+
+// adminRole asks nodes on behalf of the operator and measures on streams of
+// its own. It keeps a measurement from touching the mesh's streams by accident;
+// it does not bind the operator, who may give a stream of his any source.
+func adminRole(id string) role {
+	r := role{principal: mesh.PrincipalAdmin, id: id, sub: []string{"bench.>"}}
+	r.pub = []string{"admin.v1.>", "bench.>", "$JS.API.INFO", r.inbox() + ".>"}
+	for i := range BenchStreams {
+		s := BenchStream(i)
+		r.pub = append(
+			r.pub,
+			"$JS.API.STREAM.*."+s, // create, update, info, purge, delete
+			"$JS.API.STREAM.MSG.*."+s,
+			"$JS.API.DIRECT.GET."+s,
+			"$JS.API.DIRECT.GET."+s+".>",
+			"$JS.API.CONSUMER.*."+s+".>", // create, info, delete
+			"$JS.API.CONSUMER.MSG.NEXT."+s+".>",
+			"$JS.ACK."+s+".>",
+			"$JS.FC."+s+".>",
+		)
+	}
+	return r
+}

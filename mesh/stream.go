@@ -1,0 +1,138 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Storage says how the mesh keeps its streams.
+type Storage struct {
+	Shards   int // journal and exec log streams each; at least 1
+	Replicas int // 1 on one server, 3 in production
+}
+
+// DefaultLogAge is how long an exec's frames are kept.
+const DefaultLogAge = 7 * 24 * time.Hour
+
+// Streams returns the settings of every stream of the mesh. What matters:
+//
+//   - DiscardNew and no limits per subject: a full stream refuses, it never
+//     drops a record, a claim or an owner;
+//   - AllowDirect off: any replica may answer a direct read, and an old answer
+//     would be taken for the truth;
+//   - republish: clients see what was stored, and nothing else;
+//   - no deduplication by message id is relied on: the expected sequence is it.
+func Streams(s Storage) []jetstream.StreamConfig {
+	base := jetstream.StreamConfig{
+		Retention: jetstream.LimitsPolicy,
+		Storage:   jetstream.FileStorage,
+		Discard:   jetstream.DiscardNew,
+		Replicas:  s.Replicas,
+	}
+	var all []jetstream.StreamConfig
+	for i := range s.Shards {
+		journal := base
+		journal.Name = JournalStream(i)
+		journal.Subjects = []string{fmt.Sprintf("int.v1.journal.%02d.*.*", i)}
+		journal.RePublish = &jetstream.RePublish{
+			Source:      journal.Subjects[0],
+			Destination: "ev.v1.{{wildcard(1)}}.{{wildcard(2)}}",
+			HeadersOnly: true,
+		}
+		log := base
+		log.Name = ExecLogStream(i)
+		log.Subjects = []string{fmt.Sprintf("int.v1.out.%02d.*.*.*", i)}
+		log.MaxAge = DefaultLogAge
+		log.RePublish = &jetstream.RePublish{
+			Source:      log.Subjects[0],
+			Destination: "out.v1.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}",
+		}
+		all = append(all, journal, log)
+	}
+	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants} {
+		kv := base
+		kv.Name = "KV_" + bucket
+		kv.Subjects = []string{"$KV." + bucket + ".>"}
+		kv.MaxMsgsPerSubject = 1
+		kv.DenyDelete = true
+		kv.AllowRollup = true
+		all = append(all, kv)
+	}
+	return all
+}
+
+// EnsureStreams creates the streams that do not exist. One that exists with
+// other settings is refused with CodeConflict, naming the stream and the
+// setting: a mesh on wrong settings would break its promises quietly. It waits
+// for a JetStream leader until ctx ends.
+func EnsureStreams(ctx context.Context, js jetstream.JetStream, s Storage) error {
+	for _, want := range Streams(s) {
+		stream, err := createStream(ctx, js, want)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", want.Name, err)
+		}
+		if field := streamDifference(want, stream.CachedInfo().Config); field != "" {
+			return Errorf(CodeConflict, "stream %s exists with another %s; this node does not start on it", want.Name, field)
+		}
+	}
+	return nil
+}
+
+func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	for {
+		stream, err := js.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			stream, err = js.CreateStream(ctx, want)
+		}
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			continue // another node created it meanwhile
+		}
+		var api jetstream.JetStreamError
+		if err == nil || (errors.As(err, &api) && api.APIError() != nil && api.APIError().Code < 500) {
+			return stream, err
+		}
+		select { // no leader yet
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (last: %w)", ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// streamDifference names the first setting that matters and differs.
+func streamDifference(want, have jetstream.StreamConfig) string {
+	unlimited := func(n int64) int64 { return max(n, 0) } // the server says -1 for what we leave 0
+	for _, c := range []struct {
+		setting string
+		same    bool
+	}{
+		{"subjects", slices.Equal(want.Subjects, have.Subjects)},
+		{"storage", want.Storage == have.Storage},
+		{"retention", want.Retention == have.Retention},
+		{"discard policy", want.Discard == have.Discard},
+		{"discard policy per subject", want.DiscardNewPerSubject == have.DiscardNewPerSubject},
+		{"maximum age", want.MaxAge == have.MaxAge},
+		{"messages per subject", unlimited(want.MaxMsgsPerSubject) == unlimited(have.MaxMsgsPerSubject)},
+		{"maximum number of messages", unlimited(have.MaxMsgs) == 0},
+		{"direct reads", want.AllowDirect == have.AllowDirect},
+		{"number of replicas", want.Replicas == have.Replicas},
+		{"republish", sameRepublish(want.RePublish, have.RePublish)},
+	} {
+		if !c.same {
+			return c.setting
+		}
+	}
+	return ""
+}
+
+func sameRepublish(a, b *jetstream.RePublish) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}

@@ -1,0 +1,215 @@
+package mesh
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Every subject, stream and bucket name of the mesh is made in this file and
+// nowhere else. Arguments are parsed ids; verbs are the constants below.
+
+// Verbs of the owner of a workspace.
+const (
+	VerbExec     = "exec"
+	VerbSignal   = "signal"
+	VerbStat     = "stat"
+	VerbList     = "list"
+	VerbRead     = "read"
+	VerbWrite    = "write"
+	VerbMkdir    = "mkdir"
+	VerbRemove   = "remove"
+	VerbRename   = "rename"
+	VerbUpload   = "upload"
+	VerbDownload = "download"
+	VerbInfo     = "info"
+	VerbRelease  = "release"
+)
+
+// Services and verbs of api.v1.
+const (
+	ServicePlace     = "place"
+	ServiceLog       = "log"
+	ServiceWorkspace = "workspace"
+
+	VerbPlaceOpen       = "open"   // route to a workspace, opening it if need be
+	VerbLogRead         = "read"   // frames of one exec from a sequence on
+	VerbWorkspaceCreate = "create" // make a workspace record
+	VerbWorkspaceList   = "list"   // workspaces of the tenant, paged
+	VerbWorkspaceRemove = "rm"     // remove a workspace and its files
+)
+
+// Verbs between nodes.
+const (
+	VerbNodeOpen   = "open"
+	VerbNodePing   = "ping"
+	VerbNodeRemove = "remove"
+)
+
+// Verbs of the operator.
+const (
+	VerbAdminStatus       = "status"
+	VerbAdminTenantCreate = "tenant-create"
+	VerbAdminTenantList   = "tenant-list"
+	VerbAdminTokenIssue   = "token-issue"
+	VerbAdminTokenList    = "token-list"
+)
+
+// OwnerSubject addresses the owner of a workspace in one tenure:
+// ws.v1.<tenant>.<workspace>.<epoch>.<verb>.
+func OwnerSubject(t Tenant, w Workspace, e Epoch, verb string) string {
+	return "ws.v1." + string(t) + "." + string(w) + "." + e.String() + "." + verb
+}
+
+// OwnerWildcard is what the owner of a workspace subscribes.
+func OwnerWildcard(t Tenant, w Workspace, e Epoch) string { return OwnerSubject(t, w, e, "*") }
+
+// APISubject addresses any node: api.v1.<tenant>.<service>.<verb>.
+func APISubject(t Tenant, service, verb string) string {
+	return "api.v1." + string(t) + "." + service + "." + verb
+}
+
+// APINodeSubject addresses one node: api.v1.<tenant>.<service>.<verb>.<node>.
+func APINodeSubject(t Tenant, service, verb string, n Node) string {
+	return APISubject(t, service, verb) + "." + string(n)
+}
+
+// APIWildcard is what every node subscribes in the queue group APIQueue.
+const (
+	APIWildcard = "api.v1.*.*.*"
+	APIQueue    = "api"
+)
+
+// APINodeWildcard is what node n subscribes for requests addressed to it.
+func APINodeWildcard(n Node) string { return "api.v1.*.*.*." + string(n) }
+
+// AdminSubject addresses any node on behalf of the operator.
+func AdminSubject(verb string) string { return "admin.v1." + verb }
+
+// AdminWildcard is what every node subscribes in the queue group AdminQueue.
+const (
+	AdminWildcard = "admin.v1.*"
+	AdminQueue    = "admin"
+)
+
+// NodeSubject addresses one node on behalf of a router.
+func NodeSubject(n Node, verb string) string { return "node.v1." + string(n) + "." + verb }
+
+// OutSubject is where the frames of one exec appear once they are stored.
+func OutSubject(t Tenant, w Workspace, id ExecID) string {
+	return "out.v1." + string(t) + "." + string(w) + "." + string(id)
+}
+
+// EventSubject is where the headers of a workspace's journal records appear.
+func EventSubject(t Tenant, w Workspace) string {
+	return "ev.v1." + string(t) + "." + string(w)
+}
+
+// JournalSubject is where the owner publishes the records of a workspace.
+func JournalSubject(shard int, t Tenant, w Workspace) string {
+	return fmt.Sprintf("int.v1.journal.%02d.%s.%s", shard, t, w)
+}
+
+// ExecLogSubject is where the owner publishes the frames of an exec.
+func ExecLogSubject(shard int, t Tenant, w Workspace, id ExecID) string {
+	return fmt.Sprintf("int.v1.out.%02d.%s.%s.%s", shard, t, w, id)
+}
+
+// JournalStream and ExecLogStream name the stream of a shard.
+func JournalStream(shard int) string { return fmt.Sprintf("JOURNAL_%02d", shard) }
+
+// ExecLogStream names the exec log stream of a shard.
+func ExecLogStream(shard int) string { return fmt.Sprintf("EXECLOG_%02d", shard) }
+
+// Buckets in JetStream KV.
+const (
+	BucketOwners     = "owners"
+	BucketNodes      = "nodes"
+	BucketWorkspaces = "workspaces"
+	BucketTenants    = "tenants"
+)
+
+// InboxPrefix is the inbox of one token or connection, without the final dot:
+// _INBOX.<principal>.<id>. The principal is a tenant's name, PrincipalAdmin or
+// PrincipalNode.
+func InboxPrefix(principal, id string) string { return "_INBOX." + principal + "." + id }
+
+// Principal returns who may have published on a request subject: the tenant of
+// ws.v1 and api.v1 subjects, PrincipalNode for node.v1, PrincipalAdmin for
+// admin.v1, and "" for every other subject.
+func Principal(subject string) string {
+	family, rest, _ := strings.Cut(subject, ".")
+	version, rest, _ := strings.Cut(rest, ".")
+	first, _, _ := strings.Cut(rest, ".")
+	if version != "v1" || first == "" {
+		return ""
+	}
+	switch family {
+	case "ws", "api":
+		if t, err := ParseTenant(first); err == nil {
+			return string(t)
+		}
+	case "node":
+		return PrincipalNode
+	case "admin":
+		return PrincipalAdmin
+	}
+	return ""
+}
+
+// OwnerAddress is a parsed ws.v1 subject.
+type OwnerAddress struct {
+	Tenant    Tenant
+	Workspace Workspace
+	Epoch     Epoch
+	Verb      string
+}
+
+// ParseOwnerSubject is the inverse of OwnerSubject; the error has CodeInvalid.
+func ParseOwnerSubject(subject string) (OwnerAddress, error) {
+	p := strings.Split(subject, ".")
+	if len(p) != 6 || p[0] != "ws" || p[1] != "v1" || p[5] == "" {
+		return OwnerAddress{}, Errorf(CodeInvalid, "subject %.80q is not ws.v1.<tenant>.<workspace>.<epoch>.<verb>", subject)
+	}
+	t, err := ParseTenant(p[2])
+	if err != nil {
+		return OwnerAddress{}, err
+	}
+	w, err := ParseWorkspace(p[3])
+	if err != nil {
+		return OwnerAddress{}, err
+	}
+	e, err := ParseEpoch(p[4])
+	if err != nil {
+		return OwnerAddress{}, err
+	}
+	return OwnerAddress{Tenant: t, Workspace: w, Epoch: e, Verb: p[5]}, nil
+}
+
+// APIAddress is a parsed api.v1 subject; Node is empty for the group's form.
+type APIAddress struct {
+	Tenant  Tenant
+	Service string
+	Verb    string
+	Node    Node
+}
+
+// ParseAPISubject is the inverse of APISubject and APINodeSubject; the error
+// has CodeInvalid.
+func ParseAPISubject(subject string) (APIAddress, error) {
+	p := strings.Split(subject, ".")
+	if (len(p) != 5 && len(p) != 6) || p[0] != "api" || p[1] != "v1" || p[3] == "" || p[4] == "" {
+		return APIAddress{}, Errorf(CodeInvalid, "subject %.80q is not api.v1.<tenant>.<service>.<verb>[.<node>]", subject)
+	}
+	t, err := ParseTenant(p[2])
+	if err != nil {
+		return APIAddress{}, err
+	}
+	a := APIAddress{Tenant: t, Service: p[3], Verb: p[4]}
+	if len(p) == 6 {
+		a.Node, err = ParseNode(p[5])
+	}
+	return a, err
+}
+
+// Verb returns the last token of a subject.
+func Verb(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }

@@ -1,0 +1,143 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/auth"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// answerAdmin answers the operator.
+func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	switch verb := mesh.Verb(req.Subject); verb {
+	case mesh.VerbAdminStatus:
+		return n.status(ctx)
+	case mesh.VerbAdminTenantCreate:
+		t, err := tenantIn(req)
+		if err != nil {
+			return nil, err
+		}
+		r, err := n.kv.Tenants.Create(ctx, t)
+		return &mesh.Reply{Args: mesh.TenantEntry{Name: r.Name, Created: r.Created}}, err
+	case mesh.VerbAdminTenantList:
+		return n.listTenants(ctx)
+	case mesh.VerbAdminTokenIssue:
+		return n.issueToken(ctx, req)
+	case mesh.VerbAdminTokenList:
+		return n.listTokens(ctx)
+	default:
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown operator request %.40q", verb)
+	}
+}
+
+func tenantIn(req *mesh.Request) (mesh.Tenant, error) {
+	var a mesh.TenantRequest
+	if err := req.Args(&a); err != nil {
+		return "", err
+	}
+	return mesh.ParseTenant(string(a.Tenant))
+}
+
+// Limits is every bound of a node by the name of its exported constant.
+func Limits() map[string]int64 {
+	return map[string]int64{
+		"node.DefaultMaxExecs":       DefaultMaxExecs,
+		"node.DefaultMaxWorkspaces":  DefaultMaxWorkspaces,
+		"node.DefaultMaxLog":         DefaultMaxLog,
+		"node.DefaultMaxDownloads":   DefaultMaxDownloads,
+		"node.DefaultAnswers":        DefaultAnswers,
+		"mesh.DefaultMaxInFlight":    mesh.DefaultMaxInFlight,
+		"mesh.MaxMessage":            mesh.MaxMessage,
+		"mesh.MaxArgs":               mesh.MaxArgs,
+		"mesh.MaxList":               mesh.MaxList,
+		"mesh.DefaultLogAge_ms":      mesh.DefaultLogAge.Milliseconds(),
+		"sandbox.DefaultMemoryBytes": sandbox.DefaultMemoryBytes,
+		"sandbox.DefaultPids":        sandbox.DefaultPids,
+		"sandbox.MaxStages":          sandbox.MaxStages,
+		"sandbox.DefaultTarEntries":  sandbox.DefaultTarEntries,
+		"sandbox.DefaultTarBytes":    sandbox.DefaultTarBytes,
+	}
+}
+
+func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
+	records, err := n.kv.Nodes.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reply := mesh.StatusReply{Nodes: []mesh.NodeStatus{}, Limits: Limits()}
+	for _, r := range records {
+		if r.Draining {
+			continue
+		}
+		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation}
+		if r.Node == n.cfg.Name {
+			door, peers := n.door.Stats(), n.peers.Stats()
+			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
+			s.Isolation, _ = json.Marshal(n.runner.Level())
+		}
+		reply.Nodes = append(reply.Nodes, s)
+	}
+	return &mesh.Reply{Args: reply}, nil
+}
+
+func (n *Node) listTenants(ctx context.Context) (*mesh.Reply, error) {
+	records, err := n.kv.Tenants.List(ctx)
+	reply := mesh.TenantListReply{Tenants: []mesh.TenantEntry{}}
+	for _, r := range records {
+		reply.Tenants = append(reply.Tenants, mesh.TenantEntry{Name: r.Name, Created: r.Created})
+	}
+	return &mesh.Reply{Args: reply}, err
+}
+
+// issueToken signs a token. It is recorded before it is handed out, so that
+// none is in use that `token ls` does not show.
+func (n *Node) issueToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	if n.cfg.Signer == nil {
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "node %s holds no key to sign tokens", n.cfg.Name)
+	}
+	var a mesh.TokenIssueRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	t, err := mesh.ParseTenant(string(a.Tenant))
+	if err != nil {
+		return nil, err
+	}
+	if a.TTLMS < 0 {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "token: negative lifetime")
+	}
+	tenant, err := n.kv.Tenants.Get(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	token, err := n.cfg.Signer.Tenant(auth.TokenSpec{Tenant: t, Generation: tenant.Generation, TTL: time.Duration(a.TTLMS) * time.Millisecond})
+	if err != nil {
+		return nil, err
+	}
+	r := kv.TokenRecord{ID: token.ID, Tenant: t, Generation: tenant.Generation, Issued: token.Issued, Expires: token.Expires}
+	if err := n.kv.Tenants.PutToken(ctx, r); err != nil {
+		return nil, err
+	}
+	return &mesh.Reply{Args: mesh.TokenIssueReply{TokenEntry: tokenEntry(r), Token: token.JWT}}, nil
+}
+
+func tokenEntry(r kv.TokenRecord) mesh.TokenEntry {
+	e := mesh.TokenEntry{ID: r.ID, Tenant: r.Tenant, Issued: r.Issued}
+	if !r.Expires.IsZero() {
+		e.Expires = &r.Expires
+	}
+	return e
+}
+
+func (n *Node) listTokens(ctx context.Context) (*mesh.Reply, error) {
+	records, err := n.kv.Tenants.ListTokens(ctx)
+	reply := mesh.TokenListReply{Tokens: []mesh.TokenEntry{}}
+	for _, r := range records {
+		reply.Tokens = append(reply.Tokens, tokenEntry(r))
+	}
+	return &mesh.Reply{Args: reply}, err
+}

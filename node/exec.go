@@ -1,0 +1,307 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// maxIDAhead is how far a client's clock may be ahead of ours.
+const maxIDAhead = 5 * time.Minute
+
+// command is a checked exec request.
+type command struct {
+	mesh.ExecRequest
+	scope string
+	dir   string // clean, relative to the workspace
+	stdin []byte
+	hash  string
+}
+
+func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
+	c := &command{scope: req.Scope, stdin: req.Content()}
+	if err := req.Args(&c.ExecRequest); err != nil {
+		return nil, err
+	}
+	id, err := mesh.ParseExecID(string(c.ID))
+	if err != nil {
+		return nil, err
+	}
+	if age := time.Since(id.Time()); age > mesh.DefaultLogAge/2 || age < -maxIDAhead {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec id %s is of %s: too far from now; make a fresh one", id, id.Time().UTC().Format(time.RFC3339))
+	}
+	if c.dir, err = mesh.ResolvePath(req.Scope, string(c.Dir)); err != nil {
+		return nil, err
+	}
+	if err := c.check(w.node.cfg.MaxNet); err != nil {
+		return nil, err
+	}
+	if c.Net == "" {
+		c.Net = w.node.cfg.Net
+	}
+	c.hash = c.identity()
+	return c, nil
+}
+
+// check refuses what no sandbox could run.
+func (c *command) check(maxNet string) error {
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")
+	}
+	size := 0
+	for _, a := range c.Args {
+		size += len(a)
+		if strings.IndexByte(string(a), 0) >= 0 {
+			return mesh.Errorf(mesh.CodeInvalid, "exec: an argument holds a NUL byte")
+		}
+	}
+	for _, e := range c.Env {
+		size += len(e)
+		name, _, ok := strings.Cut(string(e), "=")
+		if !ok || !validEnvName(name) || strings.IndexByte(string(e), 0) >= 0 {
+			return mesh.Errorf(mesh.CodeInvalid, "exec: environment %.60q is not NAME=value with a NAME of letters, digits and '_'", name)
+		}
+	}
+	if size > mesh.MaxArgs {
+		return mesh.Errorf(mesh.CodeTooLarge, "exec: arguments and environment of %d bytes are larger than %d", size, mesh.MaxArgs)
+	}
+	switch {
+	case c.TimeoutMS < 0 || c.MaxOutput < 0:
+		return mesh.Errorf(mesh.CodeInvalid, "exec: negative limit")
+	case c.Net != "" && c.Net != "none" && c.Net != "full":
+		return mesh.Errorf(mesh.CodeUnsupported, "exec: network %.60q is not known here; none and full are", c.Net)
+	case c.Net == "full" && maxNet != "full":
+		return mesh.Errorf(mesh.CodeDenied, "exec: the operator does not grant network access; a one box grants it with: wsmesh dev --net full")
+	case c.Durability != "" && c.Durability != "none":
+		return mesh.Errorf(mesh.CodeUnsupported, "exec: durability %.20q needs capture, which is not built yet; use none", c.Durability)
+	}
+	return nil
+}
+
+func validEnvName(s string) bool {
+	for i, c := range []byte(s) {
+		letter := c == '_' || (c|0x20 >= 'a' && c|0x20 <= 'z')
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// identity hashes what makes the command the same one: arguments, directory,
+// scope and the names of its environment. Values and standard input stay out:
+// they can be secrets short enough to be guessed from a hash.
+func (c *command) identity() string {
+	raw, _ := json.Marshal([]any{c.Args, c.dir, c.scope, c.envNames()})
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
+func (c *command) envNames() []mesh.Path {
+	var names []mesh.Path
+	for _, e := range c.Env {
+		name, _, _ := strings.Cut(string(e), "=")
+		names = append(names, mesh.Path(name))
+	}
+	return names
+}
+
+// exec claims an id and starts its command. Both the claim and the journal's
+// exec record are acknowledged before the command starts: the claim makes the
+// id unique, the record fences a stale owner out. A repeat attaches.
+func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	c, err := w.parseExec(req)
+	if err != nil {
+		return nil, err
+	}
+	x, reply, err := w.reserve(c)
+	if x == nil {
+		return reply, err
+	}
+	started := false
+	defer func() {
+		if !started {
+			w.forgetRun(x)
+		}
+	}()
+	if err := w.prepare(x); err != nil {
+		return nil, err
+	}
+	runner, err := w.claim(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	if !runner {
+		return w.attach(ctx, c)
+	}
+	started = true
+	go func() {
+		defer w.forgetRun(x)
+		x.run()
+	}()
+	return &mesh.Reply{Args: mesh.ExecReply{}}, nil
+}
+
+// reserve enters a run for the id. nil: the id is in use here, and the reply
+// or error says how it stands.
+func (w *workspace) reserve(c *command) (*run, *mesh.Reply, error) {
+	w.execMu.Lock()
+	defer w.execMu.Unlock()
+	if old, ok := w.execs[c.ID]; ok {
+		if old.command.hash != c.hash {
+			return nil, nil, errOtherCommand(c.ID)
+		}
+		select {
+		case <-old.claimed:
+			return nil, &mesh.Reply{Args: mesh.ExecReply{Attached: true}}, nil
+		default:
+			return nil, nil, mesh.Errorf(mesh.CodeBusy, "exec %s is being claimed; try again", c.ID)
+		}
+	}
+	select {
+	case w.node.execs <- struct{}{}:
+	default:
+		return nil, nil, mesh.Errorf(mesh.CodeBusy, "node %s is running %d commands; try again", w.node.cfg.Name, cap(w.node.execs))
+	}
+	x := newRun(w, c)
+	w.execs[c.ID] = x
+	w.execDone.Add(1)
+	return x, nil, nil
+}
+
+func (w *workspace) forgetRun(x *run) {
+	if x.root != nil {
+		x.root.Close()
+	}
+	w.execMu.Lock()
+	delete(w.execs, x.command.ID)
+	w.execMu.Unlock()
+	<-w.node.execs
+	w.execDone.Done()
+}
+
+// prepare refuses what can be refused before the id is used up: no isolation,
+// no such directory.
+func (w *workspace) prepare(x *run) error {
+	level := w.node.runner.Level()
+	if level.Driver == "" {
+		return mesh.Errorf(mesh.CodeUnsupported, "commands are refused: %s", level.Reason)
+	}
+	var err error
+	if x.root, err = w.tree.View(x.command.scope).OpenRoot(true); err != nil {
+		return err
+	}
+	if x.command.dir == x.command.scope {
+		return nil
+	}
+	info, err := w.tree.View(x.command.scope).Stat(x.command.dir, true)
+	if err == nil && info.Type != "dir" {
+		err = mesh.Errorf(mesh.CodeInvalid, "working directory %q is not a directory", x.command.Dir)
+	}
+	return err
+}
+
+func errOtherCommand(id mesh.ExecID) error {
+	return mesh.Errorf(mesh.CodeConflict, "exec id %s belongs to another command", id)
+}
+
+// claim publishes the claim and the journal's exec record at the same time and
+// reports whether this node is the runner.
+func (w *workspace) claim(ctx context.Context, x *run) (bool, error) {
+	recorded := make(chan error, 1)
+	go func() {
+		recorded <- w.journal.append(ctx, objstore.Op{Kind: objstore.KindExec, Exec: x.command.ID}, "")
+	}()
+	runner, err := w.publishClaim(ctx, x)
+	if recordErr := <-recorded; err == nil && recordErr != nil {
+		err = recordErr // claimed, but perhaps by a stale owner: the command does not start
+	}
+	switch mesh.CodeOf(err) {
+	case "":
+		return runner, nil
+	case mesh.CodeStale, mesh.CodeLost:
+		w.stop(mesh.AsError(err))
+	default:
+		if runner { // the claim stands and nobody will run it
+			verdict := mesh.Errorf(mesh.CodeCanceled, "the command was not started: %s", mesh.AsError(err).Text)
+			if err := endLog(context.WithoutCancel(ctx), w.node.js, w.streams.log, x.subject, mesh.Epoch(w.epoch.Load()), verdict); err != nil {
+				w.log.Warn("claim without an end", "exec", string(x.command.ID), "err", err)
+			}
+		}
+	}
+	return false, err
+}
+
+// publishClaim stores the first frame of the log. After a refusal the first
+// frame tells whether the claim is ours: an earlier try may have stored it.
+func (w *workspace) publishClaim(ctx context.Context, x *run) (bool, error) {
+	c := x.command
+	f := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{
+		Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()), Nonce: x.nonce, Hash: c.hash,
+		Args: c.Args, Dir: c.Dir, Scope: mesh.Path(c.scope), Env: c.envNames(),
+		Time: time.Now().UTC(), TimeoutMS: c.TimeoutMS,
+	}}
+	m := nats.NewMsg(x.subject)
+	var err error
+	if m.Data, err = f.Encode(); err != nil {
+		return false, err
+	}
+	seq, err := mesh.Publish(context.WithoutCancel(ctx), w.node.js, m, 0)
+	if err == nil {
+		x.log.last = seq
+		return true, nil
+	}
+	if !errors.Is(err, mesh.ErrRefused) {
+		return false, err
+	}
+	first, err := firstFrame(ctx, w.streams.log, x.subject)
+	if err != nil || first.frame == nil {
+		return false, mesh.Errorf(mesh.CodeLost, "unknown outcome: the claim of exec %s cannot be read", c.ID)
+	}
+	if first.frame.Claim != nil && first.frame.Claim.Nonce == x.nonce {
+		x.log.last = first.sequence
+		return true, nil
+	}
+	return false, nil
+}
+
+// attach answers for an id that was claimed before: the log has, or will have,
+// its result. An unfinished log that nobody can be running gets lost.
+func (w *workspace) attach(ctx context.Context, c *command) (*mesh.Reply, error) {
+	subject := w.logSubject(c.ID)
+	first, err := firstFrame(ctx, w.streams.log, subject)
+	if err != nil {
+		return nil, err
+	}
+	if first.frame == nil || (first.frame.Claim != nil && first.frame.Claim.Hash != c.hash) {
+		return nil, errOtherCommand(c.ID)
+	}
+	if err := endLog(ctx, w.node.js, w.streams.log, subject, mesh.Epoch(w.epoch.Load()), errNodeGone); err != nil {
+		return nil, err
+	}
+	return &mesh.Reply{Args: mesh.ExecReply{Attached: true}}, nil
+}
+
+// signal sends a signal to a running command. One that has ended is not_found.
+func (w *workspace) signal(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.SignalRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	w.execMu.Lock()
+	x := w.execs[a.ID]
+	w.execMu.Unlock()
+	if x == nil || x.command.scope != req.Scope {
+		return nil, mesh.Errorf(mesh.CodeNotFound, "no command runs under exec id %.60s", a.ID)
+	}
+	return nil, x.signal(a.Signal)
+}

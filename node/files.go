@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+func (w *workspace) stat(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.StatRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := view.Stat(path, a.Follow)
+	return &mesh.Reply{Args: info}, err
+}
+
+// resolve turns the path of a request into the scope's view of the tree and a
+// clean path relative to the workspace.
+func (w *workspace) resolve(req *mesh.Request, p mesh.Path) (*sandbox.View, string, error) {
+	path, err := mesh.ResolvePath(req.Scope, string(p))
+	return w.tree.View(req.Scope), path, err
+}
+
+func (w *workspace) list(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.ListRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.Limit <= 0 || a.Limit > mesh.MaxList {
+		a.Limit = mesh.MaxList
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	page, err := view.List(path, string(a.After), a.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return &mesh.Reply{Args: fitPage(page)}, nil
+}
+
+// fitPage cuts a page whose JSON might be larger than a message: names can be
+// 255 bytes and link targets 4 KiB.
+func fitPage(page sandbox.ListPage) mesh.ListReply {
+	size := 0
+	for i, e := range page.Entries {
+		size += 6*(len(e.Path)+len(e.Target)) + 200 // six: a byte as \u00xx
+		if size > mesh.MaxMessage && i > 0 {
+			return mesh.ListReply{Entries: page.Entries[:i], More: true}
+		}
+	}
+	return mesh.ListReply{Entries: page.Entries, More: page.More}
+}
+
+func (w *workspace) read(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.ReadRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.Length <= 0 || a.Length > mesh.MaxMessage {
+		a.Length = mesh.MaxMessage
+	}
+	if a.Offset < 0 {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "read %q: negative offset", a.Path)
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	f, info, err := view.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if a.Revision != "" && a.Revision != info.Revision {
+		return nil, mesh.Errorf(mesh.CodeConflict, "read %q: the file was replaced while it was being read; start over", a.Path)
+	}
+	buf := make([]byte, max(0, min(int64(a.Length), info.Size-a.Offset)))
+	n, err := f.ReadAt(buf, a.Offset)
+	if err != nil && err != io.EOF {
+		return nil, w.hostError("read a file", err)
+	}
+	return &mesh.Reply{Args: mesh.ReadReply{File: info}, Content: buf[:n]}, nil
+}
+
+func (w *workspace) write(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.WriteRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.Stage != "" && !a.Commit {
+		return &mesh.Reply{Args: struct{}{}}, w.tree.StageWrite(a.Stage, a.Offset, req.Content())
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	opt := sandbox.WriteOptions{Mode: a.Mode, CreateOnly: a.CreateOnly}
+	var reply mesh.WriteReply
+	if a.Stage != "" {
+		reply.File, err = view.StageCommit(a.Stage, a.Size, path, opt)
+	} else {
+		reply.File, err = view.Write(path, req.Content(), opt)
+	}
+	return &mesh.Reply{Args: reply}, err
+}
+
+func (w *workspace) mkdir(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.MkdirRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.Mode == 0 {
+		a.Mode = 0o755
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	return nil, view.Mkdir(path, a.Mode, a.Parents)
+}
+
+func (w *workspace) remove(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.RemoveRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	return nil, view.Remove(path, a.Recursive)
+}
+
+func (w *workspace) rename(req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.RenameRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, from, err := w.resolve(req, a.From)
+	if err != nil {
+		return nil, err
+	}
+	to, err := mesh.ResolvePath(req.Scope, string(a.To))
+	if err != nil {
+		return nil, err
+	}
+	return nil, view.Rename(from, to, a.NoReplace)
+}
+
+// upload unpacks a tar stream that was staged whole, so that one which breaks
+// off on the way changes nothing.
+func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.UploadRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := w.tree.StageOpen(a.Stage, a.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer w.tree.StageDrop(a.Stage)
+	defer f.Close()
+	count, err := view.ReadTar(ctx, path, f, sandbox.TarLimits{})
+	return &mesh.Reply{Args: mesh.UploadReply{Entries: int(count.Entries), Bytes: count.Bytes}}, err
+}
+
+// Bounds of downloads.
+const (
+	// DefaultMaxDownloads is how many tar streams one workspace keeps open.
+	DefaultMaxDownloads = 16
+	// DefaultDownloadIdle is how long one waits for its next request.
+	DefaultDownloadIdle = 30 * time.Second
+)
+
+// downloads are the tar streams that clients are reading. The zero value works.
+type downloads struct {
+	mu     sync.Mutex
+	open   map[string]*download
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// download is one tar stream, cut into numbered parts. Parts are made in order,
+// on demand, and the last ones are kept for repeats.
+type download struct {
+	mu    sync.Mutex
+	r     *io.PipeReader
+	parts map[int][]byte // made, not older than DownloadWindow
+	next  int            // number of the next part to make
+	last  int            // number of the last part, once known; -1 before
+	idle  *time.Timer
+}
+
+func (w *workspace) download(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.DownloadRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.Number < 0 || a.Stream == "" {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "download: a stream id and a part number are needed")
+	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	id := req.Scope + "\x00" + path + "\x00" + a.Stream
+	d, err := w.downloads.get(id, func(out io.Writer) error { return view.WriteTar(context.WithoutCancel(ctx), path, out) })
+	if err != nil {
+		return nil, err
+	}
+	part, last, err := d.part(a.Number)
+	if err != nil {
+		w.downloads.drop(id)
+		return nil, err
+	}
+	return &mesh.Reply{Args: mesh.DownloadReply{Last: last}, Content: part}, nil
+}
+
+func (ds *downloads) get(id string, write func(io.Writer) error) (*download, error) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if d, ok := ds.open[id]; ok {
+		d.idle.Reset(DefaultDownloadIdle)
+		return d, nil
+	}
+	if ds.closed || len(ds.open) >= DefaultMaxDownloads {
+		return nil, mesh.Errorf(mesh.CodeBusy, "%d downloads of this workspace are open; try again", len(ds.open))
+	}
+	r, out := io.Pipe()
+	d := &download{r: r, parts: map[int][]byte{}, last: -1}
+	d.idle = time.AfterFunc(DefaultDownloadIdle, func() { ds.drop(id) })
+	ds.wg.Go(func() { out.CloseWithError(write(out)) })
+	if ds.open == nil {
+		ds.open = map[string]*download{}
+	}
+	ds.open[id] = d
+	return d, nil
+}
+
+func (ds *downloads) drop(id string) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if d, ok := ds.open[id]; ok {
+		d.idle.Stop()
+		d.r.CloseWithError(errDownloadOver)
+		delete(ds.open, id)
+	}
+}
+
+var errDownloadOver = mesh.Errorf(mesh.CodeCanceled, "the download was given up")
+
+// close ends every download and waits for their writers.
+func (ds *downloads) close() {
+	ds.mu.Lock()
+	ds.closed = true
+	for _, d := range ds.open {
+		d.idle.Stop()
+		d.r.CloseWithError(errDownloadOver)
+	}
+	ds.open = nil
+	ds.mu.Unlock()
+	ds.wg.Wait()
+}
+
+// part returns one part, making those before it. A part that was asked for in
+// the last DownloadWindow is still there.
+func (d *download) part(number int) (part []byte, last bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if number >= d.next+mesh.DownloadWindow || (number < d.next && d.parts[number] == nil) {
+		return nil, false, mesh.Errorf(mesh.CodeInvalid, "download: part %d is not within reach", number)
+	}
+	for d.next <= number && d.last < 0 {
+		buf := make([]byte, mesh.MaxMessage)
+		n, err := io.ReadFull(d.r, buf)
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			d.last = d.next
+		default:
+			return nil, false, err
+		}
+		d.parts[d.next] = buf[:n:n]
+		delete(d.parts, d.next-2*mesh.DownloadWindow)
+		d.next++
+	}
+	if d.last >= 0 && number > d.last {
+		return []byte{}, true, nil
+	}
+	return d.parts[number], number == d.last, nil
+}

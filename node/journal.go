@@ -1,0 +1,205 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// maxBatch bounds the ops of one record: group commit, not a pile-up.
+const maxBatch = 256
+
+// journal appends to the chain of one workspace in one tenure. Its sequencer
+// goroutine (run) owns the end of the chain and has one publish in flight.
+type journal struct {
+	js      jetstream.JetStream
+	stream  jetstream.Stream
+	subject string
+	epoch   mesh.Epoch
+	queue   chan *appended
+	closed  chan struct{} // closed when the sequencer has ended; err is set before
+	err     error
+
+	end  objstore.StoredRecord // last record of the chain; owned by the sequencer
+	last atomic.Uint64         // its sequence, for info
+}
+
+// appended is one op on its way into the chain.
+type appended struct {
+	op   objstore.Op
+	id   string // idempotency key of the request behind it
+	done chan error
+}
+
+// lastRecord reads the last record of a journal at the leader; nil if the
+// workspace never had one.
+func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*objstore.StoredRecord, error) {
+	raw, err := stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the end of the journal: %w", unavailable(err))
+	}
+	return objstore.DecodeRecord(raw.Sequence, raw.Data)
+}
+
+// openJournal fences: it appends the open record of this tenure after prev.
+// CodeStale says that a later owner was here first.
+func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string, epoch mesh.Epoch, prev *objstore.StoredRecord, op objstore.Op) (*journal, error) {
+	j := &journal{
+		js: js, stream: stream, subject: subject, epoch: epoch,
+		queue: make(chan *appended, maxBatch), closed: make(chan struct{}),
+	}
+	if prev != nil {
+		if prev.Epoch >= epoch {
+			return nil, mesh.Errorf(mesh.CodeStale, "the journal is already at epoch %d", prev.Epoch)
+		}
+		j.end = *prev
+	}
+	if err := j.store(ctx, []objstore.Op{op}, nil); err != nil {
+		return nil, fmt.Errorf("open the journal at epoch %d: %w", epoch, err)
+	}
+	j.end.Open = j.end.Sequence
+	return j, nil
+}
+
+// append adds an op to the chain and returns when it is stored. CodeStale: the
+// tenure is over and the op was not stored. CodeLost: unknown. CodeQuota: the
+// journal is full and the op was not stored.
+func (j *journal) append(ctx context.Context, op objstore.Op, id string) error {
+	a := &appended{op: op, id: id, done: make(chan error, 1)}
+	select {
+	case j.queue <- a:
+	case <-j.closed:
+		return j.err
+	case <-ctx.Done():
+		return ctx.Err() // it never reached the sequencer
+	}
+	select {
+	case err := <-a.done:
+		return err
+	case <-j.closed:
+		select { // the sequencer may have answered as its last act
+		case err := <-a.done:
+			return err
+		default:
+			return j.err
+		}
+	}
+}
+
+// run is the sequencer. It ends with ctx, or with the error that ends the
+// tenure: after that nothing is ever published again.
+func (j *journal) run(ctx context.Context) (err error) {
+	defer func() {
+		j.err = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")
+		close(j.closed)
+	}()
+	for {
+		var batch []*appended
+		select {
+		case <-ctx.Done():
+			return nil
+		case a := <-j.queue:
+			batch = append(batch, a)
+		}
+		for more := true; more && len(batch) < maxBatch; {
+			select {
+			case a := <-j.queue:
+				batch = append(batch, a)
+			default:
+				more = false
+			}
+		}
+		var ops []objstore.Op
+		var ids []string
+		for _, a := range batch {
+			ops = append(ops, a.op)
+			if a.id != "" {
+				ids = append(ids, a.id)
+			}
+		}
+		err := j.store(ctx, ops, ids)
+		for _, a := range batch {
+			a.done <- err
+		}
+		if err != nil && mesh.CodeOf(err) != mesh.CodeQuota {
+			return err
+		}
+	}
+}
+
+// store publishes one record until its fate is known and moves the end of the
+// chain. Errors: CodeStale (a higher epoch follows: not stored), CodeQuota (not
+// stored), CodeLost (unknown).
+func (j *journal) store(ctx context.Context, ops []objstore.Op, ids []string) error {
+	r := objstore.Record{
+		Epoch: j.epoch, Number: j.end.Number + 1, Prev: j.end.Sequence, Root: j.end.Hash,
+		Open: j.end.Open, ID: mesh.NewID(), IDs: ids, Time: time.Now().UTC(), Ops: ops,
+	}
+	if r.Has(objstore.KindOpen) {
+		r.Open = 0
+	}
+	m, hash, err := r.Message(j.subject)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mesh.DefaultSettle)
+	defer cancel()
+	for {
+		seq, err := mesh.Publish(ctx, j.js, m, r.Prev)
+		if errors.Is(err, mesh.ErrRefused) {
+			seq, err = j.settle(ctx, r.ID, r.Prev)
+			if seq == 0 && err == nil {
+				continue // nothing follows: the refusal came from a leader that is behind
+			}
+		}
+		if err != nil {
+			return err
+		}
+		j.end = objstore.StoredRecord{Record: r, Sequence: seq, Hash: hash}
+		j.last.Store(seq)
+		return nil
+	}
+}
+
+// settle finds out after a refusal whether our record is stored: the first
+// record that names our predecessor decides. 0 without an error: nothing
+// follows yet, or the leader cannot be read: publish again.
+func (j *journal) settle(ctx context.Context, id string, prev uint64) (uint64, error) {
+	raw, err := j.stream.GetMsg(ctx, prev+1, jetstream.WithGetMsgSubject(j.subject))
+	if err != nil {
+		select {
+		case <-ctx.Done():
+			return 0, mesh.Errorf(mesh.CodeLost, "unknown outcome: the journal cannot be read")
+		case <-time.After(5 * time.Millisecond):
+			return 0, nil
+		}
+	}
+	next, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+	switch {
+	case err != nil:
+		return 0, err
+	case next.ID == id:
+		return next.Sequence, nil
+	case next.Prev == prev && next.Epoch > j.epoch:
+		return 0, mesh.Errorf(mesh.CodeStale, "the workspace has a new owner")
+	}
+	return 0, mesh.Errorf(mesh.CodeLost, "unknown outcome: the journal went on without this node")
+}
+
+// unavailable marks an error of a read: the request had no effect.
+func unavailable(err error) error {
+	if errors.Is(err, context.Canceled) || mesh.CodeOf(err) == mesh.CodeUnavailable {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", mesh.Errorf(mesh.CodeUnavailable, "the mesh's streams cannot be read now; try again"), err)
+}

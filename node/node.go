@@ -1,0 +1,398 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/auth"
+	"github.com/wsmesh/wsmesh/router"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// Defaults and bounds of a node.
+const (
+	// DefaultGrace is how long Run lets commands finish after its context ended.
+	DefaultGrace = 30 * time.Second
+	// DefaultMaxExecs bounds the commands that run at a time on one node.
+	DefaultMaxExecs = 256
+	// DefaultMaxWorkspaces bounds the workspaces of one tenant.
+	DefaultMaxWorkspaces = 1000
+)
+
+// Config says who the node is and what it works with. Door, Store, Data and
+// Name are required; the caller owns the connections and closes them after Run
+// has returned.
+type Config struct {
+	Name      mesh.Node
+	Data      string       // directory for workspaces; one node at a time
+	Door      *nats.Conn   // with the door's credential
+	Store     *nats.Conn   // with the store's credential
+	Signer    *auth.Signer // issues tokens; nil: token issue is unsupported
+	Storage   mesh.Storage // zero: one shard, one replica
+	Isolation string       // auto (default), bwrap, software, none
+	Net       string       // network of commands that name none: none (default) or full
+	MaxNet    string       // most network a command may ask for: none or full (default none)
+	Grace     time.Duration
+	Version   string
+	Log       *slog.Logger
+}
+
+// Node is a running node. Make it with New, then call Run once.
+type Node struct {
+	cfg         Config
+	log         *slog.Logger
+	incarnation string
+	started     time.Time
+	lock        *flock.Flock
+
+	js     jetstream.JetStream
+	kv     *kv.Store
+	shards []shard
+	router *router.Router
+	runner *sandbox.Runner
+	door   *mesh.Responder // answers tenants and the operator
+	peers  *mesh.Responder // answers nodes
+
+	ready atomic.Bool   // the door's subscriptions are known to the server
+	execs chan struct{} // slots of running commands
+
+	mu         sync.Mutex
+	workspaces map[key]*workspace
+	draining   bool
+	open       sync.WaitGroup // workspaces that run
+}
+
+type key struct {
+	tenant    mesh.Tenant
+	workspace mesh.Workspace
+}
+
+// shard is the pair of streams that a workspace lives in.
+type shard struct {
+	journal, log jetstream.Stream
+}
+
+// New checks the host and the mesh: it locks the data directory (CodeBusy when
+// another process has it), runs the sandbox's canary, and creates the streams
+// or refuses to work on those with other settings (CodeConflict). Call Run or
+// Close afterwards.
+func New(ctx context.Context, cfg Config) (_ *Node, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Storage.Shards == 0 {
+		cfg.Storage.Shards = 1
+	}
+	if cfg.Storage.Replicas == 0 {
+		cfg.Storage.Replicas = 1
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
+	}
+	n := &Node{
+		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
+		workspaces: map[key]*workspace{}, execs: make(chan struct{}, DefaultMaxExecs),
+	}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if err := n.lockData(); err != nil {
+		return nil, err
+	}
+	if err := n.bindStreams(ctx); err != nil {
+		return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
+	}
+	n.runner, err = sandbox.New(ctx, sandbox.Config{Isolation: cfg.Isolation, Log: n.log, StateID: n.stateID()})
+	if err != nil {
+		return nil, err
+	}
+	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
+	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
+	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes})
+	return n, nil
+}
+
+func (n *Node) lockData() error {
+	if err := os.MkdirAll(n.treeDir(), 0o700); err != nil {
+		return mesh.Errorf(mesh.CodeOf(err), "make the data directory: %s", err)
+	}
+	n.lock = flock.New(filepath.Join(n.cfg.Data, "node.lock"), flock.SetPermissions(0o600))
+	held, err := n.lock.TryLock()
+	if err != nil {
+		return mesh.Errorf(mesh.CodeOf(err), "lock the data directory: %s", err)
+	}
+	if !held {
+		return mesh.Errorf(mesh.CodeBusy, "another node runs on the data directory %s", n.cfg.Data)
+	}
+	return nil
+}
+
+func (n *Node) treeDir() string { return filepath.Join(n.cfg.Data, "workspaces") }
+
+// stateID names this data directory to the host, so that leftovers of a dead
+// predecessor are told from a neighbour's.
+func (n *Node) stateID() string {
+	path := filepath.Join(n.cfg.Data, "node.id")
+	if b, err := os.ReadFile(path); err == nil && len(b) == 36 {
+		return string(b)
+	}
+	id := mesh.NewID()
+	if err := os.WriteFile(path, []byte(id), 0o600); err != nil {
+		n.log.Warn("data directory id not kept", "err", err)
+	}
+	return id
+}
+
+func (n *Node) bindStreams(ctx context.Context) error {
+	var err error
+	if n.js, err = jetstream.New(n.cfg.Store, jetstream.WithPublishAsyncTimeout(5*time.Second)); err != nil {
+		return err
+	}
+	if err := mesh.EnsureStreams(ctx, n.js, n.cfg.Storage); err != nil {
+		return err
+	}
+	if n.kv, err = kv.Open(ctx, n.js); err != nil {
+		return err
+	}
+	for i := range n.cfg.Storage.Shards {
+		var s shard
+		if s.journal, err = n.js.Stream(ctx, mesh.JournalStream(i)); err != nil {
+			return err
+		}
+		if s.log, err = n.js.Stream(ctx, mesh.ExecLogStream(i)); err != nil {
+			return err
+		}
+		n.shards = append(n.shards, s)
+	}
+	return nil
+}
+
+// Close releases what New has taken. Run does it itself. Idempotent.
+func (n *Node) Close() error {
+	if n.runner != nil {
+		n.runner.Close()
+	}
+	if n.lock != nil {
+		return n.lock.Unlock()
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then drains: it takes nothing new, lets commands
+// finish within the grace, ends the others as lost, and gives its workspaces
+// up. serving, if not nil, is called once requests are answered. The error is
+// nil after a drain, and says what else ended the node.
+func (n *Node) Run(ctx context.Context, serving func()) error {
+	defer n.Close()
+	revision, err := n.register(ctx)
+	if err != nil {
+		return err
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the drain
+	defer stop()
+	subs, err := n.subscribe(work)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", n.cfg.Name, err)
+	}
+	n.watchConnection(work)
+	n.ready.Store(true)
+
+	g, bg := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.renew(bg, revision) })
+	g.Go(func() error { return n.watchOwners(bg) })
+	n.log.Info("node serves", "isolation", n.runner.Level().Driver)
+	if serving != nil {
+		serving()
+	}
+	err = g.Wait() // ctx ended, or the registry says that we must not go on
+	n.drain(subs)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil
+	}
+	return err
+}
+
+// register announces the node. A process that still runs under the name is
+// found by asking it.
+func (n *Node) register(ctx context.Context) (uint64, error) {
+	old, err := n.kv.Nodes.Get(ctx, n.cfg.Name)
+	if err != nil {
+		return 0, fmt.Errorf("register node %s: %w", n.cfg.Name, err)
+	}
+	if old.Revision != 0 && !old.Draining && n.router.Alive(ctx, n.cfg.Name) {
+		return 0, mesh.Errorf(mesh.CodeConflict, "another process runs as node %s; give this one another --name", n.cfg.Name)
+	}
+	return n.kv.Nodes.Put(ctx, n.record(false), old.Revision)
+}
+
+func (n *Node) record(draining bool) kv.NodeRecord {
+	level, _ := json.Marshal(n.runner.Level())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return kv.NodeRecord{
+		Node: n.cfg.Name, Incarnation: n.incarnation, Version: n.cfg.Version,
+		Wire: [2]int{1, 1}, Format: [2]int{1, 1}, Started: n.started, Renewed: time.Now().UTC(),
+		Workspaces: len(n.workspaces), Draining: draining, Isolation: level,
+	}
+}
+
+// renew keeps the registry record fresh. It ends with ctx, or when another
+// process took the name: then this one must stop.
+func (n *Node) renew(ctx context.Context, revision uint64) error {
+	tick := time.NewTicker(kv.RenewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			if _, err := n.kv.Nodes.Put(bye, n.record(true), revision); err != nil {
+				n.log.Debug("drain not announced", "err", err)
+			}
+			return ctx.Err()
+		case <-tick.C:
+		}
+		rev, err := n.kv.Nodes.Put(ctx, n.record(false), revision)
+		switch {
+		case err == nil:
+			revision = rev
+		case mesh.CodeOf(err) == mesh.CodeConflict:
+			return err
+		default:
+			n.log.Debug("registry not renewed", "err", err)
+		}
+	}
+}
+
+// watchOwners steps down from every workspace that a newer epoch names. A watch
+// that breaks is set up again; it starts with every present record.
+func (n *Node) watchOwners(ctx context.Context) error {
+	for {
+		err := n.kv.Owners.Watch(ctx, func(ev kv.OwnerEvent) {
+			n.mu.Lock()
+			w := n.workspaces[key{ev.Tenant, ev.Workspace}]
+			n.mu.Unlock()
+			if w != nil && w.epoch.Load() != 0 && mesh.Epoch(w.epoch.Load()) < ev.Epoch && !w.releasing.Load() {
+				w.stop(mesh.Errorf(mesh.CodeStale, "the workspace has a new owner"))
+			}
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n.log.Debug("owners watch ended, starting again", "err", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// watchConnection makes the node silent while the door may be unknown to the
+// server: after a reconnect the subscriptions are flushed and every workspace
+// is checked in owners before a read is answered.
+func (n *Node) watchConnection(ctx context.Context) {
+	n.cfg.Door.SetDisconnectErrHandler(func(*nats.Conn, error) { n.ready.Store(false) })
+	n.cfg.Door.SetReconnectHandler(func(c *nats.Conn) {
+		if err := c.FlushTimeout(5 * time.Second); err != nil {
+			return // disconnected again
+		}
+		if err := n.recheck(ctx); err != nil {
+			n.log.Warn("workspaces not checked after a reconnect", "err", err)
+		}
+		n.ready.Store(c.IsConnected())
+	})
+}
+
+func (n *Node) recheck(ctx context.Context) error {
+	for _, w := range n.list() {
+		for {
+			_, epoch, err := n.kv.Owners.Get(ctx, w.tenant, w.name)
+			if err == nil {
+				if own := mesh.Epoch(w.epoch.Load()); own != 0 && own < epoch {
+					w.stop(mesh.Errorf(mesh.CodeStale, "the workspace has a new owner"))
+				}
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+func (n *Node) list() []*workspace {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []*workspace
+	for _, w := range n.workspaces {
+		all = append(all, w)
+	}
+	return all
+}
+
+func (n *Node) subscribe(ctx context.Context) ([]*nats.Subscription, error) {
+	var subs []*nats.Subscription
+	for _, s := range []struct {
+		on             *mesh.Responder
+		subject, queue string
+		answer         mesh.Answer
+	}{
+		{n.peers, mesh.NodeSubject(n.cfg.Name, "*"), "", n.answerNode},
+		{n.door, mesh.APIWildcard, mesh.APIQueue, n.answerAPI},
+		{n.door, mesh.APINodeWildcard(n.cfg.Name), "", n.answerAPI},
+		{n.door, mesh.AdminWildcard, mesh.AdminQueue, n.answerAdmin},
+	} {
+		sub, err := s.on.Subscribe(ctx, s.subject, s.queue, s.answer)
+		if err != nil {
+			return nil, err
+		}
+		subs = append(subs, sub)
+	}
+	return subs, nil
+}
+
+// drain ends the node's work in the order that loses nothing: no new
+// workspaces, no new requests, commands within the grace, then the rest.
+func (n *Node) drain(subs []*nats.Subscription) {
+	n.mu.Lock()
+	n.draining = true
+	n.mu.Unlock()
+	for _, s := range subs {
+		if err := s.Drain(); err != nil {
+			n.log.Debug("drain", "err", err)
+		}
+	}
+	var wg sync.WaitGroup
+	for _, w := range n.list() {
+		wg.Go(func() { w.drain(n.cfg.Grace) })
+	}
+	wg.Wait()
+	n.open.Wait()
+	n.door.Wait()
+	n.peers.Wait()
+	if err := n.cfg.Door.FlushTimeout(2 * time.Second); err != nil {
+		n.log.Debug("last replies not flushed", "err", err)
+	}
+	n.log.Info("node stopped")
+}

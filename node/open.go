@@ -1,0 +1,284 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// answerNode answers routers.
+func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	switch mesh.Verb(req.Subject) {
+	case mesh.VerbNodePing:
+		var ping mesh.NodePingRequest
+		if err := req.Args(&ping); err != nil {
+			return nil, err
+		}
+		return &mesh.Reply{Args: mesh.NodePingReply{State: n.ping(ping)}}, nil
+	case mesh.VerbNodeOpen:
+		var open mesh.NodeOpenRequest
+		if err := req.Args(&open); err != nil {
+			return nil, err
+		}
+		route, err := n.openWorkspace(ctx, open)
+		return &mesh.Reply{Args: route}, err
+	case mesh.VerbNodeRemove:
+		var ping mesh.NodePingRequest
+		if err := req.Args(&ping); err != nil {
+			return nil, err
+		}
+		return nil, n.removeWorkspace(ctx, ping)
+	}
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown node verb %q", mesh.Verb(req.Subject))
+}
+
+// ping says open only while the door is known to the server and the sequencer
+// works.
+func (n *Node) ping(p mesh.NodePingRequest) string {
+	n.mu.Lock()
+	w := n.workspaces[key{p.Tenant, p.Workspace}]
+	n.mu.Unlock()
+	switch {
+	case w == nil:
+		return mesh.PingNotMe
+	case mesh.Epoch(w.epoch.Load()) != p.Epoch && w.epoch.Load() != 0:
+		return mesh.PingNotMe
+	case w.serving.Load() && n.ready.Load():
+		return mesh.PingOpen
+	}
+	return mesh.PingOpening
+}
+
+// openWorkspace takes a workspace and opens it, once for any number of
+// concurrent callers.
+func (n *Node) openWorkspace(ctx context.Context, req mesh.NodeOpenRequest) (mesh.Route, error) {
+	k := key{req.Tenant, req.Workspace}
+	n.mu.Lock()
+	w, present := n.workspaces[k]
+	if !present {
+		if n.draining {
+			n.mu.Unlock()
+			return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s is stopping", n.cfg.Name)
+		}
+		w = newWorkspace(n, k)
+		n.workspaces[k] = w
+		n.open.Add(1)
+	}
+	n.mu.Unlock()
+	if !present {
+		go func() {
+			defer n.open.Done()
+			w.run(context.WithoutCancel(ctx), req.After)
+		}()
+	}
+	select {
+	case <-ctx.Done():
+		return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is still opening on node %s", req.Workspace, n.cfg.Name)
+	case <-w.opened:
+	}
+	if w.openErr != nil {
+		return mesh.Route{}, w.openErr
+	}
+	return mesh.Route{Node: n.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load())}, nil
+}
+
+// take makes this node the owner and fences out all others.
+func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
+	n := w.node
+	if w.record, err = n.kv.Workspaces.Get(ctx, w.tenant, w.name); err != nil {
+		return err
+	}
+	if w.record.Shard >= len(n.shards) {
+		return mesh.Errorf(mesh.CodeInternal, "workspace %s lives in shard %d; this node knows %d", w.name, w.record.Shard, len(n.shards))
+	}
+	w.streams = n.shards[w.record.Shard]
+	tenant, err := n.kv.Tenants.Get(ctx, w.tenant)
+	if err != nil {
+		return err
+	}
+	w.uid, w.gid = sandbox.TenantIDs(tenant.Number)
+
+	epoch, err := n.kv.Owners.Take(ctx, w.tenant, w.name, n.cfg.Name, n.incarnation, after)
+	if err != nil {
+		return err
+	}
+	w.epoch.Store(uint64(epoch))
+	defer func() {
+		if err != nil {
+			w.release()
+		}
+	}()
+	return w.fence(ctx, epoch)
+}
+
+// fence opens the journal at epoch and then the tree.
+func (w *workspace) fence(ctx context.Context, epoch mesh.Epoch) error {
+	subject := mesh.JournalSubject(w.record.Shard, w.tenant, w.name)
+	last, err := lastRecord(ctx, w.streams.journal, subject)
+	if err != nil {
+		return err
+	}
+	if last != nil && removedID(last) == w.record.ID {
+		return w.finishRemoval(ctx) // a crash came between the journal and the record
+	}
+	unfinished, err := w.node.unfinished(ctx, w.streams, last, subject, w.logSubject)
+	if err != nil {
+		return err
+	}
+	op := objstore.Op{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}
+	if w.journal, err = openJournal(ctx, w.node.js, w.streams.journal, subject, epoch, last, op); err != nil {
+		return err
+	}
+	for _, id := range unfinished {
+		if err := endLog(ctx, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
+			return fmt.Errorf("end exec %s: %w", id, err)
+		}
+	}
+	return w.openTree()
+}
+
+// removedID returns the id of the workspace whose removal is the last record.
+func removedID(last *objstore.StoredRecord) string {
+	for _, op := range last.Ops {
+		if op.Kind == objstore.KindDeleted {
+			return op.Workspace
+		}
+	}
+	return ""
+}
+
+// openTree opens the directory of this workspace. One that belongs to an
+// earlier workspace of the same name is moved away first.
+func (w *workspace) openTree() (err error) {
+	dir := w.dir()
+	idFile := filepath.Join(dir, "id")
+	id, err := os.ReadFile(idFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return w.hostError("read the workspace's id", err)
+	case string(id) != w.record.ID:
+		if err := w.discardTree(); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return w.hostError("make the workspace's directory", err)
+	}
+	if string(id) != w.record.ID {
+		if err := os.WriteFile(idFile, []byte(w.record.ID), 0o600); err != nil {
+			return w.hostError("write the workspace's id", err)
+		}
+	}
+	w.tree, err = sandbox.OpenTree(sandbox.TreeConfig{
+		Dir: filepath.Join(dir, "workspace"), Stage: filepath.Join(dir, "stage"), UID: w.uid, GID: w.gid,
+	})
+	return err
+}
+
+func (w *workspace) dir() string {
+	return filepath.Join(w.node.treeDir(), string(w.tenant), string(w.name))
+}
+
+// discardTree moves the directory aside, which is quick and cannot fail half
+// way, and removes it afterwards.
+func (w *workspace) discardTree() error {
+	trash := filepath.Join(w.node.treeDir(), ".trash")
+	if err := os.MkdirAll(trash, 0o700); err != nil {
+		return w.hostError("make the trash", err)
+	}
+	aside := filepath.Join(trash, mesh.NewID())
+	if err := os.Rename(w.dir(), aside); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return w.hostError("move the workspace aside", err)
+	}
+	w.node.open.Go(func() {
+		if err := os.RemoveAll(aside); err != nil {
+			w.node.log.Warn("removed workspace's files remain", "dir", aside, "err", err)
+		}
+	})
+	return nil
+}
+
+// hostError hides the host's paths from the tenant and shows them to the
+// operator.
+func (w *workspace) hostError(op string, err error) error {
+	w.log.Error(op, "err", err)
+	return mesh.Errorf(mesh.CodeInternal, "workspace %s: %s: failed on the node; its log has the details", w.name, op)
+}
+
+// release gives ownership up, so that the next owner need not wait.
+func (w *workspace) release() {
+	w.releasing.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	defer cancel()
+	owner := kv.Owner{Node: w.node.cfg.Name, Incarnation: w.node.incarnation}
+	if err := w.node.kv.Owners.Release(ctx, w.tenant, w.name, owner, mesh.Epoch(w.epoch.Load())); err != nil {
+		w.log.Debug("ownership not released", "err", err)
+	}
+}
+
+// removeWorkspace ends a workspace for good. The deleted record is the commit
+// point; what follows is finished by the next opener after a crash.
+func (n *Node) removeWorkspace(ctx context.Context, p mesh.NodePingRequest) error {
+	n.mu.Lock()
+	w := n.workspaces[key{p.Tenant, p.Workspace}]
+	n.mu.Unlock()
+	if w == nil || mesh.Epoch(w.epoch.Load()) != p.Epoch || !w.serving.Load() {
+		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, p.Workspace)
+	}
+	w.quiesce(errRemoved(w.name)) // no command may write while the tree goes
+	if err := w.journal.append(ctx, objstore.Op{Kind: objstore.KindDeleted, Workspace: w.record.ID}, ""); err != nil {
+		w.stop(mesh.AsError(err))
+		return err
+	}
+	err := w.finishRemoval(ctx)
+	w.stop(errRemoved(w.name))
+	<-w.done
+	if mesh.CodeOf(err) == mesh.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
+func errRemoved(w mesh.Workspace) *mesh.Error {
+	return mesh.Errorf(mesh.CodeNotFound, "workspace %s was removed", w)
+}
+
+// finishRemoval makes the records and the disk follow the journal's deleted
+// record; it returns CodeNotFound when that is done.
+func (w *workspace) finishRemoval(ctx context.Context) error {
+	if err := w.discardTree(); err != nil {
+		return err
+	}
+	if err := w.node.kv.Workspaces.MarkRemoved(ctx, w.tenant, w.name, w.record.ID); err != nil {
+		return err
+	}
+	return errRemoved(w.name)
+}
+
+// sweepTrash removes what an earlier process had moved aside.
+func (n *Node) sweepTrash() {
+	trash := filepath.Join(n.treeDir(), ".trash")
+	entries, err := os.ReadDir(trash)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if strings.Count(e.Name(), "-") == 4 {
+			if err := os.RemoveAll(filepath.Join(trash, e.Name())); err != nil {
+				n.log.Warn("removed workspace's files remain", "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"io"
+	"os"
+	"path"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// afterExit is how long output may still arrive once the process tree is gone.
+// The pipes are closed by then; this only guards against a driver without
+// isolation that let a process slip away.
+const afterExit = 2 * time.Second
+
+// run is one command from its claim to its final frame.
+type run struct {
+	workspace *workspace
+	command   *command
+	subject   string
+	nonce     string
+	root      *os.File // the scope's directory
+	log       *execLog
+	claimed   chan struct{} // closed when the claim stands and the command may start
+
+	mu      sync.Mutex
+	process *sandbox.Process // nil before the start and after the end
+	verdict *mesh.Error      // set by abort: the mesh ends the command
+	limit   atomic.Pointer[string]
+}
+
+func newRun(w *workspace, c *command) *run {
+	x := &run{workspace: w, command: c, subject: w.logSubject(c.ID), nonce: mesh.NewID(), claimed: make(chan struct{})}
+	x.log = newExecLog(w.node.js, w.streams.log, x.subject, x.nonce)
+	return x
+}
+
+// abort ends the command with a verdict of the mesh.
+func (x *run) abort(verdict *mesh.Error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.verdict == nil {
+		x.verdict = verdict
+	}
+	if x.process != nil {
+		x.process.Kill()
+	}
+}
+
+// kill ends the command because it hit a limit.
+func (x *run) kill(limit string) {
+	x.limit.CompareAndSwap(nil, &limit)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.process != nil {
+		x.process.Kill()
+	}
+}
+
+var signals = map[string]syscall.Signal{
+	"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "KILL": syscall.SIGKILL,
+	"TERM": syscall.SIGTERM,
+}
+
+func (x *run) signal(name string) error {
+	sig, ok := signals[name]
+	if !ok {
+		return mesh.Errorf(mesh.CodeInvalid, "signal %.20q is not one of HUP INT KILL QUIT TERM", name)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.process == nil {
+		return mesh.Errorf(mesh.CodeBusy, "exec %s is not running yet, or no more; try again", x.command.ID)
+	}
+	if sig == syscall.SIGKILL {
+		x.process.Kill() // the whole tree, as the end of an exec is
+		return nil
+	}
+	return x.process.Signal(sig)
+}
+
+// run starts the command and writes its log to the final frame.
+func (x *run) run() {
+	close(x.claimed)
+	began := time.Now()
+	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver}
+	result, err := x.execute()
+	final.DurationUS = time.Since(began).Microseconds()
+	x.mu.Lock()
+	x.process = nil
+	verdict := x.verdict
+	x.mu.Unlock()
+
+	if verdict != nil && (verdict.Code == mesh.CodeStale || verdict.Code == mesh.CodeLost) {
+		x.log.discard() // the next owner ends the log
+		return
+	}
+	switch {
+	case verdict != nil:
+		final.ErrorCode, final.ErrorText = mesh.CodeLost, "outcome unknown: "+verdict.Text+" while the command ran"
+	case err != nil:
+		e := mesh.AsError(err)
+		if mesh.CodeOf(err) == mesh.CodeInternal {
+			x.workspace.log.Error("command not run", "exec", string(x.command.ID), "err", err)
+			e = mesh.Errorf(mesh.CodeInternal, "the sandbox failed on node %s; its log has the details", x.workspace.node.cfg.Name)
+		}
+		final.ErrorCode, final.ErrorText = e.Code, e.Text
+	default:
+		final.Code, final.Limit = result.Code, result.Limit
+		final.UserUS, final.SystemUS, final.MaxRSS = result.User.Microseconds(), result.System.Microseconds(), result.MaxRSS
+		if limit := x.limit.Load(); limit != nil {
+			final.Limit = *limit
+			if *limit == "timeout" {
+				final.Code = 124
+			}
+		}
+	}
+	if err := x.log.finish(&final); err != nil {
+		x.workspace.log.Warn("exec log not finished", "exec", string(x.command.ID), "err", err)
+		if c := mesh.CodeOf(err); c == mesh.CodeLost {
+			x.workspace.stop(mesh.AsError(err))
+		}
+	}
+}
+
+// execute runs the command and pumps its output into the log; both are over
+// when it returns.
+func (x *run) execute() (sandbox.Result, error) {
+	var pipes [3][2]*os.File // stdin, stdout, stderr: reading end, writing end
+	closeAll := func(end int) {
+		for _, p := range pipes {
+			if p[end] != nil {
+				p[end].Close()
+			}
+		}
+	}
+	for i := range pipes {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(0)
+			closeAll(1)
+			return sandbox.Result{}, err
+		}
+		pipes[i] = [2]*os.File{r, w}
+	}
+	process, err := x.start(pipes[0][0], pipes[1][1], pipes[2][1])
+	pipes[0][0].Close()
+	pipes[1][1].Close()
+	pipes[2][1].Close()
+	if err != nil {
+		pipes[0][1].Close()
+		pipes[1][0].Close()
+		pipes[2][0].Close()
+		return sandbox.Result{}, err
+	}
+	var stdin, output sync.WaitGroup
+	stdin.Go(func() {
+		pipes[0][1].Write(x.command.stdin) // a command that does not read it is not at fault
+		pipes[0][1].Close()
+	})
+	var total atomic.Int64
+	output.Go(func() { x.pump(pipes[1][0], mesh.Stdout, &total) })
+	output.Go(func() { x.pump(pipes[2][0], mesh.Stderr, &total) })
+	if x.command.TimeoutMS > 0 {
+		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.kill("timeout") })
+		defer timer.Stop()
+	}
+	result := process.Wait()
+	late := time.Now().Add(afterExit)
+	for _, f := range []*os.File{pipes[0][1], pipes[1][0], pipes[2][0]} {
+		f.SetDeadline(late) //nolint:errcheck // a file without deadlines reaches its end
+	}
+	output.Wait()
+	pipes[1][0].Close()
+	pipes[2][0].Close()
+	pipes[0][1].Close()
+	stdin.Wait()
+	return result, result.Err
+}
+
+// start starts the process unless the run was aborted meanwhile.
+func (x *run) start(stdin, stdout, stderr *os.File) (*sandbox.Process, error) {
+	c, w := x.command, x.workspace
+	env := make([]string, len(c.Env))
+	for i, e := range c.Env {
+		env[i] = string(e)
+	}
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = string(a)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	process, err := w.node.runner.Start(ctx, &sandbox.Spec{
+		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
+		Argv: args, Env: env, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		UID: w.uid, GID: w.gid, Net: c.Net,
+		MemoryBytes: sandbox.DefaultMemoryBytes, Pids: sandbox.DefaultPids,
+	})
+	if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.process = process
+	if x.verdict != nil {
+		process.Kill()
+	}
+	return process, nil
+}
+
+// pump moves output into the log until the pipe ends. Beyond the command's own
+// bound it kills and keeps what fits.
+func (x *run) pump(r io.Reader, stream byte, total *atomic.Int64) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			keep := n
+			sum := total.Add(int64(n))
+			if bound := x.command.MaxOutput; bound > 0 && sum > bound {
+				x.kill("output")
+				keep = int(max(0, int64(n)-(sum-bound)))
+			}
+			x.log.write(stream, buf[:keep], n-keep)
+		}
+		if err != nil {
+			return
+		}
+	}
+}

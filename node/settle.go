@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// unfinished returns the execs that the journal up to last names and whose log
+// has no final frame. The open record of the last tenure carries what earlier
+// ones left, so only that tenure's records are read.
+func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRecord, subject string, logOf func(mesh.ExecID) string) ([]mesh.ExecID, error) {
+	if last == nil {
+		return nil, nil
+	}
+	from := last.Open
+	if from == 0 {
+		from = last.Sequence
+	}
+	ids, err := journalExecs(ctx, s.journal, subject, from, last.Sequence)
+	if err != nil {
+		return nil, err
+	}
+	var open []mesh.ExecID
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, id := range ids {
+		if time.Since(id.Time()) > mesh.DefaultLogAge {
+			continue // its log is gone
+		}
+		g.Go(func() error {
+			end, err := lastFrame(ctx, s.log, logOf(id))
+			if err != nil {
+				return err
+			}
+			if end.frame == nil || end.frame.Final == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				open = append(open, id)
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	slices.Sort(open)
+	return open, err
+}
+
+// journalExecs reads the execs named in records from..to of one journal.
+func journalExecs(ctx context.Context, stream jetstream.Stream, subject string, from, to uint64) ([]mesh.ExecID, error) {
+	var ids []mesh.ExecID
+	for seq := from; seq <= to; seq++ {
+		raw, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if err != nil {
+			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
+		}
+		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+		if err != nil {
+			return nil, err
+		}
+		for _, op := range r.Ops {
+			ids = append(ids, op.Unfinished...)
+			if op.Kind == objstore.KindExec {
+				ids = append(ids, op.Exec)
+			}
+		}
+		seq = r.Sequence
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// storedFrame is a frame as it was read; frame is nil where the log is empty.
+type storedFrame struct {
+	frame    *mesh.Frame
+	sequence uint64
+}
+
+// lastFrame reads the last frame of a log at the leader.
+func lastFrame(ctx context.Context, stream jetstream.Stream, subject string) (storedFrame, error) {
+	raw, err := stream.GetLastMsgForSubject(ctx, subject)
+	return decodeStored(raw, err)
+}
+
+// firstFrame reads the claim of a log at the leader.
+func firstFrame(ctx context.Context, stream jetstream.Stream, subject string) (storedFrame, error) {
+	raw, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
+	return decodeStored(raw, err)
+}
+
+func decodeStored(raw *jetstream.RawStreamMsg, err error) (storedFrame, error) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return storedFrame{}, nil
+	}
+	if err != nil {
+		return storedFrame{}, fmt.Errorf("read an exec log: %w", unavailable(err))
+	}
+	f, err := mesh.DecodeFrame(raw.Data)
+	return storedFrame{f, raw.Sequence}, err
+}
+
+// endLog appends a final frame with the mesh's verdict to a log that has none.
+// It repeats with the new last sequence until a final frame is there, ours or
+// another's. A claim of an epoch above epoch is left alone.
+func endLog(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string, epoch mesh.Epoch, verdict *mesh.Error) error {
+	ctx, cancel := context.WithTimeout(ctx, mesh.DefaultSettle)
+	defer cancel()
+	first, err := firstFrame(ctx, stream, subject)
+	if err != nil {
+		return err
+	}
+	if first.frame != nil && first.frame.Claim != nil && first.frame.Claim.Epoch > epoch {
+		return nil
+	}
+	for {
+		end, err := lastFrame(ctx, stream, subject)
+		if err != nil {
+			return err
+		}
+		f := mesh.Frame{Kind: mesh.FrameFinal, Final: &mesh.Final{ErrorCode: verdict.Code, ErrorText: verdict.Text}}
+		if end.frame != nil {
+			if end.frame.Final != nil {
+				return nil
+			}
+			f.Number, f.Offset = end.frame.Number+1, end.frame.Offset+end.frame.Size()
+			f.Final.Output = f.Offset
+		}
+		m := nats.NewMsg(subject)
+		if m.Data, err = f.Encode(); err != nil {
+			return err
+		}
+		_, err = mesh.Publish(ctx, js, m, end.sequence)
+		if !errors.Is(err, mesh.ErrRefused) {
+			return err
+		}
+	}
+}
+
+// errNodeGone is the verdict on an exec whose owner died under it. The final
+// frame's Output is the last offset.
+var errNodeGone = mesh.Errorf(mesh.CodeLost, "outcome unknown: the node stopped while the command ran; it was not started again")

@@ -1,0 +1,292 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// Bounds of the answers kept for repeats of a request.
+const (
+	// DefaultAnswerAge is how long an answer is kept: longer than any client
+	// goes on repeating one request.
+	DefaultAnswerAge = 10 * time.Minute
+	// maxChange bounds one change of the tree: an upload of many files.
+	maxChange = 10 * time.Minute
+	// DefaultAnswers is how many answers one workspace keeps.
+	DefaultAnswers = 8192
+)
+
+// workspace is one tenure of a workspace on this node. Its run goroutine owns
+// the life cycle; everything else only asks it to stop.
+type workspace struct {
+	node   *Node
+	tenant mesh.Tenant
+	name   mesh.Workspace
+	log    *slog.Logger
+
+	// Set by take before opened is closed, constant afterwards.
+	record   kv.WorkspaceRecord
+	streams  shard
+	uid, gid int
+	journal  *journal
+	tree     *sandbox.Tree
+	sub      *nats.Subscription
+
+	epoch     atomic.Uint64 // 0 until taken
+	serving   atomic.Bool   // requests are answered
+	releasing atomic.Bool   // the next change of the owner record is our own
+
+	opened  chan struct{} // closed when opening has ended; openErr is set before
+	openErr error
+	stopped chan struct{} // closed by stop; verdict is set before
+	verdict *mesh.Error
+	stopOne sync.Once
+	done    chan struct{} // closed when nothing of the tenure runs any more
+
+	gate    sync.RWMutex // an answer holds it for reading; closing takes it for writing
+	closed  bool         // under gate
+	answers *lru.Cache[string, *answer]
+	once    sync.Mutex // guards the check-and-add on answers
+
+	execMu    sync.Mutex
+	execs     map[mesh.ExecID]*run
+	execDone  sync.WaitGroup
+	downloads downloads
+}
+
+// answer is what a request got, or will get once done is closed.
+type answer struct {
+	began time.Time
+	done  chan struct{}
+	reply *mesh.Reply
+	err   error
+}
+
+func newWorkspace(n *Node, k key) *workspace {
+	answers, _ := lru.New[string, *answer](DefaultAnswers) // fails for a size below 1 only
+	return &workspace{
+		node: n, tenant: k.tenant, name: k.workspace,
+		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
+		opened:  make(chan struct{}),
+		stopped: make(chan struct{}),
+		done:    make(chan struct{}),
+		answers: answers,
+		execs:   map[mesh.ExecID]*run{},
+	}
+}
+
+func (w *workspace) logSubject(id mesh.ExecID) string {
+	return mesh.ExecLogSubject(w.record.Shard, w.tenant, w.name, id)
+}
+
+// stop ends the tenure for a reason; the first one counts. CodeStale and
+// CodeLost mean that this node is not the owner any more, or may not be.
+func (w *workspace) stop(why *mesh.Error) {
+	w.stopOne.Do(func() {
+		w.verdict = why
+		close(w.stopped)
+	})
+}
+
+// run opens the workspace, serves it until stop, and takes it apart.
+func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
+	defer close(w.done)
+	defer w.forget()
+	opening, cancel := context.WithTimeout(ctx, 2*mesh.DefaultSettle)
+	err := w.take(opening, after)
+	cancel()
+	if err != nil {
+		w.openErr = err
+		close(w.opened)
+		return
+	}
+	ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	var sequencer sync.WaitGroup
+	sequencer.Go(func() {
+		if err := w.journal.run(ctx); err != nil {
+			w.stop(mesh.AsError(err))
+		}
+	})
+	epoch := mesh.Epoch(w.epoch.Load())
+	w.sub, err = w.node.door.Subscribe(ctx, mesh.OwnerWildcard(w.tenant, w.name, epoch), "", w.answer)
+	if err != nil {
+		w.openErr = err
+		w.stop(mesh.Errorf(mesh.CodeUnavailable, "the door is closed"))
+	} else {
+		w.serving.Store(true)
+		w.log.Info("workspace open", "epoch", uint64(epoch))
+	}
+	close(w.opened)
+
+	<-w.stopped
+	w.serving.Store(false)
+	w.quiesce(w.verdict)
+	cancel()
+	sequencer.Wait()
+	w.downloads.close()
+	if err := w.tree.Close(); err != nil {
+		w.log.Debug("close the tree", "err", err)
+	}
+	if w.verdict.Code == mesh.CodeStale || w.verdict.Code == mesh.CodeLost {
+		w.log.Warn("stepped down", "epoch", uint64(epoch), "err", w.verdict)
+		return
+	}
+	w.release()
+	w.log.Info("workspace closed", "epoch", uint64(epoch))
+}
+
+func (w *workspace) forget() {
+	w.node.mu.Lock()
+	defer w.node.mu.Unlock()
+	delete(w.node.workspaces, key{w.tenant, w.name})
+}
+
+// quiesce stops answering, waits for the answers in the making, and ends every
+// command with the verdict. Idempotent.
+func (w *workspace) quiesce(verdict *mesh.Error) {
+	w.serving.Store(false)
+	if w.sub != nil {
+		if err := w.sub.Unsubscribe(); err != nil {
+			w.log.Debug("unsubscribe", "err", err)
+		}
+	}
+	w.gate.Lock()
+	w.closed = true
+	w.gate.Unlock()
+	w.execMu.Lock()
+	for _, x := range w.execs {
+		x.abort(verdict)
+	}
+	w.execMu.Unlock()
+	w.execDone.Wait()
+}
+
+// drain lets requests and commands finish, then gives the workspace up.
+func (w *workspace) drain(grace time.Duration) {
+	<-w.opened
+	if w.openErr != nil {
+		<-w.done
+		return
+	}
+	end := time.After(grace)
+	idle := make(chan struct{})
+	go func() { // ends with the last command, at the latest when quiesce has killed it
+		defer close(idle)
+		w.gate.Lock()
+		w.closed = true // what comes now is answered stale and goes to the next owner
+		w.gate.Unlock()
+		w.execDone.Wait()
+	}()
+	select {
+	case <-idle:
+	case <-end:
+	case <-w.stopped:
+	}
+	w.stop(mesh.Errorf(mesh.CodeCanceled, "the node was stopped"))
+	<-w.done
+	<-idle
+}
+
+// answer serves the owner verbs.
+func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	if !w.node.ready.Load() {
+		return nil, mesh.Errorf(mesh.CodeBusy, "node %s is reconnecting", w.node.cfg.Name)
+	}
+	if !w.gate.TryRLock() {
+		return nil, errNotOwner
+	}
+	defer w.gate.RUnlock()
+	if w.closed {
+		return nil, errNotOwner
+	}
+	switch verb := mesh.Verb(req.Subject); verb {
+	case mesh.VerbStat:
+		return w.stat(req)
+	case mesh.VerbList:
+		return w.list(req)
+	case mesh.VerbRead:
+		return w.read(req)
+	case mesh.VerbDownload:
+		return w.download(ctx, req)
+	case mesh.VerbWrite, mesh.VerbMkdir, mesh.VerbRemove, mesh.VerbRename, mesh.VerbUpload:
+		return w.onceOnly(ctx, req, verb)
+	case mesh.VerbExec:
+		return w.exec(ctx, req)
+	case mesh.VerbSignal:
+		return w.signal(req)
+	case mesh.VerbInfo:
+		return w.info(), nil
+	default:
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown verb %q of a workspace", verb)
+	}
+}
+
+var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")
+
+// onceOnly does a change once for any number of requests with the same Mesh-Id:
+// repeats wait for the first and get its answer.
+func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, verb string) (*mesh.Reply, error) {
+	if req.ID == "" {
+		return w.change(ctx, req, verb)
+	}
+	w.once.Lock()
+	a, repeat := w.answers.Get(req.ID)
+	if repeat = repeat && time.Since(a.began) < DefaultAnswerAge; !repeat {
+		a = &answer{began: time.Now(), done: make(chan struct{})}
+		w.answers.Add(req.ID, a)
+	}
+	w.once.Unlock()
+	if repeat {
+		select {
+		case <-a.done:
+			return a.reply, a.err
+		case <-ctx.Done():
+			return nil, mesh.Errorf(mesh.CodeBusy, "the first request with this id is still being worked on")
+		}
+	}
+	a.err = mesh.Errorf(mesh.CodeInternal, "%s failed on node %s; its log has the details", verb, w.node.cfg.Name) // stands after a panic
+	defer close(a.done)
+	// The caller's try may end before the work does; its repeat gets the answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxChange)
+	defer cancel()
+	a.reply, a.err = w.change(ctx, req, verb)
+	if a.err != nil && mesh.AsError(a.err).RetrySafe() {
+		w.answers.Remove(req.ID) // nothing was done: a repeat shall try
+	}
+	return a.reply, a.err
+}
+
+func (w *workspace) change(ctx context.Context, req *mesh.Request, verb string) (*mesh.Reply, error) {
+	switch verb {
+	case mesh.VerbWrite:
+		return w.write(req)
+	case mesh.VerbMkdir:
+		return w.mkdir(req)
+	case mesh.VerbRemove:
+		return w.remove(req)
+	case mesh.VerbRename:
+		return w.rename(req)
+	}
+	return w.upload(ctx, req)
+}
+
+func (w *workspace) info() *mesh.Reply {
+	w.execMu.Lock()
+	running := len(w.execs)
+	w.execMu.Unlock()
+	return &mesh.Reply{Args: mesh.InfoReply{
+		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
+		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running,
+	}}
+}

@@ -1,0 +1,189 @@
+// Package router finds the node that hosts a workspace and makes sure that the
+// workspace is open there. A router runs inside every node; several may work on
+// one workspace at a time, because ownership is taken by compare-and-set and
+// the losers answer with the winner's route.
+//
+// Until files can be restored from the journal, a workspace stays with the node
+// that has its files: when that node is not running, placing it is unavailable
+// instead of an empty tree.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	// pingTime is how long one ping waits. A timeout is never taken for death.
+	pingTime = time.Second
+	// openTime is how long a node may take to open a workspace.
+	openTime = 25 * time.Second
+)
+
+// deadAfter are the pauses between pings that find no responder. A server that
+// has not heard of a fresh subscription says the same, for up to some 100 ms;
+// after all of them the node is gone.
+var deadAfter = []time.Duration{20 * time.Millisecond, 80 * time.Millisecond, 150 * time.Millisecond}
+
+// Config is what a router works with. Conn holds the store's credential.
+type Config struct {
+	Conn   *nats.Conn
+	Owners *kv.Owners
+	Nodes  *kv.Nodes
+}
+
+// Router places workspaces. Safe for concurrent use.
+type Router struct {
+	cfg    Config
+	flight singleflight.Group
+}
+
+// New makes a router; it owns nothing that needs closing.
+func New(cfg Config) *Router { return &Router{cfg: cfg} }
+
+// Place returns the route to a workspace, opening it if need be. The workspace
+// must exist. CodeBusy: it is being opened, or its owner does not answer; try
+// again. CodeUnavailable: the node that has its files is not running.
+func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (mesh.Route, error) {
+	done := r.flight.DoChan(string(t)+"."+string(w), func() (any, error) {
+		// The first caller may give up; the others still want the answer.
+		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTime)
+		defer cancel()
+		return r.place(shared, t, w)
+	})
+	select {
+	case <-ctx.Done():
+		return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is still being opened; try again", w)
+	case res := <-done:
+		route, _ := res.Val.(mesh.Route)
+		return route, res.Err
+	}
+}
+
+func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (mesh.Route, error) {
+	for {
+		owner, epoch, err := r.cfg.Owners.Get(ctx, t, w)
+		if err != nil {
+			return mesh.Route{}, fmt.Errorf("place %s/%s: %w", t, w, err)
+		}
+		if epoch != 0 && !owner.Released {
+			state, err := r.ping(ctx, owner.Node, mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch})
+			switch {
+			case err == nil && state == mesh.PingOpen:
+				return mesh.Route{Node: owner.Node, Epoch: epoch}, nil
+			case err == nil && state == mesh.PingOpening:
+				if err := pause(ctx, 20*time.Millisecond); err != nil {
+					return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is being opened on node %s", w, owner.Node)
+				}
+				continue
+			case err != nil && !errors.Is(err, nats.ErrNoResponders):
+				return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; try again", owner.Node, w)
+			}
+		}
+		node := owner.Node
+		if epoch == 0 {
+			if node, err = r.choose(ctx, string(t)+"."+string(w)); err != nil {
+				return mesh.Route{}, err
+			}
+		}
+		var route mesh.Route
+		err = r.request(ctx, mesh.NodeSubject(node, mesh.VerbNodeOpen), mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch}, &route)
+		switch {
+		case err == nil:
+			return route, nil
+		case errors.Is(err, nats.ErrNoResponders):
+			return mesh.Route{}, mesh.Errorf(mesh.CodeUnavailable, "node %s, which has the files of workspace %s, is not running; start it again", node, w)
+		case mesh.CodeOf(err) != mesh.CodeConflict && mesh.CodeOf(err) != mesh.CodeStale:
+			return mesh.Route{}, err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil { // someone else took it: ask again
+			return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is changing hands; try again", w)
+		}
+	}
+}
+
+// choose picks a node for a workspace that never had one.
+func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
+	entries, err := r.cfg.Nodes.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	var live []mesh.Node
+	for _, e := range entries {
+		if !e.Draining {
+			live = append(live, e.Node)
+		}
+	}
+	for len(live) > 0 {
+		node := Choose(key, live)
+		if r.Alive(ctx, node) {
+			return node, nil
+		}
+		live = slices.DeleteFunc(live, func(n mesh.Node) bool { return n == node })
+	}
+	return "", mesh.Errorf(mesh.CodeUnavailable, "no node is running")
+}
+
+// Alive reports whether a process answers under the node's name, or may: only
+// certain silence counts as dead.
+func (r *Router) Alive(ctx context.Context, n mesh.Node) bool {
+	_, err := r.ping(ctx, n, mesh.NodePingRequest{})
+	return !errors.Is(err, nats.ErrNoResponders)
+}
+
+// ping asks a node for the state of a workspace. nats.ErrNoResponders means,
+// after the pauses of deadAfter, that the node is gone.
+func (r *Router) ping(ctx context.Context, n mesh.Node, p mesh.NodePingRequest) (string, error) {
+	for try := 0; ; try++ {
+		var reply mesh.NodePingReply
+		one, cancel := context.WithTimeout(ctx, pingTime)
+		err := r.request(one, mesh.NodeSubject(n, mesh.VerbNodePing), p, &reply)
+		cancel()
+		if !errors.Is(err, nats.ErrNoResponders) || try == len(deadAfter) {
+			return reply.State, err
+		}
+		if pause(ctx, deadAfter[try]) != nil {
+			return "", ctx.Err()
+		}
+	}
+}
+
+// Remove asks the owner to remove a workspace for good.
+func (r *Router) Remove(ctx context.Context, t mesh.Tenant, w mesh.Workspace, route mesh.Route) error {
+	err := r.request(ctx, mesh.NodeSubject(route.Node, mesh.VerbNodeRemove), mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: route.Epoch}, nil)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return mesh.Errorf(mesh.CodeUnavailable, "node %s is not running", route.Node)
+	}
+	return err
+}
+
+func (r *Router) request(ctx context.Context, subject string, args, reply any) error {
+	m, err := mesh.NewRequest(subject, "", "", args, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := r.cfg.Conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return err
+	}
+	_, err = mesh.DecodeReply(answer, reply)
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
