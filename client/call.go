@@ -62,6 +62,9 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 			break
 		}
 		route, err := w.client.route(ctx, w.name, k.create)
+		if err != nil && ctx.Err() != nil && last != nil {
+			break // the reason of the tries before says more than the end of time
+		}
 		if err != nil {
 			if !retrySafe(err) {
 				return nil, err

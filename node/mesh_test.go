@@ -4,11 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node"
+	"github.com/wsmesh/wsmesh/objstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -95,7 +98,10 @@ func (m *testMesh) startNode(t *testing.T) {
 
 // isolation is bwrap where it is installed: tests of files need none.
 func isolation() string {
-	if _, err := os.Stat("/usr/bin/bwrap"); err == nil && os.Getenv("TMPNONE") == "" {
+	if as := os.Getenv("WSMESH_TEST_ISOLATION"); as != "" {
+		return as
+	}
+	if _, err := exec.LookPath("bwrap"); err == nil {
 		return "bwrap"
 	}
 	return "auto"
@@ -117,4 +123,28 @@ func (m *testMesh) admin(t *testing.T, verb string, args, reply any) error {
 
 func (m *testMesh) tenant(t *testing.T, name mesh.Tenant) {
 	require.NoError(t, m.admin(t, mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: name}, nil))
+}
+
+// appendExecRecord adds an exec record to the journal of acme/repo, as its owner
+// would have.
+func appendExecRecord(t *testing.T, js jetstream.JetStream, id mesh.ExecID) {
+	t.Helper()
+	subject := mesh.JournalSubject(0, "acme", "repo")
+	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
+	require.NoError(t, err)
+	raw, err := stream.GetLastMsgForSubject(t.Context(), subject)
+	require.NoError(t, err)
+	last, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+	require.NoError(t, err)
+	r := objstore.Record{
+		Epoch: last.Epoch, Number: last.Number + 1, Prev: last.Sequence, Root: last.Hash, Open: last.Open,
+		ID: mesh.NewID(), Time: time.Now(), Ops: []objstore.Op{{Kind: objstore.KindExec, Exec: id}},
+	}
+	if r.Open == 0 {
+		r.Open = last.Sequence
+	}
+	m, _, err := r.Message(subject)
+	require.NoError(t, err)
+	_, err = mesh.Publish(t.Context(), js, m, last.Sequence)
+	require.NoError(t, err)
 }

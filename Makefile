@@ -1,0 +1,56 @@
+# Every target works from a clean clone with an empty module cache; dev and
+# test also install the Debian packages they need, where that is allowed.
+
+ARGS ?=
+NAME ?=
+# RACE= runs the tests where no C compiler can be had.
+RACE ?= -race
+
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# The version is passed by -ldflags: asking git for it as well would stop the
+# build in a checkout that belongs to another user.
+export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
+
+# Where root and bubblewrap are there, a test has no excuse to skip for want of
+# them.
+WSMESH_REQUIRE ?= $(shell test "$$(id -u)" = 0 && command -v bwrap >/dev/null && echo bwrap,root)
+export WSMESH_REQUIRE
+
+.PHONY: help dev test check build bench mutants sandbox tools
+.NOTPARALLEL:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (ARGS='--data DIR …')
+	@exec bin/wsmesh dev $(ARGS)
+
+test: tools check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
+	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json $(RACE) -shuffle=on -count=1 -timeout 15m ./...
+
+check: ## vet, staticcheck, gofumpt, go mod tidy -diff, which package may import which
+	go vet ./... ./.ci/testsum
+	go tool staticcheck ./... ./.ci/testsum
+	@echo 'go tool gofumpt -l .'
+	@files="$$(go tool gofumpt -l .)" || exit 1; \
+	if [ -n "$$files" ]; then printf "%s\nformat them with: go tool gofumpt -w .\n" "$$files" >&2; exit 1; fi
+	go mod tidy -diff
+	go test -count=1 . ./.ci/testsum
+
+build: ## bin/wsmesh
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/wsmesh ./cmd/wsmesh
+
+bench: sandbox build ## wsmesh bench against a mesh of its own (NAME='read exec', ARGS=--json)
+	@.ci/bench '$(NAME)' $(ARGS)
+
+mutants: sandbox ## break each promise on a copy and see its test go red (NAME=one)
+	go run ./chaos/mutants $(NAME)
+
+sandbox:
+	@.ci/need 'command -v bwrap' bubblewrap 'commands cannot be run in a workspace' || true
+
+tools: sandbox
+	@.ci/need 'command -v git' git 'tests that use git are skipped' || true
+	@.ci/need 'command -v python3' python3 'tests that use Python are skipped' || true
+	@$(if $(RACE),.ci/need 'echo "#include <stdlib.h>" | $${CC:-gcc} -E -' 'gcc libc6-dev' "go test -race cannot be built (make test RACE= goes without)")

@@ -1,0 +1,101 @@
+// Package mesh holds the words of wsmesh and its wire: ids, paths, subjects,
+// headers, messages, frames, error codes, stream settings, and the one function
+// that answers requests. This page is the wire specification; everything else
+// reads it here.
+//
+// # Who talks to whom
+//
+//	ws.v1.<tenant>.<workspace>.<epoch>.<verb>   client → the owner of the workspace
+//	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
+//	admin.v1.<verb>                             operator → any node (queue group "admin")
+//	node.v1.<node>.<verb>                       router → node: open ping remove
+//	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
+//	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
+//	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
+//	int.v1.out.<shard>.<tenant>.<workspace>.<exec>  owner → stream EXECLOG_<shard>
+//	_INBOX.<principal>.<id>.>                   replies
+//
+// A tenant's token may publish ws.v1.<tenant>.> and api.v1.<tenant>.>, and
+// subscribe out.v1.<tenant>.>, ev.v1.<tenant>.> and its own inbox. The token's
+// user is called <tenant>/<token id>, which is how a client knows its inbox.
+// Principals are tenants, _admin and _node; no tenant can be called like the
+// last two.
+//
+// The epoch in an owner's address fences: nobody addresses a stale owner by
+// mistake, and a stale route is answered with "no responders" at once.
+//
+// # Requests and replies
+//
+// Arguments are JSON in the body. Where the body is content (of write, exec's
+// standard input), they are JSON in the header Mesh-Args and the body is raw;
+// replies likewise. At most MaxMessage bytes of content travel in one message.
+// Unknown JSON fields are ignored. Paths that are not UTF-8 are {"b64":"…"}.
+//
+//	Mesh-Id        UUID, the same in all repeats of one request; the owner does the work once
+//	Mesh-Deadline  milliseconds the caller will wait; default 30000
+//	Mesh-Scope     percent-encoded path; the request sees nothing outside it
+//	Mesh-Node      in replies: who answered
+//
+// The reply subject is the caller's data: a server checks the subject that a
+// caller publishes on, not the one it asks to be answered on. A Responder
+// therefore drops every request whose reply subject does not lie below
+// _INBOX.<principal of the request's subject>., and counts it.
+//
+// Errors are the headers Nats-Service-Error-Code, one of Codes, and
+// Nats-Service-Error, a text for people. stale, busy and unavailable say that
+// nothing was done and the request may be repeated. lost says that the outcome
+// is unknown.
+//
+// # Owner verbs
+//
+//	stat list read            StatRequest … ; read answers with raw content
+//	write                     whole file, a part of a staged one, or its commit
+//	mkdir remove rename
+//	upload                    unpack a staged tar stream below a path
+//	download                  numbered parts of a directory's tar stream
+//	exec                      claim an id and start its command
+//	signal                    to a running command
+//	info
+//
+// # Services of api.v1
+//
+//	place open                the route of a workspace, opened if need be
+//	workspace create list rm
+//	log read                  stored frames of one exec
+//
+// # Routing and repeats
+//
+// A client remembers the route of a workspace. "No responders" and silence make
+// it ask place again and repeat the request with the same Mesh-Id; once a try
+// stayed without an answer, the outcome is unknown until a repeat is answered.
+// An api request unanswered after 300 ms is sent again to the node that answered
+// lately, because a frozen member of a queue group swallows its share.
+//
+// # The exec log
+//
+// One subject per exec. The first frame is the claim, published expecting that
+// the subject is empty: so an id starts at most once. A refused claimant reads
+// the first frame; its own nonce makes it the runner. Output frames are numbered.
+// The final frame is published after all of them are acknowledged and expects
+// the last one's sequence. The first final frame ends the log. Readers order by
+// number, drop repeats, and read the stored log (log read) when frames are
+// missing or none came for a second: republishing is best effort around a change
+// of the stream's leader.
+//
+// An owner that meets an unfinished log whose claim is of its own or an older
+// epoch, and which it is not running, ends it with lost. The claim names the
+// variables of the environment and never their values.
+//
+// # The journal
+//
+// Every record is published expecting the sequence of the one before it, carries
+// its owner's epoch, and names its predecessor by sequence and hash. An owner
+// begins with an open record, which fences out all owners of lower epochs: their
+// next publish is refused.
+//
+// # Stored formats
+//
+// Everything stored begins with a format byte or is JSON whose unknown fields
+// are ignored. Names of subjects, streams, buckets and headers are made in this
+// package only.
+package mesh
