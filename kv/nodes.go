@@ -22,6 +22,8 @@ type NodeRecord struct {
 	Started     time.Time       `json:"started"`
 	Renewed     time.Time       `json:"renewed"` // by the node's own clock: for people; liveness is a change of the revision
 	Workspaces  int             `json:"workspaces"`
+	Sync        string          `json:"sync,omitempty"`
+	Replicas    int             `json:"replicas"`
 	Draining    bool            `json:"draining,omitempty"`
 	Isolation   json.RawMessage `json:"isolation,omitempty"` // as the sandbox reports it
 }

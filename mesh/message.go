@@ -294,6 +294,8 @@ type NodeStatus struct {
 	Started    time.Time      `json:"started"`
 	Workspaces int            `json:"workspaces"` // open now
 	Isolation  any            `json:"isolation"`  // the sandbox's level, as it reports it
+	Sync       string         `json:"sync"`       // always or interval: when NATS syncs; empty where the node does not know
+	Replicas   int            `json:"replicas"`   // of the streams it works on
 	Requests   ResponderStats `json:"requests"`
 }
 

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/wsmesh/wsmesh/kv"
@@ -73,11 +72,11 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		if r.Draining {
 			continue
 		}
-		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation}
+		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas}
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
-			s.Isolation, _ = json.Marshal(n.runner.Level())
+			s.Isolation = n.runner.Level()
 		}
 		reply.Nodes = append(reply.Nodes, s)
 	}

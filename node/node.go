@@ -44,6 +44,7 @@ type Config struct {
 	Store     *nats.Conn   // with the store's credential
 	Signer    *auth.Signer // issues tokens; nil: token issue is unsupported
 	Storage   mesh.Storage // zero: one shard, one replica
+	Sync      string       // how NATS syncs, if known here; shown in status
 	Isolation string       // auto (default), bwrap, software, none
 	Net       string       // network of commands that name none: none (default) or full
 	MaxNet    string       // most network a command may ask for: none or full (default none)
@@ -249,6 +250,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 	return kv.NodeRecord{
 		Node: n.cfg.Name, Incarnation: n.incarnation, Version: n.cfg.Version,
 		Wire: [2]int{1, 1}, Format: [2]int{1, 1}, Started: n.started, Renewed: time.Now().UTC(),
+		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
 		Workspaces: len(n.workspaces), Draining: draining, Isolation: level,
 	}
 }

@@ -20,10 +20,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/client"
-	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
 	"github.com/wsmesh/wsmesh/mesh/natsd"
@@ -70,11 +68,18 @@ func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 	if cfg.Net != "" && cfg.Net != "none" && cfg.Net != "full" {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "network %q is not known here; none and full are", cfg.Net)
 	}
+	if cfg.Sync == "" {
+		cfg.Sync = natsd.SyncAlways
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, mesh.Errorf(mesh.CodeOf(err), "make the data directory: %s", err)
+		code := mesh.CodeOf(err)
+		if code == mesh.CodeInternal {
+			code = mesh.CodeDenied // the place is the caller's choice, and this one cannot be had
+		}
+		return nil, mesh.Errorf(code, "make the data directory: %s", err)
 	}
 	keys, err := auth.LoadOrCreate(filepath.Join(cfg.Data, "keys"))
 	if err != nil {
@@ -127,7 +132,7 @@ func (b *Box) connect(signer *auth.Signer) error {
 // startNode runs the node until stop and returns once it serves.
 func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	n, err := node.New(ctx, node.Config{
-		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer,
+		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync,
 		Isolation: cfg.Isolation, Net: cfg.Net, MaxNet: cfg.Net, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
 	})
 	if err != nil {
@@ -157,17 +162,18 @@ func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) er
 
 // handOut makes the default tenant and writes the credentials for the commands
 // on this machine. A client.json that still works is kept, so that a token is
-// not issued at every start.
+// not issued at every start. It asks the node as an operator would.
 func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) error {
-	js, err := jetstream.New(b.store)
+	admin, err := signer.Admin()
 	if err != nil {
 		return err
 	}
-	records, err := kv.Open(ctx, js)
+	conn, err := b.server.InProcess(append(mesh.ConnOptions(admin.Name, admin.Inbox), admin.Option())...)
 	if err != nil {
-		return err
+		return mesh.Errorf(mesh.CodeInternal, "connect as the operator: %s", err)
 	}
-	tenant, err := records.Tenants.Create(ctx, DefaultTenant)
+	defer conn.Close()
+	err = ask(ctx, conn, mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: DefaultTenant}, nil)
 	if err != nil && mesh.CodeOf(err) != mesh.CodeExists {
 		return err
 	}
@@ -177,15 +183,11 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 		token = b.working(old.Token)
 	}
 	if token == "" {
-		fresh, err := signer.Tenant(auth.TokenSpec{Tenant: DefaultTenant, Generation: tenant.Generation})
-		if err != nil {
+		var fresh mesh.TokenIssueReply
+		if err := ask(ctx, conn, mesh.VerbAdminTokenIssue, mesh.TokenIssueRequest{Tenant: DefaultTenant}, &fresh); err != nil {
 			return err
 		}
-		r := kv.TokenRecord{ID: fresh.ID, Tenant: DefaultTenant, Generation: fresh.Generation, Issued: fresh.Issued}
-		if err := records.Tenants.PutToken(ctx, r); err != nil {
-			return err
-		}
-		token = fresh.JWT
+		token = fresh.Token
 	}
 	b.client = client.Config{URL: b.server.URL(), Token: token}
 	file, err := json.Marshal(client.File{URL: b.client.URL, Token: token})
@@ -195,15 +197,26 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 	if err := writePrivate(path, append(file, '\n')); err != nil {
 		return err
 	}
-	admin, err := signer.Admin()
-	if err != nil {
-		return err
-	}
 	creds, err := admin.Encode()
 	if err != nil {
 		return err
 	}
 	return writePrivate(filepath.Join(data, "admin.creds"), creds)
+}
+
+func ask(ctx context.Context, conn *nats.Conn, verb string, args, reply any) error {
+	m, err := mesh.NewRequest(mesh.AdminSubject(verb), "", "", args, nil)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	answer, err := conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return mesh.Errorf(mesh.CodeInternal, "%s: the node does not answer: %s", verb, err)
+	}
+	_, err = mesh.DecodeReply(answer, reply)
+	return err
 }
 
 // working returns the token if the server takes it, and "" otherwise.

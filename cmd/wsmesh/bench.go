@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/cmd/wsmesh/bench"
+)
+
+func newBench() *cobra.Command {
+	var t target
+	var asJSON, long bool
+	var n int
+	cmd := &cobra.Command{
+		Use:   "bench NAME",
+		Short: "Measure a running mesh next to the floor under it (operator)",
+		Long: "Measure a running mesh over TCP with the tenant's token, and next to it, interleaved, the floor under it:\n" +
+			"exec  a command, against os/exec of the same command\n" +
+			"read  a file of 4 KiB, against request and reply of the same bytes\n" +
+			"write a file of 4 KiB, against a fenced publish of the same bytes",
+		Args: between(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case slices.Contains(bench.Later, args[0]):
+				return later("bench " + args[0])
+			case !slices.Contains(bench.Names, args[0]):
+				return wrongUse(cmd, "unknown bench %q; there are %s", args[0], strings.Join(bench.Names, " "))
+			case long:
+				return later("bench --long")
+			case n < 0:
+				return wrongUse(cmd, "--n %d is negative", n)
+			}
+			row, err := measure(cmd, &t, bench.Config{Name: args[0], N: n})
+			if err != nil {
+				return err
+			}
+			return showBench(cmd, row, asJSON)
+		},
+	}
+	t.bind(cmd)
+	bindJSON(cmd, &asJSON)
+	cmd.Flags().BoolVar(&long, "long", false, "the whole set (not built yet)")
+	cmd.Flags().IntVar(&n, "n", 0, "measure `N` operations")
+	cmd.Flags().MarkHidden("n") //nolint:errcheck // the flag exists
+	return cmd
+}
+
+func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error) {
+	floor, err := t.operator()
+	if err != nil {
+		return nil, err
+	}
+	defer floor.Close()
+	echo, err := connectOperator(floor.url, floor.creds)
+	if err != nil {
+		return nil, err
+	}
+	defer echo.Close()
+	own, err := t.config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(cmd.Context(), own)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	cfg.Client, cfg.Floor, cfg.Echo = c, floor.conn, echo.conn
+	return bench.Run(cmd.Context(), cfg)
+}
+
+func showBench(cmd *cobra.Command, row *bench.Row, asJSON bool) error {
+	if asJSON {
+		return newOutput(cmd, true).row(row)
+	}
+	out := newOutput(cmd, false, "NAME", "N", "P50", "P99", "OPS/S", "FLOOR", "FLOOR P50", "FLOOR OPS/S", "P50 RATIO", "OPS RATIO")
+	err := out.row(
+		nil, row.Name, fmt.Sprint(row.N), micro(row.P50), micro(row.P99), fmt.Sprintf("%.0f", row.Ops),
+		row.Floor.Name, micro(row.Floor.P50), fmt.Sprintf("%.0f", row.Floor.Ops),
+		fmt.Sprintf("%.2f", row.RatioP50), fmt.Sprintf("%.2f", row.RatioOps),
+	)
+	if err != nil {
+		return err
+	}
+	return out.flush()
+}
+
+func micro(us float64) string {
+	if us >= 10_000 {
+		return fmt.Sprintf("%.1fms", us/1000)
+	}
+	return fmt.Sprintf("%.0fµs", us)
+}

@@ -1,0 +1,197 @@
+// Package bench measures a running mesh as its users meet it, and next to it
+// what the same bytes cost without the mesh: the floor.
+//
+// Ours runs over TCP on a tenant's token; the floor runs in the same process on
+// the operator's credentials. The two alternate operation by operation, so that
+// whatever else the machine does meets both, and the first operations of each
+// are dropped. One operation is under way at a time: operations per second are
+// those of one caller.
+package bench
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Names are the rows that Run measures; Later are those that are known and not
+// built yet.
+var (
+	Names = []string{"exec", "read", "write"}
+	Later = []string{
+		"exec_32", "mem_get", "mem_put", "mem_list", "write_8", "mcp_exec", "mcp_read", "exec_output", "upload",
+		"download", "restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
+	}
+)
+
+const (
+	// DefaultN is how many operations are measured if they fit into
+	// DefaultTime: enough for twenty beyond the 99th percentile.
+	DefaultN = 2000
+	// MinN is how many are measured even when they do not.
+	MinN = 20
+	// DefaultTime bounds the measurement, without preparation and MinN.
+	DefaultTime = 20 * time.Second
+	// warmTime and warmPart bound what is dropped at the start: two seconds,
+	// and a tenth of N.
+	warmTime = 2 * time.Second
+	warmPart = 10
+)
+
+// Config says what to measure and with what. The caller owns the connections.
+type Config struct {
+	Name   string         // one of Names
+	N      int            // operations to measure; default DefaultN, but no longer than DefaultTime
+	Client *client.Client // ours, with a tenant's token
+	Floor  *nats.Conn     // the operator's
+	Echo   *nats.Conn     // the operator's second, which answers the first
+}
+
+// Row is one result. Times are in microseconds, ratios are ours divided by the
+// floor: of times the larger is the worse, of operations the smaller.
+type Row struct {
+	Name     string  `json:"name"`
+	N        int     `json:"n"`
+	P50      float64 `json:"p50_us"`
+	P99      float64 `json:"p99_us"`
+	Ops      float64 `json:"ops_per_s"`
+	Floor    Floor   `json:"floor"`
+	RatioP50 float64 `json:"ratio_p50"`
+	RatioOps float64 `json:"ratio_ops"`
+	Settings Setting `json:"config"`
+}
+
+// Floor is what the same bytes cost without the mesh.
+type Floor struct {
+	Name string  `json:"name"`
+	P50  float64 `json:"p50_us"`
+	Ops  float64 `json:"ops_per_s"`
+}
+
+// Setting is what the numbers depend on. Sync is empty where the node does not
+// know how its NATS servers sync.
+type Setting struct {
+	Isolation  string `json:"isolation"`
+	Sync       string `json:"sync"`
+	Durability string `json:"durability"`
+	Replicas   int    `json:"replicas"`
+}
+
+// pair is one row's two operations; i counts both from 0.
+type pair struct {
+	floorName   string
+	ours, floor func(ctx context.Context, i int) error
+	close       func()
+}
+
+// Run measures one row in a workspace of its own, which it removes, and returns
+// within 40 seconds unless MinN operations take longer. CodeInvalid: a name
+// that is none of Names.
+func Run(ctx context.Context, cfg Config) (*Row, error) {
+	if cfg.N <= 0 {
+		cfg.N = DefaultN
+	}
+	name := "bench-" + mesh.NewID()[:8]
+	ws := cfg.Client.Workspace(name)
+	if err := cfg.Client.CreateWorkspace(ctx, name); err != nil {
+		return nil, err
+	}
+	defer cfg.Client.RemoveWorkspace(context.WithoutCancel(ctx), name) //nolint:errcheck // the result stands
+	p, err := prepare(ctx, cfg, ws)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	ours, floor, err := alternate(ctx, p, cfg.N)
+	if err != nil {
+		return nil, err
+	}
+	info, err := ws.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	setting, err := settings(ctx, cfg.Floor, info)
+	if err != nil {
+		return nil, err
+	}
+	row := &Row{
+		Name: cfg.Name, N: len(ours), P50: percentile(ours, 50), P99: percentile(ours, 99), Ops: perSecond(ours),
+		Floor:    Floor{Name: p.floorName, P50: percentile(floor, 50), Ops: perSecond(floor)},
+		Settings: setting,
+	}
+	row.RatioP50, row.RatioOps = row.P50/row.Floor.P50, row.Ops/row.Floor.Ops
+	return row, nil
+}
+
+func prepare(ctx context.Context, cfg Config, ws *client.Workspace) (*pair, error) {
+	switch cfg.Name {
+	case "exec":
+		return execPair(ws), nil
+	case "read":
+		return readPair(ctx, cfg, ws)
+	case "write":
+		return writePair(ctx, cfg, ws)
+	}
+	return nil, mesh.Errorf(mesh.CodeInvalid, "unknown bench %q", cfg.Name)
+}
+
+// alternate does the two operations in turn, and which one comes first changes
+// each time: the second finds the processor warm.
+func alternate(ctx context.Context, p *pair, n int) (ours, floor []time.Duration, err error) {
+	i := 0
+	both := func() (a, b time.Duration, err error) {
+		ourTime := func() { var e error; a, e = timed(ctx, p.ours, i); err = errors.Join(err, e) }
+		floorTime := func() { var e error; b, e = timed(ctx, p.floor, i); err = errors.Join(err, e) }
+		order := []func(){ourTime, floorTime}
+		if i%2 == 1 {
+			order = []func(){floorTime, ourTime}
+		}
+		for _, do := range order {
+			do()
+		}
+		i++
+		return a, b, err
+	}
+	for start := time.Now(); i < n/warmPart && time.Since(start) < warmTime; {
+		if _, _, err := both(); err != nil {
+			return nil, nil, err
+		}
+	}
+	least := min(n, MinN)
+	for start := time.Now(); len(ours) < least || len(ours) < n && time.Since(start) < DefaultTime; {
+		a, b, err := both()
+		if err != nil {
+			return nil, nil, err
+		}
+		ours, floor = append(ours, a), append(floor, b)
+	}
+	return ours, floor, nil
+}
+
+func timed(ctx context.Context, do func(context.Context, int) error, i int) (time.Duration, error) {
+	start := time.Now()
+	err := do(ctx, i)
+	return time.Since(start), err
+}
+
+// percentile is the smallest time that p percent of all do not exceed, in
+// microseconds.
+func percentile(times []time.Duration, p int) float64 {
+	sorted := slices.Sorted(slices.Values(times))
+	rank := (len(sorted)*p + 99) / 100
+	return float64(sorted[max(rank, 1)-1].Nanoseconds()) / 1000
+}
+
+func perSecond(times []time.Duration) float64 {
+	var sum time.Duration
+	for _, t := range times {
+		sum += t
+	}
+	return float64(len(times)) / sum.Seconds()
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// defaultGrace is what most commands of an agent need to end by themselves, and
+// not longer than a person waits after Ctrl-C.
+const defaultGrace = 30 * time.Second
+
+type devFlags struct {
+	data, http, nats     string
+	isolation, net, sync string
+	s3                   string
+	grace                time.Duration
+	logFormat, logLevel  string
+}
+
+func newDev() *cobra.Command {
+	var d devFlags
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a whole mesh on this machine, in the foreground",
+		Long: "Run a whole mesh on this machine, in the foreground: a NATS server and a node. It is ready when\n" +
+			"`wsmesh status` succeeds. Ctrl-C and SIGTERM let commands finish within --grace; a second Ctrl-C stops at\n" +
+			"once. Each flag can also be given as WSMESH_<FLAG>.",
+		Args: between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := d.fromEnv(cmd); err != nil {
+				return err
+			}
+			return d.run(cmd)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&d.data, "data", "", "data directory `DIR` (default ~/.local/share/wsmesh)")
+	f.StringVar(&d.http, "http", "127.0.0.1:8080", "`ADDR` of the gateway (not built yet)")
+	f.StringVar(&d.nats, "nats", "127.0.0.1:4222", "`HOST:PORT` of the NATS server; port 0 takes a free one")
+	f.StringVar(&d.isolation, "isolation", "auto", "auto, bwrap, software or none")
+	f.StringVar(&d.net, "net", "none", "network that commands may have: none or full")
+	f.StringVar(&d.sync, "sync", "always", "when NATS syncs to disk: always or interval")
+	f.StringVar(&d.s3, "s3", "", "mirror to `URL` (not built yet)")
+	f.DurationVar(&d.grace, "grace", defaultGrace, "how long commands may go on when it ends")
+	f.StringVar(&d.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&d.logLevel, "log-level", "warn", "debug, info, warn or error")
+	return cmd
+}
+
+// fromEnv takes flags that were not given from WSMESH_<FLAG>.
+func (d *devFlags) fromEnv(cmd *cobra.Command) error {
+	for _, name := range []string{"data", "http", "nats", "isolation", "net", "sync", "s3", "grace", "log-format", "log-level"} {
+		variable := "WSMESH_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		value, ok := os.LookupEnv(variable)
+		if !ok || cmd.Flags().Changed(name) {
+			continue
+		}
+		if err := cmd.Flags().Set(name, value); err != nil {
+			return wrongUse(cmd, "%s: %s", variable, err)
+		}
+	}
+	return nil
+}
+
+// check refuses what is wrong or not built yet, and splits --nats.
+func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) {
+	if err := checkNet(cmd, d.net); err != nil {
+		return "", 0, err
+	}
+	if d.s3 != "" {
+		return "", 0, later("dev --s3")
+	}
+	switch d.isolation {
+	case "auto", "bwrap", "software", "none":
+	default:
+		return "", 0, wrongUse(cmd, "--isolation %q is not auto, bwrap, software or none", d.isolation)
+	}
+	if d.sync != "always" && d.sync != "interval" {
+		return "", 0, wrongUse(cmd, "--sync %q is not always or interval", d.sync)
+	}
+	if d.grace < 0 {
+		return "", 0, wrongUse(cmd, "--grace %s is negative", d.grace)
+	}
+	host, digits, err := net.SplitHostPort(d.nats)
+	if err != nil {
+		return "", 0, wrongUse(cmd, "--nats %q is not HOST:PORT", d.nats)
+	}
+	number, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return "", 0, wrongUse(cmd, "--nats %q: the port is not 0 to 65535", d.nats)
+	}
+	return host, int(number), nil
+}
+
+func (d *devFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(d.logLevel)); err != nil {
+		return nil, wrongUse(cmd, "--log-level %q is not debug, info, warn or error", d.logLevel)
+	}
+	o.Level = level
+	switch d.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &o)), nil
+	}
+	return nil, wrongUse(cmd, "--log-format %q is not text or json", d.logFormat)
+}
+
+// banner shows what runs and complete commands to try.
+func (d *devFlags) banner(out io.Writer, url, dir string, nodes []mesh.NodeStatus) {
+	self, to := d.self(), ""
+	if d.data != "" { // a client would look elsewhere
+		to = " --data " + shellQuote(dir)
+	}
+	fmt.Fprintf(out, "wsmesh %s runs at %s, data in %s\n", version, url, dir)
+	for _, n := range nodes {
+		level := levelOf(&n)
+		if level.Driver != "" {
+			fmt.Fprintf(out, "isolation of commands: %s\n", level.Driver)
+			continue
+		}
+		fmt.Fprintf(out, "commands will be refused: %s\n", orDash(level.Reason))
+		fmt.Fprint(out, "to run them, install bubblewrap (sudo apt-get install bubblewrap) and start again, ")
+		fmt.Fprintf(out, "or do without kernel isolation: %s dev%s --isolation software\n", self, to)
+	}
+	fmt.Fprintf(out, "\nin another terminal:\n\n")
+	for _, line := range []string{
+		`exec%s -c 'echo "hello from $(pwd)" > hello.txt && cat hello.txt'`,
+		"ls%s", "cat%s hello.txt", "status%s",
+	} {
+		fmt.Fprintf(out, "  %s %s\n", self, fmt.Sprintf(line, to))
+	}
+	fmt.Fprintf(out, "\nCtrl-C ends it, a second one at once\n")
+}
+
+// self is how a person calls this program from any directory.
+func (d *devFlags) self() string {
+	if filepath.Base(os.Args[0]) == os.Args[0] {
+		if _, err := exec.LookPath(os.Args[0]); err == nil {
+			return os.Args[0]
+		}
+	}
+	path, err := filepath.Abs(os.Args[0])
+	if err != nil {
+		return "wsmesh"
+	}
+	return shellQuote(path)
+}
+
+// shellQuote makes one word of s for a POSIX shell.
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("/._-+:@%", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+type execFlags struct {
+	place
+	line       string
+	env        []string
+	timeout    time.Duration
+	id         string
+	detach     bool
+	stdin      bool
+	terminal   bool
+	durability string
+	net        string
+	dangerous  bool
+	maxOutput  int64
+}
+
+func newExec() *cobra.Command {
+	var x execFlags
+	cmd := &cobra.Command{
+		Use:   "exec [flags] (-c 'SHELL LINE' | [--] CMD ARG…)",
+		Short: "Run a command in a workspace and end as it ends",
+		Long: "Run a command in a workspace, show its output and end with its exit status. Other statuses: 124 the\n" +
+			"timeout ended it, 125 the mesh refused or failed, 126 and 127 as a shell has them, 128+s ended by signal s.\n" +
+			"The first word that is not a flag ends the flags. Ctrl-C, SIGTERM and SIGHUP end the command as well.",
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			argv, err := x.check(cmd, args)
+			if err == nil {
+				err = x.run(cmd, argv)
+			}
+			return asExec(err)
+		},
+	}
+	x.bind(cmd)
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.StringVarP(&x.line, "command", "c", "", "run `LINE` with sh -c")
+	f.StringArrayVar(&x.env, "env", nil, "set `NAME=VALUE` in the command's environment (may be repeated)")
+	f.DurationVar(&x.timeout, "timeout", 0, "how long the command may live, e.g. 90s (default no limit)")
+	f.StringVar(&x.id, "id", "", "`UUID` (version 7) of the exec; one id never starts twice")
+	f.BoolVar(&x.detach, "detach", false, "print the id and leave the command running")
+	f.BoolVarP(&x.stdin, "interactive", "i", false, "pass our standard input on")
+	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal (not built yet)")
+	f.StringVar(&x.durability, "durability", "", "none; sync and async are not built yet")
+	f.StringVar(&x.net, "net", "", "network of the command: none or full (default as the mesh is set)")
+	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse (there is no guard yet)")
+	f.Int64Var(&x.maxOutput, "max-output", 0, "end the command after `N` bytes of output (default no limit)")
+	return cmd
+}
+
+// asExec gives an error of the mesh exec's code for it.
+func asExec(err error) error {
+	var usage *usageError
+	var exit *exitError
+	if err == nil || errors.As(err, &usage) || errors.As(err, &exit) {
+		return err
+	}
+	return &exitError{code: exitExec, err: err}
+}
+
+// check returns the command to run.
+func (x *execFlags) check(cmd *cobra.Command, args []string) ([]string, error) {
+	withLine := cmd.Flags().Changed("command")
+	switch {
+	case withLine && len(args) > 0:
+		return nil, wrongUse(cmd, "either -c or a command, not both")
+	case !withLine && len(args) == 0:
+		return nil, wrongUse(cmd, "no command")
+	case x.timeout < 0 || x.maxOutput < 0:
+		return nil, wrongUse(cmd, "a limit is negative")
+	case x.detach && x.terminal:
+		return nil, wrongUse(cmd, "either --detach or -t, not both")
+	}
+	for _, e := range x.env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return nil, wrongUse(cmd, "--env %q is not NAME=VALUE", e)
+		}
+	}
+	if x.id != "" {
+		if _, err := mesh.ParseExecID(x.id); err != nil {
+			return nil, wrongUse(cmd, "--id: %s", errorText(err))
+		}
+	}
+	if err := x.checkLater(cmd); err != nil {
+		return nil, err
+	}
+	if withLine {
+		return []string{"sh", "-c", x.line}, nil
+	}
+	return args, nil
+}
+
+func (x *execFlags) checkLater(cmd *cobra.Command) error {
+	if x.terminal {
+		return later("exec -t")
+	}
+	switch x.durability {
+	case "", "none":
+	case "sync", "async":
+		return later("exec --durability " + x.durability)
+	default:
+		return wrongUse(cmd, "--durability %q is not sync, async or none", x.durability)
+	}
+	return checkNet(cmd, x.net)
+}
+
+// checkNet checks a --net flag.
+func checkNet(cmd *cobra.Command, net string) error {
+	switch {
+	case net == "" || net == "none" || net == "full":
+		return nil
+	case strings.HasPrefix(net, "allow:"):
+		return later("--net allow:HOST")
+	}
+	return wrongUse(cmd, "--net %q is not none, full or allow:HOST,…", net)
+}
+
+func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
+	// A reader of our output that goes away ends the command like a signal does.
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stdin, err := x.readStdin(ctx, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	return x.with(ctx, func(ws *client.Workspace) error {
+		if x.detach {
+			ctx = context.WithoutCancel(ctx)
+		}
+		c := ws.Command(ctx, argv[0], argv[1:]...)
+		c.Env, c.ID, c.Timeout, c.MaxOutput = x.env, x.id, x.timeout, x.maxOutput
+		c.Net, c.Durability, c.Stdin = x.net, x.durability, stdin
+		if x.detach {
+			if err := c.Start(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), c.ID)
+			return err
+		}
+		c.Stdout = &stoppingWriter{cmd.OutOrStdout(), cancel}
+		c.Stderr = &stoppingWriter{cmd.ErrOrStderr(), cancel}
+		err := c.Run()
+		if final := c.Final(); final != nil && final.ErrorCode == "" {
+			x.explain(cmd.ErrOrStderr(), final)
+		}
+		var exit *client.ExitError
+		if errors.As(err, &exit) {
+			return &exitError{code: exit.Code}
+		}
+		return err
+	})
+}
+
+// explain names a limit that was hit, whatever the status, and output that is
+// not in the log.
+func (x *execFlags) explain(out io.Writer, final *mesh.Final) {
+	text := ""
+	switch final.Limit {
+	case "":
+	case "timeout":
+		text = fmt.Sprintf("the command was ended after %s", x.timeout)
+	case "output":
+		text = fmt.Sprintf("the command was ended after %d bytes of output", x.maxOutput)
+	case "memory":
+		text = "the command reached its memory limit"
+	case "pids":
+		text = "the command reached its limit of processes and threads"
+	default:
+		text = "the command reached this limit"
+	}
+	if text != "" {
+		fmt.Fprintf(out, "wsmesh: %s: %s\n", final.Limit, text)
+	}
+	if final.Missing > 0 && final.Limit != "output" {
+		fmt.Fprintf(out, "wsmesh: output: %d of %d bytes of output are not in the log\n", final.Missing, final.Output)
+	}
+}
+
+// stoppingWriter ends the command when its output has nowhere to go.
+type stoppingWriter struct {
+	out  io.Writer
+	stop func()
+}
+
+func (w *stoppingWriter) Write(b []byte) (int, error) {
+	n, err := w.out.Write(b)
+	if err != nil {
+		w.stop()
+	}
+	return n, err
+}
+
+// readStdin reads what -i passes on before anything is asked of the mesh, and
+// gives up with ctx: a read of a terminal or pipe cannot be interrupted, so the
+// goroutine may last until the program ends, which is then at once.
+func (x *execFlags) readStdin(ctx context.Context, in io.Reader) (io.Reader, error) {
+	if !x.stdin {
+		return nil, nil
+	}
+	type result struct {
+		content []byte
+		err     error
+	}
+	read := make(chan result, 1)
+	go func() {
+		b, err := io.ReadAll(io.LimitReader(in, mesh.MaxMessage+1))
+		read <- result{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, mesh.Errorf(mesh.CodeCanceled, "canceled while reading standard input; nothing was started")
+	case r := <-read:
+		if r.err == nil && len(r.content) > mesh.MaxMessage {
+			r.err = mesh.Errorf(mesh.CodeTooLarge, "standard input is larger than %d bytes; put it into a file of the workspace", mesh.MaxMessage)
+		}
+		return strings.NewReader(string(r.content)), r.err
+	}
+}

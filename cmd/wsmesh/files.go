@@ -1,0 +1,207 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+func newLs() *cobra.Command {
+	var p place
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ls [-w WORKSPACE] [PATH]",
+		Short: "List a directory of a workspace",
+		Args:  between(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				path := "."
+				if len(args) > 0 {
+					path = args[0]
+				}
+				return list(cmd, ws, path, asJSON)
+			})
+		},
+	}
+	p.bind(cmd)
+	bindJSON(cmd, &asJSON)
+	return cmd
+}
+
+func list(cmd *cobra.Command, ws *client.Workspace, path string, asJSON bool) error {
+	info, err := ws.Stat(cmd.Context(), path)
+	if err != nil {
+		return err
+	}
+	out := newOutput(cmd, asJSON)
+	if info.Type != "dir" {
+		info.Path = mesh.Path(path)
+		if err := out.entry(info); err != nil {
+			return err
+		}
+		return out.flush()
+	}
+	for e, err := range ws.ReadDir(cmd.Context(), path) {
+		if err != nil {
+			return err
+		}
+		if err := out.entry(e); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+func (o *output) entry(e mesh.FileInfo) error {
+	if !o.terminal {
+		return o.row(e, string(e.Path))
+	}
+	name := shownName(string(e.Path)) // a terminal must not obey what a file is called
+	if e.Target != "" {
+		name += " -> " + shownName(string(e.Target))
+	}
+	return o.row(e, e.Type, strconv.FormatInt(e.Size, 10), shownTime(e.ModTime), name)
+}
+
+func shownName(name string) string {
+	if q := strconv.Quote(name); q != `"`+name+`"` {
+		return q
+	}
+	return name
+}
+
+func newCat() *cobra.Command {
+	var p place
+	cmd := &cobra.Command{
+		Use:   "cat [-w WORKSPACE] PATH…",
+		Short: "Print files of a workspace",
+		Args:  between(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				for _, path := range args {
+					if err := ws.Get(cmd.Context(), path, cmd.OutOrStdout()); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	p.bind(cmd)
+	return cmd
+}
+
+func newStat() *cobra.Command {
+	var p place
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "stat [-w WORKSPACE] PATH…",
+		Short: "Describe files of a workspace; a symbolic link is not followed",
+		Args:  between(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				out := newOutput(cmd, asJSON, "TYPE", "MODE", "SIZE", "MODIFIED", "NAME")
+				for _, path := range args {
+					info, err := ws.Lstat(cmd.Context(), path)
+					if err != nil {
+						return err
+					}
+					name := path
+					if out.terminal {
+						name = shownName(path)
+					}
+					mode, size := fmt.Sprintf("%04o", info.Mode), strconv.FormatInt(info.Size, 10)
+					if err := out.row(info, info.Type, mode, size, shownTime(info.ModTime), name); err != nil {
+						return err
+					}
+				}
+				return out.flush()
+			})
+		},
+	}
+	p.bind(cmd)
+	bindJSON(cmd, &asJSON)
+	return cmd
+}
+
+func newRm() *cobra.Command {
+	var p place
+	var recursive bool
+	cmd := &cobra.Command{
+		Use:   "rm [-w WORKSPACE] [-r] PATH…",
+		Short: "Remove files of a workspace",
+		Args:  between(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				for _, path := range args {
+					if err := remove(cmd, ws, path, recursive); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	p.bind(cmd)
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "with everything below")
+	return cmd
+}
+
+// remove finds a name that is not there a mistake, with -r as well.
+func remove(cmd *cobra.Command, ws *client.Workspace, path string, recursive bool) error {
+	if !recursive {
+		return ws.Remove(cmd.Context(), path)
+	}
+	if _, err := ws.Lstat(cmd.Context(), path); err != nil {
+		return err
+	}
+	return ws.RemoveAll(cmd.Context(), path)
+}
+
+func newMv() *cobra.Command {
+	var p place
+	cmd := &cobra.Command{
+		Use:   "mv [-w WORKSPACE] FROM TO",
+		Short: "Rename a file of a workspace; TO is the new name itself",
+		Args:  between(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				return ws.Rename(cmd.Context(), args[0], args[1])
+			})
+		},
+	}
+	p.bind(cmd)
+	return cmd
+}
+
+func newMkdir() *cobra.Command {
+	var p place
+	var parents bool
+	cmd := &cobra.Command{
+		Use:   "mkdir [-w WORKSPACE] [-p] PATH…",
+		Short: "Make directories in a workspace",
+		Args:  between(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				for _, path := range args {
+					make := ws.Mkdir
+					if parents {
+						make = ws.MkdirAll
+					}
+					if err := make(cmd.Context(), path, fs.FileMode(0o755)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	p.bind(cmd)
+	cmd.Flags().BoolVarP(&parents, "parents", "p", false, "make missing parents; an existing directory is fine")
+	return cmd
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/auth"
+)
+
+// adminTime bounds one request of the operator: longer than a node may need
+// to read its registry, short enough for a person to wait.
+const adminTime = 10 * time.Second
+
+// operator asks nodes with the operator's credentials. Close it when done.
+type operator struct {
+	conn  *nats.Conn
+	creds auth.Creds
+	url   string
+}
+
+// operator connects with DIR/admin.creds; CodeDenied without them.
+func (t *target) operator() (*operator, error) {
+	dir, err := t.dir()
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "admin.creds")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, mesh.Errorf(mesh.CodeDenied, "this needs the operator's credentials, and %s cannot be read; name the mesh's data directory with --data DIR", path)
+	}
+	if err != nil {
+		return nil, mesh.Errorf(mesh.CodeInternal, "read %s: %s", path, err)
+	}
+	creds, err := auth.ParseCreds(raw)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := t.given()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.URL == "" {
+		file, err := client.ReadFile(filepath.Join(dir, "client.json"))
+		if err != nil {
+			return nil, err
+		}
+		cfg.URL = file.URL
+	}
+	return connectOperator(cfg.URL, creds)
+}
+
+func connectOperator(url string, creds auth.Creds) (*operator, error) {
+	conn, err := nats.Connect(url, append(mesh.ConnOptions("wsmesh operator", creds.Inbox), creds.Option())...)
+	switch {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return nil, mesh.Errorf(mesh.CodeDenied, "the mesh at %s refuses admin.creds: they belong to another mesh; name the right data directory with --data DIR", url)
+	case err != nil:
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", url, err)
+	}
+	return &operator{conn: conn, creds: creds, url: url}, nil
+}
+
+func (o *operator) Close() { o.conn.Close() }
+
+// ask does one request and decodes its reply into out.
+func (o *operator) ask(ctx context.Context, verb string, args, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	m, err := mesh.NewRequest(mesh.AdminSubject(verb), mesh.NewID(), "", args, nil)
+	if err != nil {
+		return err
+	}
+	reply, err := o.conn.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return mesh.Errorf(mesh.CodeUnavailable, "NATS runs at %s, but no node answers", o.url)
+	case err != nil:
+		return mesh.Errorf(mesh.CodeOf(err), "%s: no answer from %s: %s", verb, o.url, err)
+	}
+	_, err = mesh.DecodeReply(reply, out)
+	return err
+}
+
+// request connects, asks once and closes.
+func (t *target) request(ctx context.Context, verb string, args, out any) error {
+	o, err := t.operator()
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	return o.ask(ctx, verb, args, out)
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Exit codes. exec has its own besides: 124 to 127 and those of commands.
+const (
+	exitMesh  = 1
+	exitUsage = 2
+	exitExec  = 125 // exec: refused or failed by the mesh
+)
+
+// usageError says that the command line is wrong, and shows the right one.
+type usageError struct{ text, use string }
+
+func (e *usageError) Error() string { return e.text }
+
+func wrongUse(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{text: fmt.Sprintf(format, args...), use: cmd.UseLine()}
+}
+
+// exitError ends the program with a code of its own; err, if any, is shown.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit %d", e.code) }
+
+// report shows what went wrong and returns the exit code.
+func report(out io.Writer, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return 0
+	}
+	code := exitMesh
+	var exit *exitError
+	if errors.As(err, &exit) {
+		if code, err = exit.code, exit.err; err == nil {
+			return code
+		}
+	}
+	var usage *usageError
+	var coded *mesh.Error
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(out, "wsmesh: usage: %s; use: %s\n", usage.text, usage.use)
+		return exitUsage
+	case strings.HasPrefix(err.Error(), "unknown command") && !errors.As(err, &coded): // cobra has no type for it
+		text, _, _ := strings.Cut(err.Error(), "\n")
+		fmt.Fprintf(out, "wsmesh: usage: %s; see: wsmesh --help\n", text)
+		return exitUsage
+	}
+	fmt.Fprintf(out, "wsmesh: %s: %s\n", mesh.CodeOf(err), errorText(err))
+	return code
+}
+
+// errorText is the whole text without the code, which stands before it.
+func errorText(err error) string {
+	text := err.Error()
+	var coded *mesh.Error
+	if errors.As(err, &coded) {
+		text = strings.Replace(text, coded.Error(), coded.Text, 1)
+	}
+	return text
+}
+
+// between checks the number of arguments; most < 0 is no limit.
+func between(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return wrongUse(cmd, "%s needs more arguments", cmd.CommandPath())
+		case most >= 0 && len(args) > most:
+			return wrongUse(cmd, "unexpected argument %q", args[most])
+		}
+		return nil
+	}
+}
+
+// needsSubcommand is what a command does that only groups others.
+func needsSubcommand(cmd *cobra.Command, args []string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden && c.Name() != "help" && c.Name() != "completion" {
+			names = append(names, c.Name())
+		}
+	}
+	right := fmt.Sprintf("%s %s", cmd.CommandPath(), strings.Join(names, "|"))
+	if len(args) > 0 {
+		return &usageError{text: fmt.Sprintf("unknown command %q", args[0]), use: right}
+	}
+	return &usageError{text: "which command?", use: right}
+}
+
+// later refuses what is part of the command line but not built yet.
+func later(what string) error {
+	return mesh.Errorf(mesh.CodeUnsupported, "%s is not built yet", what)
+}

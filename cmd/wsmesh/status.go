@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+func newStatus() *cobra.Command {
+	var t target
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the nodes; succeeds once the mesh is ready",
+		Long: "Show the nodes and how they isolate commands; succeeds once the mesh is ready. Without the operator's\n" +
+			"credentials it shows the workspaces of the token's tenant instead.",
+		Args: between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := t.dir()
+			if err != nil {
+				return err
+			}
+			if !exists(filepath.Join(dir, "admin.creds")) {
+				return ownStatus(cmd, &t, asJSON)
+			}
+			var reply mesh.StatusReply
+			if err := t.request(cmd.Context(), mesh.VerbAdminStatus, struct{}{}, &reply); err != nil {
+				return err
+			}
+			return showStatus(cmd, &reply, asJSON)
+		},
+	}
+	t.bind(cmd)
+	bindJSON(cmd, &asJSON)
+	return cmd
+}
+
+func showStatus(cmd *cobra.Command, reply *mesh.StatusReply, asJSON bool) error {
+	if len(reply.Nodes) == 0 {
+		return mesh.Errorf(mesh.CodeUnavailable, "no node is ready")
+	}
+	if asJSON {
+		return newOutput(cmd, true).row(reply)
+	}
+	out := newOutput(cmd, false, "NODE", "VERSION", "WORKSPACES", "ISOLATION", "STARTED")
+	for _, n := range reply.Nodes {
+		level := levelOf(&n)
+		driver := level.Driver
+		if driver == "" {
+			driver = "commands are refused: " + level.Reason
+		}
+		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started)); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+// isolation is what a person wants to know of a node's sandbox.
+type isolation struct {
+	Driver string `json:"driver"` // "" when commands are refused
+	Reason string `json:"reason"`
+}
+
+func levelOf(n *mesh.NodeStatus) isolation {
+	var level isolation
+	raw, err := json.Marshal(n.Isolation)
+	if err == nil {
+		err = json.Unmarshal(raw, &level)
+	}
+	if err != nil {
+		return isolation{Driver: "unknown"}
+	}
+	return level
+}
+
+// reachable is what a tenant may know of the mesh's state.
+type reachable struct {
+	URL        string                `json:"url"`
+	Tenant     string                `json:"tenant"`
+	Workspaces []mesh.WorkspaceEntry `json:"workspaces"`
+}
+
+func ownStatus(cmd *cobra.Command, t *target, asJSON bool) error {
+	cfg, err := t.config()
+	if err != nil {
+		return err
+	}
+	c, err := client.Dial(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	state := reachable{URL: cfg.URL, Tenant: c.Tenant(), Workspaces: []mesh.WorkspaceEntry{}}
+	for w, err := range c.Workspaces(cmd.Context()) {
+		if err != nil {
+			return err
+		}
+		state.Workspaces = append(state.Workspaces, w)
+	}
+	if asJSON {
+		return newOutput(cmd, true).row(state)
+	}
+	cmd.PrintErrf("the mesh answers at %s; tenant %s\n", state.URL, state.Tenant)
+	out := newOutput(cmd, false, "NAME", "NODE", "EPOCH", "CREATED")
+	for _, w := range state.Workspaces {
+		if err := out.workspace(w); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
