@@ -19,6 +19,9 @@ type Storage struct {
 // DefaultLogAge is how long an exec's frames are kept.
 const DefaultLogAge = 7 * 24 * time.Hour
 
+// streamTry bounds one try to find or create a stream.
+const streamTry = 2 * time.Second
+
 // Streams returns the settings of every stream of the mesh. What matters:
 //
 //   - DiscardNew and no limits per subject: a full stream refuses, it never
@@ -85,10 +88,7 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, s Storage) error
 
 func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	for {
-		stream, err := js.Stream(ctx, want.Name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			stream, err = js.CreateStream(ctx, want)
-		}
+		stream, err := createOnce(ctx, js, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			continue // another node created it meanwhile
 		}
@@ -102,6 +102,18 @@ func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// createOnce bounds one try: the server may never answer one of several that
+// create a stream at once, and then another try finds the stream.
+func createOnce(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamTry)
+	defer cancel()
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, want)
+	}
+	return stream, err
 }
 
 // streamDifference names the first setting that matters and differs.

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"strings"
@@ -21,11 +22,18 @@ type TokenClaims struct {
 func ParseToken(token string) (TokenClaims, error) {
 	broken := Errorf(CodeDenied, "the token is not a whole wsmesh token; copy it again, or issue a new one with: wsmesh token issue --tenant T")
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 || parts[2] == "" {
+	if len(parts) != 3 || strings.ContainsAny(token, "\r\n") { // the decoder would skip line breaks
 		return TokenClaims{}, broken
 	}
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
+	var decoded [3][]byte
+	for i, part := range parts {
+		var err error
+		if decoded[i], err = base64.RawURLEncoding.DecodeString(part); err != nil {
+			return TokenClaims{}, broken
+		}
+	}
+	body, signature := decoded[1], decoded[2]
+	if len(signature) != ed25519.SignatureSize {
 		return TokenClaims{}, broken
 	}
 	var claims struct {

@@ -37,6 +37,11 @@ func TestParseToken(t *testing.T) {
 		{"empty", ""},
 		{"not a token", "hunter2-is-the-password"},
 		{"two parts", head + "." + body},
+		{"last letter missing", issued.JWT[:len(issued.JWT)-1]},
+		{"signature cut short", issued.JWT[:len(issued.JWT)-40]},
+		{"one letter more", issued.JWT + "A"},
+		{"line break inside", head + ".\n" + body + "." + signature},
+		{"line break after", issued.JWT + "\n"},
 		{"no signature", head + "." + body + "."},
 		{"four parts", issued.JWT + ".x"},
 		{"body cut short", head + "." + body[:len(body)/2] + "." + signature},
@@ -74,7 +79,7 @@ func TestParseToken(t *testing.T) {
 
 func FuzzParseToken(f *testing.F) {
 	f.Add("a.b.c")
-	f.Add("e30.eyJuYW1lIjoiYWNtZS8wMTIzNDU2Nzg5YWJjZGVmIn0.c2ln")
+	f.Add("e30.eyJuYW1lIjoiYWNtZS8wMTIzNDU2Nzg5YWJjZGVmIn0." + strings.Repeat("A", 86))
 	f.Fuzz(func(t *testing.T, token string) {
 		claims, err := mesh.ParseToken(token)
 		if err != nil {

@@ -142,6 +142,9 @@ func TestParseMutant(t *testing.T) {
 // committed.
 func repository(t *testing.T, patches map[string]string) string {
 	t.Helper()
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed")
+	}
 	root := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(root, patchDir), 0o755))
 	for name, text := range door {

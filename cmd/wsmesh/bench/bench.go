@@ -103,20 +103,20 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 		return nil, err
 	}
 	defer cfg.Client.RemoveWorkspace(context.WithoutCancel(ctx), name) //nolint:errcheck // the result stands
-	p, err := prepare(ctx, cfg, ws)
-	if err != nil {
-		return nil, err
-	}
-	defer p.close()
-	ours, floor, err := alternate(ctx, p, cfg.N)
-	if err != nil {
-		return nil, err
-	}
 	info, err := ws.Info(ctx)
 	if err != nil {
 		return nil, err
 	}
 	setting, err := settings(ctx, cfg.Floor, info)
+	if err != nil {
+		return nil, err
+	}
+	p, err := prepare(ctx, cfg, ws, setting)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	ours, floor, err := alternate(ctx, p, cfg.N)
 	if err != nil {
 		return nil, err
 	}
@@ -129,14 +129,14 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	return row, nil
 }
 
-func prepare(ctx context.Context, cfg Config, ws *client.Workspace) (*pair, error) {
+func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Setting) (*pair, error) {
 	switch cfg.Name {
 	case "exec":
 		return execPair(ws), nil
 	case "read":
 		return readPair(ctx, cfg, ws)
 	case "write":
-		return writePair(ctx, cfg, ws)
+		return writePair(ctx, cfg, ws, setting.Replicas)
 	}
 	return nil, mesh.Errorf(mesh.CodeInvalid, "unknown bench %q", cfg.Name)
 }

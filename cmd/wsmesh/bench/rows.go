@@ -93,12 +93,12 @@ func same(got, want []byte, err error) error {
 	return err
 }
 
-func writePair(ctx context.Context, cfg Config, ws *client.Workspace) (*pair, error) {
+func writePair(ctx context.Context, cfg Config, ws *client.Workspace, replicas int) (*pair, error) {
 	js, err := jetstream.New(cfg.Floor)
 	if err != nil {
 		return nil, err
 	}
-	stream, subject, err := journalLike(ctx, js, setting.Replicas)
+	stream, subject, err := journalLike(ctx, js, replicas)
 	if err != nil {
 		return nil, err
 	}
