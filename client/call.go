@@ -56,6 +56,7 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 	defer cancel()
 	id := mesh.NewID()
 	var unknown bool
+	var silent mesh.Epoch // the tenure whose owner left a try unanswered
 	var last error
 	for try := 0; ctx.Err() == nil; try++ {
 		if try > 0 && !pause(ctx, try) {
@@ -71,6 +72,11 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 			}
 			last = err
 			continue
+		}
+		if unknown && !k.reads && k.verb != mesh.VerbExec && route.Epoch != silent {
+			// The new owner does not know what the old one did: its answer to a
+			// repeat would be about another state.
+			break
 		}
 		m, err := mesh.NewRequest(mesh.OwnerSubject(w.client.claims.Tenant, w.name, route.Epoch, k.verb), id, w.scope, k.args, k.content)
 		if err != nil {
@@ -91,7 +97,9 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 		if errors.Is(err, nats.ErrMaxPayload) {
 			return nil, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
 		}
-		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
+		if mesh.CodeOf(err) == mesh.CodeDeadline && !unknown {
+			unknown, silent = true, route.Epoch
+		}
 		last = err
 		w.client.routes.Remove(w.name)
 	}
@@ -174,16 +182,20 @@ func (c *Client) apiContent(ctx context.Context, service, verb string, args, out
 	ctx, cancel := bounded(ctx, c.cfg.Wait)
 	defer cancel()
 	id := mesh.NewID()
+	changes := service == mesh.ServiceWorkspace && verb != mesh.VerbWorkspaceList
 	var unknown bool
 	var last error
 	for try := 0; ctx.Err() == nil; try++ {
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		reply, err := c.hedged(ctx, service, verb, id, args)
+		reply, err := c.hedged(ctx, call{verb: verb, args: args, reads: !changes}, service, id)
 		if err == nil {
 			c.lately.Store(mesh.Node(reply.Header.Get(mesh.HeaderNode)))
 			content, err := mesh.DecodeReply(reply, out)
+			if err != nil && unknown && changes && !retrySafe(err) {
+				break // exists or not_found may be our own doing
+			}
 			if err == nil || !retrySafe(err) {
 				return content, err
 			}
@@ -196,13 +208,13 @@ func (c *Client) apiContent(ctx context.Context, service, verb string, args, out
 		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
 		last = err
 	}
-	changes := service == mesh.ServiceWorkspace && verb != mesh.VerbWorkspaceList
 	return nil, c.gaveUp(ctx, service+" "+verb, unknown && changes, last)
 }
 
 // hedged sends a request to the group and, when it stays unanswered for
-// hedgeAfter, the same request to the node that answered lately.
-func (c *Client) hedged(ctx context.Context, service, verb, id string, args any) (*nats.Msg, error) {
+// hedgeAfter, the same request to the node that answered lately. A change is not
+// hedged: two nodes would do it side by side.
+func (c *Client) hedged(ctx context.Context, k call, service, id string) (*nats.Msg, error) {
 	ctx, cancel := context.WithCancel(ctx) // the answer ends the other try
 	defer cancel()
 	type result struct {
@@ -211,13 +223,13 @@ func (c *Client) hedged(ctx context.Context, service, verb, id string, args any)
 	}
 	results := make(chan result, 2)
 	ask := func(subject string) {
-		m, err := mesh.NewRequest(subject, id, "", args, nil)
+		m, err := mesh.NewRequest(subject, id, "", k.args, nil)
 		if err == nil {
 			m, err = c.send(ctx, m, 2*tryTime)
 		}
 		results <- result{m, err}
 	}
-	go ask(mesh.APISubject(c.claims.Tenant, service, verb))
+	go ask(mesh.APISubject(c.claims.Tenant, service, k.verb))
 	asked := 1
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
@@ -228,8 +240,8 @@ func (c *Client) hedged(ctx context.Context, service, verb, id string, args any)
 				return r.reply, r.err
 			}
 		case <-timer.C:
-			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" {
-				go ask(mesh.APINodeSubject(c.claims.Tenant, service, verb, node))
+			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" && k.reads {
+				go ask(mesh.APINodeSubject(c.claims.Tenant, service, k.verb, node))
 				asked++
 			}
 		}

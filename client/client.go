@@ -122,6 +122,7 @@ type Client struct {
 // answers at the URL. A token is never sent in plain text to anything but
 // loopback (CodeUnsupported).
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	cfg.Token = strings.TrimSpace(cfg.Token) // a file's last line break
 	claims, err := mesh.ParseToken(cfg.Token)
 	if err != nil {
 		return nil, err

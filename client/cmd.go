@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -252,10 +255,10 @@ type follower struct {
 
 	next   uint64                 // number of the next frame to deliver
 	after  uint64                 // every frame up to this stream sequence was seen
-	ahead  map[uint64]*mesh.Frame // frames beyond a gap, by number
-	final  *mesh.Frame            // once it was seen
+	ahead  map[uint64]*mesh.Frame // output frames not delivered yet, by number
+	final  *mesh.Frame            // once it was seen; not in ahead, since only its place in the log counts
+	sealed bool                   // everything before the final frame was seen: what is missing does not exist
 	behind bool                   // frames were published before the subscription
-	sealed bool                   // the log was read up to the final frame: what is missing does not exist
 }
 
 // liveBuffer frames wait for a slow reader; what does not fit is read from the
@@ -296,55 +299,57 @@ func (f *follower) follow(ctx context.Context, deliver func(mesh.Chunk) error) (
 				return nil, err
 			}
 			f.add(frame)
-			if len(f.ahead) > 0 { // a gap, or more than the channel held
-				err = f.read(ctx)
-			}
-			if err != nil {
-				return nil, err
-			}
+			f.advance(m, frame)
 			quiet = time.Second
 		case <-timer.C:
-			if err := f.read(ctx); err != nil {
+			if err := f.read(ctx, deliver); err != nil {
 				return nil, err
 			}
 			quiet = min(5*time.Second, quiet*2)
 		}
-		if final, err := f.deliver(deliver); final != nil || err != nil {
+		final, err := f.deliver(deliver)
+		if final != nil || err != nil {
 			return final, err
+		}
+		if f.final != nil || len(f.ahead) > 0 { // a gap: the store has what is missing
+			if err := f.read(ctx, deliver); err != nil {
+				return nil, err
+			}
+			if final, err := f.deliver(deliver); final != nil || err != nil {
+				return final, err
+			}
 		}
 		timer.Reset(quiet)
 	}
 }
 
-// add takes in one frame; one that was seen before is dropped, and so is
-// everything after the first final frame.
-func (f *follower) add(frame *mesh.Frame) {
-	if frame.Number < f.next || (f.final != nil && frame.Number > f.final.Number) {
-		return
-	}
-	if frame.Kind == mesh.FrameFinal {
-		if f.final != nil {
-			return
-		}
-		f.final = frame
-	}
-	if _, seen := f.ahead[frame.Number]; !seen || frame.Kind == mesh.FrameFinal {
-		f.ahead[frame.Number] = frame
-	}
-	// What is in order needs no look at the store.
-	for probe := f.next; f.ahead[probe] != nil; probe++ {
-		if f.ahead[probe] == f.final {
-			f.sealed = true
-		}
+// advance notes how far the log has been seen without a gap. A final frame
+// counts only then: an earlier one may have been missed.
+func (f *follower) advance(m *nats.Msg, frame *mesh.Frame) {
+	seq, _ := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+	last, _ := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64)
+	if frame.Kind == mesh.FrameClaim || (f.after != 0 && last == f.after) {
+		f.after = max(f.after, seq)
+		f.sealed = frame == f.final
 	}
 }
 
-// read fills gaps from the store, if there are any or nothing came for long.
-func (f *follower) read(ctx context.Context) error {
-	if f.sealed || (f.ahead[f.next] != nil && f.final == nil) {
-		return nil
+// add takes in one live frame; one that was seen before is dropped.
+func (f *follower) add(frame *mesh.Frame) {
+	switch {
+	case frame.Kind == mesh.FrameFinal:
+		if f.final == nil {
+			f.final = frame
+		}
+	case frame.Number >= f.next:
+		f.ahead[frame.Number] = frame
 	}
-	for {
+}
+
+// read reads the store from where it is known, page by page, and delivers what
+// comes in order. The final frame that the store has first is the end.
+func (f *follower) read(ctx context.Context, out func(mesh.Chunk) error) error {
+	for !f.sealed {
 		var reply mesh.LogReply
 		req := mesh.LogRequest{Workspace: f.workspace.name, ID: f.id, After: f.after}
 		raw, err := f.workspace.client.apiContent(ctx, mesh.ServiceLog, mesh.VerbLogRead, req, &reply)
@@ -364,41 +369,57 @@ func (f *follower) read(ctx context.Context) error {
 				return err
 			}
 			if frame.Kind == mesh.FrameFinal {
-				// Stored after everything else was: what is missing now does not
-				// exist. The first in the store counts, not the first that came.
 				f.final, f.sealed = frame, true
-				f.ahead[frame.Number] = frame
-				return nil
+				break
 			}
 			f.add(frame)
 		}
-		f.after = reply.Last
+		f.after = max(f.after, reply.Last)
 		if !reply.More {
 			return nil
 		}
+		if err := f.emit(out); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// emit hands out the frames that are in order.
+func (f *follower) emit(out func(mesh.Chunk) error) error {
+	for frame := f.ahead[f.next]; frame != nil; frame = f.ahead[f.next] {
+		delete(f.ahead, f.next)
+		f.next++
+		if err := chunks(frame, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func chunks(frame *mesh.Frame, out func(mesh.Chunk) error) error {
+	for _, chunk := range frame.Chunks {
+		if err := out(chunk); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // deliver hands out what is in order, and returns the end once it is reached.
+// Numbers that are missing in a sealed log were never stored; the final frame
+// counts their bytes.
 func (f *follower) deliver(out func(mesh.Chunk) error) (*mesh.Final, error) {
 	for {
-		frame := f.ahead[f.next]
-		if frame == nil {
-			if !f.sealed || f.next > f.final.Number {
-				return nil, nil
-			}
-			f.next++ // never stored; the final frame counts its bytes as missing
-			continue
+		if err := f.emit(out); err != nil {
+			return nil, err
 		}
-		delete(f.ahead, f.next)
-		f.next++
-		for _, chunk := range frame.Chunks {
-			if err := out(chunk); err != nil {
-				return nil, err
-			}
+		if !f.sealed {
+			return nil, nil
 		}
-		if frame == f.final {
-			return frame.Final, nil
+		if len(f.ahead) == 0 {
+			return f.final.Final, chunks(f.final, out)
 		}
+		f.next = slices.Min(slices.Collect(maps.Keys(f.ahead)))
 	}
 }

@@ -76,6 +76,8 @@ func (n *Nodes) Put(ctx context.Context, r NodeRecord, prev uint64) (uint64, err
 		return 0, readErr
 	case now.Incarnation == r.Incarnation && now.Renewed.Equal(r.Renewed):
 		return now.Revision, nil // ours, acknowledged too late
+	case now.Incarnation == r.Incarnation:
+		return n.Put(ctx, r, now.Revision) // an earlier write of ours, whose acknowledgement never came
 	}
 	return 0, mesh.Errorf(mesh.CodeConflict, "another process runs as node %s", r.Node)
 }

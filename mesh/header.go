@@ -30,3 +30,7 @@ const MaxMessage = 512 << 10
 // headers. A client that ignores MaxMessage gets too_large from the node; one
 // that ignores MaxPayload is refused by its own library and by the server.
 const MaxPayload = MaxMessage + 128<<10
+
+// headerRoom is what headers other than Mesh-Args take at most: a scope of 4 KiB,
+// percent-encoded, is most of it.
+const headerRoom = 16 << 10

@@ -43,24 +43,24 @@ var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 const nameRule = "use 1 to 40 of a-z, 0-9 and '-', starting and ending with a letter or digit"
 
-func parseName(kind, s string) error {
+func parseName[T ~string](kind, s string) (T, error) {
 	if namePattern.MatchString(s) {
-		return nil
+		return T(s), nil
 	}
 	if len(s) > 60 {
 		s = s[:60] + "…"
 	}
-	return Errorf(CodeInvalid, "%s name %q: %s", kind, s, nameRule)
+	return "", Errorf(CodeInvalid, "%s name %q: %s", kind, s, nameRule)
 }
 
 // ParseTenant parses a tenant name; the error has CodeInvalid.
-func ParseTenant(s string) (Tenant, error) { return Tenant(s), parseName("tenant", s) }
+func ParseTenant(s string) (Tenant, error) { return parseName[Tenant]("tenant", s) }
 
 // ParseWorkspace parses a workspace name; the error has CodeInvalid.
-func ParseWorkspace(s string) (Workspace, error) { return Workspace(s), parseName("workspace", s) }
+func ParseWorkspace(s string) (Workspace, error) { return parseName[Workspace]("workspace", s) }
 
 // ParseNode parses a node name; the error has CodeInvalid.
-func ParseNode(s string) (Node, error) { return Node(s), parseName("node", s) }
+func ParseNode(s string) (Node, error) { return parseName[Node]("node", s) }
 
 // ParseEpoch parses an epoch as it stands in a subject; the error has CodeInvalid.
 func ParseEpoch(s string) (Epoch, error) {

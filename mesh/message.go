@@ -34,6 +34,13 @@ type NodePingRequest struct {
 	Epoch     Epoch     `json:"epoch"`
 }
 
+// NodeSettleRequest asks the owner to end the log of an exec that it is not
+// running (node settle).
+type NodeSettleRequest struct {
+	NodePingRequest
+	ID ExecID `json:"id"`
+}
+
 // NodePingReply answers it. State is one of the Ping… constants.
 type NodePingReply struct {
 	State string `json:"state"`
@@ -150,7 +157,7 @@ type UploadReply struct {
 }
 
 // DownloadRequest asks for part Number (from 0) of the tar stream of a
-// directory. The first request with a Stream (a UUID) starts it; parts may be
+// directory. The request for part 0 of a Stream (a UUID) starts it; parts may be
 // asked for ahead of time and, among the last DownloadWindow, again.
 type DownloadRequest struct {
 	Path   Path   `json:"path"`

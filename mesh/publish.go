@@ -36,6 +36,7 @@ func Publish(ctx context.Context, js jetstream.JetStream, m *nats.Msg, expect ui
 	ctx, cancel := context.WithTimeout(ctx, DefaultSettle)
 	defer cancel()
 	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(expect), jetstream.WithRetryAttempts(0)}
+	unanswered := false // a try got no answer: only ErrRefused tells more than the tries before
 	for {
 		try, cancelTry := context.WithTimeout(ctx, publishTry)
 		ack, err := js.PublishMsg(try, m, opts...)
@@ -47,6 +48,12 @@ func Publish(ctx context.Context, js jetstream.JetStream, m *nats.Msg, expect ui
 			return ack.Sequence, nil
 		}
 		wait, verdict := judge(err)
+		var api *jetstream.APIError
+		if unanswered && CodeOf(verdict) == CodeQuota {
+			// The server looks at its limits first: an earlier try may be stored.
+			wait, verdict = 50*time.Millisecond, nil
+		}
+		unanswered = unanswered || !errors.As(err, &api)
 		if verdict != nil {
 			return 0, fmt.Errorf("publish on %s: %w", m.Subject, verdict)
 		}
@@ -76,7 +83,7 @@ func judge(err error) (wait time.Duration, verdict error) {
 		return 0, ErrRefused
 	case jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 		return time.Millisecond + rand.N(4*time.Millisecond), nil
-	case 10077, 10122, 10047, 10002, 10028: // message limits, storage, resources, account limits
+	case 10077, 10122, 10047, 10002, 10028, 10023: // message limits, storage, resources, account limits
 		return 0, Errorf(CodeQuota, "the stream is full: %s", api.Description)
 	}
 	if api.Code >= 500 {

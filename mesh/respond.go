@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 )
 
@@ -77,7 +78,7 @@ type Responder struct {
 	conn    *nats.Conn
 	node    Node
 	log     *slog.Logger
-	slots   chan struct{}
+	slots   *Slots
 	flight  sync.WaitGroup
 	dropped atomic.Uint64
 	busy    atomic.Uint64
@@ -95,7 +96,7 @@ func NewResponder(conn *nats.Conn, node Node, log *slog.Logger) *Responder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Responder{conn: conn, node: node, log: log, slots: make(chan struct{}, DefaultMaxInFlight)}
+	return &Responder{conn: conn, node: node, log: log, slots: NewSlots(DefaultMaxInFlight)}
 }
 
 // Stats returns the counters.
@@ -116,7 +117,9 @@ func (r *Responder) Subscribe(ctx context.Context, subject, queue string, answer
 		sub, err = r.conn.QueueSubscribe(subject, queue, receive)
 	}
 	if err == nil {
-		err = r.conn.FlushTimeout(5 * time.Second)
+		if err = r.conn.FlushTimeout(5 * time.Second); err != nil {
+			sub.Unsubscribe() //nolint:errcheck // nobody will hold it
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("subscribe %s: %w", subject, err)
@@ -141,16 +144,14 @@ func (r *Responder) receive(ctx context.Context, m *nats.Msg, answer Answer) {
 		r.log.Warn("request with a foreign reply subject dropped", "subject", m.Subject)
 		return
 	}
-	select {
-	case r.slots <- struct{}{}:
-	default:
+	if !r.slots.Take(principal) {
 		r.busy.Add(1)
-		r.send(m, nil, Errorf(CodeBusy, "node %s is answering %d requests; try again", r.node, cap(r.slots)))
+		r.send(m, nil, Errorf(CodeBusy, "node %s is answering as many requests as it may, at all or of one tenant; try again", r.node))
 		return
 	}
 	r.flight.Add(1)
 	go func() {
-		defer func() { <-r.slots; r.flight.Done() }()
+		defer func() { r.slots.Give(principal); r.flight.Done() }()
 		reply, err := r.answer(ctx, m, principal, answer)
 		r.send(m, reply, err)
 	}()
@@ -166,6 +167,11 @@ func (r *Responder) answer(ctx context.Context, m *nats.Msg, principal string, a
 	if len(m.Data) > MaxMessage {
 		return nil, Errorf(CodeTooLarge, "message of %d bytes is larger than %d; move larger content in parts", len(m.Data), MaxMessage)
 	}
+	if id := m.Header.Get(HeaderID); id != "" {
+		if u, err := uuid.Parse(id); err != nil || u.String() != id {
+			return nil, Errorf(CodeInvalid, "%s %.40q is not a UUID in canonical form", HeaderID, id)
+		}
+	}
 	req := &Request{Subject: m.Subject, Principal: principal, ID: m.Header.Get(HeaderID), msg: m}
 	scope, err := UnescapePath(m.Header.Get(HeaderScope))
 	if err == nil {
@@ -180,7 +186,7 @@ func (r *Responder) answer(ctx context.Context, m *nats.Msg, principal string, a
 		if err != nil || ms == 0 {
 			return nil, Errorf(CodeInvalid, "%s %.40q is not a positive number of milliseconds", HeaderDeadline, s)
 		}
-		limit = time.Duration(ms) * time.Millisecond
+		limit = min(limit, time.Duration(ms)*time.Millisecond)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -258,6 +264,9 @@ func NewRequest(subject, id, scope string, args any, content []byte) (*nats.Msg,
 	}
 	if len(m.Data) > MaxMessage {
 		return nil, Errorf(CodeTooLarge, "message of %d bytes is larger than %d", len(m.Data), MaxMessage)
+	}
+	if size := len(raw) + len(content); size > MaxPayload-headerRoom {
+		return nil, Errorf(CodeTooLarge, "message of %d bytes with its arguments is larger than %d", size, MaxPayload-headerRoom)
 	}
 	return m, nil
 }

@@ -43,6 +43,7 @@ const (
 	VerbNodeOpen   = "open"
 	VerbNodePing   = "ping"
 	VerbNodeRemove = "remove"
+	VerbNodeSettle = "settle"
 )
 
 // Verbs of the operator.

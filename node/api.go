@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -144,11 +145,16 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		if mesh.CodeOf(err) != mesh.CodeStale {
 			return nil, err
 		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
 // readLog returns frames of one exec. Reading a log without an end makes sure
-// that the workspace has an owner: its opening ends what nobody runs.
+// that the workspace has an owner, who ends what nobody runs.
 func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.LogRequest
 	if err := req.Args(&a); err != nil {
@@ -175,7 +181,11 @@ func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*
 		return nil, mesh.Errorf(mesh.CodeNotFound, "exec %s is not known in workspace %s, or its log has expired", id, w)
 	}
 	if end.frame.Final == nil && end.sequence <= a.After {
-		if _, err := n.router.Place(ctx, t, w); err != nil {
+		route, err := n.router.Place(ctx, t, w)
+		if err == nil {
+			err = n.router.Settle(ctx, t, w, route, id)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,10 +168,8 @@ func (w *workspace) reserve(c *command) (*run, *mesh.Reply, error) {
 			return nil, nil, mesh.Errorf(mesh.CodeBusy, "exec %s is being claimed; try again", c.ID)
 		}
 	}
-	select {
-	case w.node.execs <- struct{}{}:
-	default:
-		return nil, nil, mesh.Errorf(mesh.CodeBusy, "node %s is running %d commands; try again", w.node.cfg.Name, cap(w.node.execs))
+	if !w.node.execs.Take(string(w.tenant)) {
+		return nil, nil, mesh.Errorf(mesh.CodeBusy, "node %s is running as many commands as it may, at all or of one tenant; try again", w.node.cfg.Name)
 	}
 	x := newRun(w, c)
 	w.execs[c.ID] = x
@@ -185,8 +184,20 @@ func (w *workspace) forgetRun(x *run) {
 	w.execMu.Lock()
 	delete(w.execs, x.command.ID)
 	w.execMu.Unlock()
-	<-w.node.execs
+	w.node.execs.Give(string(w.tenant))
 	w.execDone.Done()
+}
+
+// runningExecs are the ids whose log may have no end yet.
+func (w *workspace) runningExecs() []mesh.ExecID {
+	w.execMu.Lock()
+	defer w.execMu.Unlock()
+	ids := slices.Clone(w.endless)
+	for id := range w.execs {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // prepare refuses what can be refused before the id is used up: no isolation,
@@ -255,6 +266,9 @@ func (w *workspace) publishClaim(ctx context.Context, x *run) (bool, error) {
 	if m.Data, err = f.Encode(); err != nil {
 		return false, err
 	}
+	if len(m.Data) > mesh.MaxMessage-64 {
+		return false, mesh.Errorf(mesh.CodeTooLarge, "exec: arguments are too large for one frame of the log")
+	}
 	seq, err := mesh.Publish(context.WithoutCancel(ctx), w.node.js, m, 0)
 	if err == nil {
 		x.log.last = seq
@@ -263,15 +277,34 @@ func (w *workspace) publishClaim(ctx context.Context, x *run) (bool, error) {
 	if !errors.Is(err, mesh.ErrRefused) {
 		return false, err
 	}
-	first, err := firstFrame(ctx, w.streams.log, x.subject)
-	if err != nil || first.frame == nil {
-		return false, mesh.Errorf(mesh.CodeLost, "unknown outcome: the claim of exec %s cannot be read", c.ID)
+	first, err := w.readClaim(ctx, x.subject)
+	if err != nil {
+		return false, err
 	}
 	if first.frame.Claim != nil && first.frame.Claim.Nonce == x.nonce {
 		x.log.last = first.sequence
 		return true, nil
 	}
 	return false, nil
+}
+
+// readClaim reads the first frame after a refused claim, for as long as a claim
+// may take to settle, whatever the caller still waits for: only then is it
+// unknown who runs the command.
+func (w *workspace) readClaim(ctx context.Context, subject string) (storedFrame, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mesh.DefaultSettle)
+	defer cancel()
+	for {
+		first, err := firstFrame(ctx, w.streams.log, subject)
+		if err == nil && first.frame != nil {
+			return first, nil
+		}
+		select {
+		case <-ctx.Done():
+			return storedFrame{}, mesh.Errorf(mesh.CodeLost, "unknown outcome: the claim cannot be read")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // attach answers for an id that was claimed before: the log has, or will have,
@@ -292,16 +325,43 @@ func (w *workspace) attach(ctx context.Context, c *command) (*mesh.Reply, error)
 }
 
 // signal sends a signal to a running command. One that has ended is not_found.
-func (w *workspace) signal(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) signal(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.SignalRequest
 	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if _, err := mesh.ParseExecID(string(a.ID)); err != nil {
 		return nil, err
 	}
 	w.execMu.Lock()
 	x := w.execs[a.ID]
 	w.execMu.Unlock()
+	if x == nil && a.Signal == "KILL" {
+		return nil, w.cancelUnclaimed(ctx, a.ID)
+	}
 	if x == nil || x.command.scope != req.Scope {
 		return nil, mesh.Errorf(mesh.CodeNotFound, "no command runs under exec id %.60s", a.ID)
 	}
 	return nil, x.signal(a.Signal)
+}
+
+var errCanceled = mesh.Errorf(mesh.CodeCanceled, "the command was canceled before it started")
+
+// cancelUnclaimed makes sure that an id whose request is still on its way never
+// starts: the log gets its end before its claim. An id that has ended is
+// CodeNotFound.
+func (w *workspace) cancelUnclaimed(ctx context.Context, id mesh.ExecID) error {
+	subject := w.logSubject(id)
+	end, err := lastFrame(ctx, w.streams.log, subject)
+	if err != nil {
+		return err
+	}
+	if end.frame != nil && end.frame.Final != nil {
+		return mesh.Errorf(mesh.CodeNotFound, "no command runs under exec id %s", id)
+	}
+	verdict := errCanceled
+	if end.frame != nil {
+		verdict = errNodeGone
+	}
+	return endLog(ctx, w.node.js, w.streams.log, subject, mesh.Epoch(w.epoch.Load()), verdict)
 }

@@ -44,6 +44,7 @@ type execLog struct {
 	last    uint64 // highest stream sequence known to be ours
 	output  uint64 // bytes the command wrote
 	missing uint64 // of them not in the log
+	silent  bool   // the stream did not answer for mesh.DefaultSettle
 	unacked []unackedFrame
 }
 
@@ -131,7 +132,11 @@ func (l *execLog) settleOldest() {
 		case <-u.future.Err():
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	patience := mesh.DefaultSettle
+	if l.silent { // the stream left a frame unanswered for that long already
+		patience = 100 * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
 		m := nats.NewMsg(l.subject)
@@ -140,11 +145,13 @@ func (l *execLog) settleOldest() {
 		ack, err := l.js.PublishMsg(try, m)
 		cancelTry()
 		if err == nil {
+			l.silent = false
 			l.last = max(l.last, ack.Sequence)
 			return
 		}
 		var api *jetstream.APIError
 		if (errors.As(err, &api) && api.Code < 500) || ctx.Err() != nil {
+			l.silent = ctx.Err() != nil
 			l.missing += u.size // a full stream, or nobody to take it
 			return
 		}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -181,8 +183,9 @@ func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 
 // Bounds of downloads.
 const (
-	// DefaultMaxDownloads is how many tar streams one workspace keeps open.
-	DefaultMaxDownloads = 16
+	// DefaultMaxDownloads is how many tar streams one node keeps open, with up
+	// to DownloadWindow parts each: 256 MiB.
+	DefaultMaxDownloads = 64
 	// DefaultDownloadIdle is how long one waits for its next request.
 	DefaultDownloadIdle = 30 * time.Second
 )
@@ -199,6 +202,7 @@ type downloads struct {
 // on demand, and the last ones are kept for repeats.
 type download struct {
 	mu    sync.Mutex
+	give  func() // gives the slot back
 	r     *io.PipeReader
 	parts map[int][]byte // made, not older than DownloadWindow
 	next  int            // number of the next part to make
@@ -211,15 +215,15 @@ func (w *workspace) download(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	if a.Number < 0 || a.Stream == "" {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "download: a stream id and a part number are needed")
+	if _, err := uuid.Parse(a.Stream); err != nil || a.Number < 0 {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "download: a UUID as stream and a part number are needed")
 	}
 	view, path, err := w.resolve(req, a.Path)
 	if err != nil {
 		return nil, err
 	}
 	id := req.Scope + "\x00" + path + "\x00" + a.Stream
-	d, err := w.downloads.get(id, func(out io.Writer) error { return view.WriteTar(context.WithoutCancel(ctx), path, out) })
+	d, err := w.downloads.get(w, id, a.Number, func(out io.Writer) error { return view.WriteTar(context.WithoutCancel(ctx), path, out) })
 	if err != nil {
 		return nil, err
 	}
@@ -231,18 +235,23 @@ func (w *workspace) download(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	return &mesh.Reply{Args: mesh.DownloadReply{Last: last}, Content: part}, nil
 }
 
-func (ds *downloads) get(id string, write func(io.Writer) error) (*download, error) {
+// get finds a stream; only a request for its first part starts one: a later part
+// of a new stream would belong to another tar than the parts before.
+func (ds *downloads) get(w *workspace, id string, number int, write func(io.Writer) error) (*download, error) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	if d, ok := ds.open[id]; ok {
 		d.idle.Reset(DefaultDownloadIdle)
 		return d, nil
 	}
-	if ds.closed || len(ds.open) >= DefaultMaxDownloads {
-		return nil, mesh.Errorf(mesh.CodeBusy, "%d downloads of this workspace are open; try again", len(ds.open))
+	if number != 0 {
+		return nil, mesh.Errorf(mesh.CodeConflict, "download: the stream is over; start over")
+	}
+	if ds.closed || !w.node.downloads.Take(string(w.tenant)) {
+		return nil, mesh.Errorf(mesh.CodeBusy, "as many downloads are open as may be, at all or of one tenant; try again")
 	}
 	r, out := io.Pipe()
-	d := &download{r: r, parts: map[int][]byte{}, last: -1}
+	d := &download{give: func() { w.node.downloads.Give(string(w.tenant)) }, r: r, parts: map[int][]byte{}, last: -1}
 	d.idle = time.AfterFunc(DefaultDownloadIdle, func() { ds.drop(id) })
 	ds.wg.Go(func() { out.CloseWithError(write(out)) })
 	if ds.open == nil {
@@ -256,8 +265,7 @@ func (ds *downloads) drop(id string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	if d, ok := ds.open[id]; ok {
-		d.idle.Stop()
-		d.r.CloseWithError(errDownloadOver)
+		d.end()
 		delete(ds.open, id)
 	}
 }
@@ -269,12 +277,17 @@ func (ds *downloads) close() {
 	ds.mu.Lock()
 	ds.closed = true
 	for _, d := range ds.open {
-		d.idle.Stop()
-		d.r.CloseWithError(errDownloadOver)
+		d.end()
 	}
 	ds.open = nil
 	ds.mu.Unlock()
 	ds.wg.Wait()
+}
+
+func (d *download) end() {
+	d.idle.Stop()
+	d.r.CloseWithError(errDownloadOver)
+	d.give()
 }
 
 // part returns one part, making those before it. A part that was asked for in
@@ -292,11 +305,12 @@ func (d *download) part(number int) (part []byte, last bool, err error) {
 		case nil:
 		case io.EOF, io.ErrUnexpectedEOF:
 			d.last = d.next
+			d.idle.Reset(time.Second) // long enough to ask for the last part again
 		default:
 			return nil, false, err
 		}
 		d.parts[d.next] = buf[:n:n]
-		delete(d.parts, d.next-2*mesh.DownloadWindow)
+		delete(d.parts, d.next-mesh.DownloadWindow)
 		d.next++
 	}
 	if d.last >= 0 && number > d.last {

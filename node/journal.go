@@ -27,6 +27,9 @@ type journal struct {
 	closed  chan struct{} // closed when the sequencer has ended; err is set before
 	err     error
 
+	running   func() []mesh.ExecID // execs that have no final frame, for marks
+	sinceMark int                  // ops since the record that Open names; owned by the sequencer
+
 	end  objstore.StoredRecord // last record of the chain; owned by the sequencer
 	last atomic.Uint64         // its sequence, for info
 }
@@ -131,10 +134,29 @@ func (j *journal) run(ctx context.Context) (err error) {
 		for _, a := range batch {
 			a.done <- err
 		}
+		if err == nil {
+			err = j.mark(ctx, len(ops))
+		}
 		if err != nil && mesh.CodeOf(err) != mesh.CodeQuota {
 			return err
 		}
 	}
+}
+
+// markEvery bounds what the next opener has to read: after so many ops a record
+// names the execs that run, and reading begins there.
+const markEvery = 1000
+
+func (j *journal) mark(ctx context.Context, ops int) error {
+	j.sinceMark += ops
+	if j.sinceMark < markEvery || j.running == nil {
+		return nil
+	}
+	if err := j.store(ctx, []objstore.Op{{Kind: objstore.KindMark, Unfinished: j.running()}}, nil); err != nil {
+		return err
+	}
+	j.end.Open, j.sinceMark = j.end.Sequence, 0
+	return nil
 }
 
 // store publishes one record until its fate is known and moves the end of the
@@ -145,7 +167,7 @@ func (j *journal) store(ctx context.Context, ops []objstore.Op, ids []string) er
 		Epoch: j.epoch, Number: j.end.Number + 1, Prev: j.end.Sequence, Root: j.end.Hash,
 		Open: j.end.Open, ID: mesh.NewID(), IDs: ids, Time: time.Now().UTC(), Ops: ops,
 	}
-	if r.Has(objstore.KindOpen) {
+	if r.Has(objstore.KindOpen) || r.Has(objstore.KindMark) {
 		r.Open = 0
 	}
 	m, hash, err := r.Message(j.subject)
@@ -171,6 +193,10 @@ func (j *journal) store(ctx context.Context, ops []objstore.Op, ids []string) er
 	}
 }
 
+// errOvertaken says that a record of an older owner, which was on its way, is
+// stored where ours should have been: ours is not. Only an opener can meet it.
+var errOvertaken = mesh.Errorf(mesh.CodeConflict, "an older owner's last record came first")
+
 // settle finds out after a refusal whether our record is stored: the first
 // record that names our predecessor decides. 0 without an error: nothing
 // follows yet, or the leader cannot be read: publish again.
@@ -192,6 +218,8 @@ func (j *journal) settle(ctx context.Context, id string, prev uint64) (uint64, e
 		return next.Sequence, nil
 	case next.Prev == prev && next.Epoch > j.epoch:
 		return 0, mesh.Errorf(mesh.CodeStale, "the workspace has a new owner")
+	case next.Prev == prev && next.Epoch < j.epoch:
+		return 0, errOvertaken
 	}
 	return 0, mesh.Errorf(mesh.CodeLost, "unknown outcome: the journal went on without this node")
 }

@@ -69,8 +69,9 @@ type Node struct {
 	door   *mesh.Responder // answers tenants and the operator
 	peers  *mesh.Responder // answers nodes
 
-	ready atomic.Bool   // the door's subscriptions are known to the server
-	execs chan struct{} // slots of running commands
+	ready     atomic.Bool // the door's subscriptions are known to the server
+	execs     *mesh.Slots // of running commands
+	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
 
 	mu         sync.Mutex
 	workspaces map[key]*workspace
@@ -107,7 +108,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
-		workspaces: map[key]*workspace{}, execs: make(chan struct{}, DefaultMaxExecs),
+		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 	}
 	defer func() {
 		if err != nil {
@@ -124,6 +125,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.open.Go(n.sweepTrash)
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes})
@@ -187,6 +189,7 @@ func (n *Node) bindStreams(ctx context.Context) error {
 
 // Close releases what New has taken. Run does it itself. Idempotent.
 func (n *Node) Close() error {
+	n.open.Wait()
 	if n.runner != nil {
 		n.runner.Close()
 	}
@@ -311,10 +314,17 @@ func (n *Node) watchOwners(ctx context.Context) error {
 // server: after a reconnect the subscriptions are flushed and every workspace
 // is checked in owners before a read is answered.
 func (n *Node) watchConnection(ctx context.Context) {
+	n.cfg.Store.SetReconnectHandler(func(*nats.Conn) {
+		if err := n.recheck(ctx); err != nil {
+			n.log.Warn("workspaces not checked after a reconnect", "err", err)
+		}
+	})
 	n.cfg.Door.SetDisconnectErrHandler(func(*nats.Conn, error) { n.ready.Store(false) })
 	n.cfg.Door.SetReconnectHandler(func(c *nats.Conn) {
-		if err := c.FlushTimeout(5 * time.Second); err != nil {
-			return // disconnected again
+		for c.FlushTimeout(5*time.Second) != nil {
+			if !c.IsConnected() || ctx.Err() != nil {
+				return // disconnected again: the next reconnect comes here too
+			}
 		}
 		if err := n.recheck(ctx); err != nil {
 			n.log.Warn("workspaces not checked after a reconnect", "err", err)

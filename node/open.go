@@ -30,6 +30,12 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 		}
 		route, err := n.openWorkspace(ctx, open)
 		return &mesh.Reply{Args: route}, err
+	case mesh.VerbNodeSettle:
+		var settle mesh.NodeSettleRequest
+		if err := req.Args(&settle); err != nil {
+			return nil, err
+		}
+		return nil, n.settle(ctx, settle)
 	case mesh.VerbNodeRemove:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {
@@ -122,6 +128,15 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 // fence opens the journal at epoch and then the tree.
 func (w *workspace) fence(ctx context.Context, epoch mesh.Epoch) error {
 	subject := mesh.JournalSubject(w.record.Shard, w.tenant, w.name)
+	for {
+		err := w.fenceAfterLast(ctx, epoch, subject)
+		if !errors.Is(err, errOvertaken) {
+			return err
+		}
+	}
+}
+
+func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subject string) error {
 	last, err := lastRecord(ctx, w.streams.journal, subject)
 	if err != nil {
 		return err
@@ -137,6 +152,7 @@ func (w *workspace) fence(ctx context.Context, epoch mesh.Epoch) error {
 	if w.journal, err = openJournal(ctx, w.node.js, w.streams.journal, subject, epoch, last, op); err != nil {
 		return err
 	}
+	w.journal.running = w.runningExecs
 	for _, id := range unfinished {
 		if err := endLog(ctx, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
 			return fmt.Errorf("end exec %s: %w", id, err)
@@ -165,6 +181,8 @@ func (w *workspace) openTree() (err error) {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
 		return w.hostError("read the workspace's id", err)
+	case len(id) != len(w.record.ID):
+		return w.hostError("read the workspace's id", errors.New("it is damaged"))
 	case string(id) != w.record.ID:
 		if err := w.discardTree(); err != nil {
 			return err
@@ -174,7 +192,7 @@ func (w *workspace) openTree() (err error) {
 		return w.hostError("make the workspace's directory", err)
 	}
 	if string(id) != w.record.ID {
-		if err := os.WriteFile(idFile, []byte(w.record.ID), 0o600); err != nil {
+		if err := writeSynced(idFile, []byte(w.record.ID)); err != nil {
 			return w.hostError("write the workspace's id", err)
 		}
 	}
@@ -182,6 +200,27 @@ func (w *workspace) openTree() (err error) {
 		Dir: filepath.Join(dir, "workspace"), Stage: filepath.Join(dir, "stage"), UID: w.uid, GID: w.gid,
 	})
 	return err
+}
+
+// writeSynced writes a small file that is there whole or not at all, also after
+// a loss of power.
+func writeSynced(path string, content []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (w *workspace) dir() string {

@@ -31,6 +31,7 @@ type run struct {
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end
+	ended   bool             // the process has been started and is over
 	verdict *mesh.Error      // set by abort: the mesh ends the command
 	limit   atomic.Pointer[string]
 }
@@ -75,6 +76,12 @@ func (x *run) signal(name string) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.process == nil && sig == syscall.SIGKILL && !x.ended {
+		if x.verdict == nil {
+			x.verdict = errCanceled
+		}
+		return nil // start looks at the verdict
+	}
 	if x.process == nil {
 		return mesh.Errorf(mesh.CodeBusy, "exec %s is not running yet, or no more; try again", x.command.ID)
 	}
@@ -93,7 +100,7 @@ func (x *run) run() {
 	result, err := x.execute()
 	final.DurationUS = time.Since(began).Microseconds()
 	x.mu.Lock()
-	x.process = nil
+	x.process, x.ended = nil, true
 	verdict := x.verdict
 	x.mu.Unlock()
 
@@ -102,6 +109,8 @@ func (x *run) run() {
 		return
 	}
 	switch {
+	case verdict == errCanceled:
+		final.ErrorCode, final.ErrorText = verdict.Code, verdict.Text
 	case verdict != nil:
 		final.ErrorCode, final.ErrorText = mesh.CodeLost, "outcome unknown: "+verdict.Text+" while the command ran"
 	case err != nil:
@@ -123,6 +132,9 @@ func (x *run) run() {
 	}
 	if err := x.log.finish(&final); err != nil {
 		x.workspace.log.Warn("exec log not finished", "exec", string(x.command.ID), "err", err)
+		x.workspace.execMu.Lock()
+		x.workspace.endless = append(x.workspace.endless, x.command.ID)
+		x.workspace.execMu.Unlock()
 		if c := mesh.CodeOf(err); c == mesh.CodeLost {
 			x.workspace.stop(mesh.AsError(err))
 		}
@@ -184,6 +196,15 @@ func (x *run) execute() (sandbox.Result, error) {
 	return result, result.Err
 }
 
+func (x *run) aborted() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.verdict == nil {
+		return nil
+	}
+	return x.verdict
+}
+
 // start starts the process unless the run was aborted meanwhile.
 func (x *run) start(stdin, stdout, stderr *os.File) (*sandbox.Process, error) {
 	c, w := x.command, x.workspace
@@ -194,6 +215,9 @@ func (x *run) start(stdin, stdout, stderr *os.File) (*sandbox.Process, error) {
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = string(a)
+	}
+	if verdict := x.aborted(); verdict != nil {
+		return nil, verdict
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

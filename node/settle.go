@@ -150,3 +150,20 @@ func endLog(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 // errNodeGone is the verdict on an exec whose owner died under it. The final
 // frame's Output is the last offset.
 var errNodeGone = mesh.Errorf(mesh.CodeLost, "outcome unknown: the node stopped while the command ran; it was not started again")
+
+// settle ends the log of an exec that has no end and that nobody runs here.
+func (n *Node) settle(ctx context.Context, req mesh.NodeSettleRequest) error {
+	n.mu.Lock()
+	w := n.workspaces[key{req.Tenant, req.Workspace}]
+	n.mu.Unlock()
+	if w == nil || mesh.Epoch(w.epoch.Load()) != req.Epoch || !w.serving.Load() {
+		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, req.Workspace)
+	}
+	w.execMu.Lock()
+	_, running := w.execs[req.ID]
+	w.execMu.Unlock()
+	if running {
+		return nil
+	}
+	return endLog(ctx, n.js, w.streams.log, w.logSubject(req.ID), req.Epoch, errNodeGone)
+}

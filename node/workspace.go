@@ -53,13 +53,18 @@ type workspace struct {
 	stopOne sync.Once
 	done    chan struct{} // closed when nothing of the tenure runs any more
 
+	changes    context.Context // of changes of the tree; ends with the tenure
+	endChanges context.CancelFunc
+
 	gate    sync.RWMutex // an answer holds it for reading; closing takes it for writing
 	closed  bool         // under gate
+	once    sync.Mutex   // guards working, and the step from there to answers
+	working map[string]*answer
 	answers *lru.Cache[string, *answer]
-	once    sync.Mutex // guards the check-and-add on answers
 
 	execMu    sync.Mutex
 	execs     map[mesh.ExecID]*run
+	endless   []mesh.ExecID // ended here, but their final frame could not be stored
 	execDone  sync.WaitGroup
 	downloads downloads
 }
@@ -74,7 +79,9 @@ type answer struct {
 
 func newWorkspace(n *Node, k key) *workspace {
 	answers, _ := lru.New[string, *answer](DefaultAnswers) // fails for a size below 1 only
+	changes, endChanges := context.WithCancel(context.Background())
 	return &workspace{
+		changes: changes, endChanges: endChanges, working: map[string]*answer{},
 		node: n, tenant: k.tenant, name: k.workspace,
 		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
 		opened:  make(chan struct{}),
@@ -102,6 +109,7 @@ func (w *workspace) stop(why *mesh.Error) {
 func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	defer close(w.done)
 	defer w.forget()
+	defer w.endChanges()
 	opening, cancel := context.WithTimeout(ctx, 2*mesh.DefaultSettle)
 	err := w.take(opening, after)
 	cancel()
@@ -121,8 +129,10 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	epoch := mesh.Epoch(w.epoch.Load())
 	w.sub, err = w.node.door.Subscribe(ctx, mesh.OwnerWildcard(w.tenant, w.name, epoch), "", w.answer)
 	if err != nil {
-		w.openErr = err
-		w.stop(mesh.Errorf(mesh.CodeUnavailable, "the door is closed"))
+		w.log.Warn("workspace not served", "err", err)
+		why := mesh.Errorf(mesh.CodeUnavailable, "node %s cannot be reached through NATS now; try again", w.node.cfg.Name)
+		w.openErr = why
+		w.stop(why)
 	} else {
 		w.serving.Store(true)
 		w.log.Info("workspace open", "epoch", uint64(epoch))
@@ -161,15 +171,21 @@ func (w *workspace) quiesce(verdict *mesh.Error) {
 			w.log.Debug("unsubscribe", "err", err)
 		}
 	}
+	w.endChanges()
+	w.abortAll(verdict) // first: a fenced owner's commands must not run on
 	w.gate.Lock()
 	w.closed = true
 	w.gate.Unlock()
+	w.abortAll(verdict) // those that an answer in the making had started
+	w.execDone.Wait()
+}
+
+func (w *workspace) abortAll(verdict *mesh.Error) {
 	w.execMu.Lock()
+	defer w.execMu.Unlock()
 	for _, x := range w.execs {
 		x.abort(verdict)
 	}
-	w.execMu.Unlock()
-	w.execDone.Wait()
 }
 
 // drain lets requests and commands finish, then gives the workspace up.
@@ -224,7 +240,7 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	case mesh.VerbExec:
 		return w.exec(ctx, req)
 	case mesh.VerbSignal:
-		return w.signal(req)
+		return w.signal(ctx, req)
 	case mesh.VerbInfo:
 		return w.info(), nil
 	default:
@@ -241,10 +257,14 @@ func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, verb string
 		return w.change(ctx, req, verb)
 	}
 	w.once.Lock()
-	a, repeat := w.answers.Get(req.ID)
-	if repeat = repeat && time.Since(a.began) < DefaultAnswerAge; !repeat {
+	a, repeat := w.working[req.ID]
+	if !repeat {
+		a, repeat = w.answers.Get(req.ID)
+		repeat = repeat && time.Since(a.began) < DefaultAnswerAge
+	}
+	if !repeat {
 		a = &answer{began: time.Now(), done: make(chan struct{})}
-		w.answers.Add(req.ID, a)
+		w.working[req.ID] = a
 	}
 	w.once.Unlock()
 	if repeat {
@@ -256,14 +276,19 @@ func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, verb string
 		}
 	}
 	a.err = mesh.Errorf(mesh.CodeInternal, "%s failed on node %s; its log has the details", verb, w.node.cfg.Name) // stands after a panic
-	defer close(a.done)
+	defer func() {
+		w.once.Lock()
+		defer w.once.Unlock()
+		delete(w.working, req.ID)
+		if a.err == nil || !mesh.AsError(a.err).RetrySafe() { // else nothing was done: a repeat shall try
+			w.answers.Add(req.ID, a)
+		}
+		close(a.done)
+	}()
 	// The caller's try may end before the work does; its repeat gets the answer.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxChange)
+	ctx, cancel := context.WithTimeout(w.changes, maxChange)
 	defer cancel()
 	a.reply, a.err = w.change(ctx, req, verb)
-	if a.err != nil && mesh.AsError(a.err).RetrySafe() {
-		w.answers.Remove(req.ID) // nothing was done: a repeat shall try
-	}
 	return a.reply, a.err
 }
 

@@ -22,6 +22,7 @@ const RecordFormat = 1
 const (
 	KindOpen    = "open"    // a tenure begins: older owners are fenced out from here on
 	KindExec    = "exec"    // an exec was claimed
+	KindMark    = "mark"    // the execs that run now: a reader of execs may begin here
 	KindDeleted = "deleted" // the workspace was removed; always the last record of its life
 )
 
@@ -32,7 +33,7 @@ type Record struct {
 	Number uint64     `json:"number"`         // place in the chain, from 1
 	Prev   uint64     `json:"prev"`           // stream sequence of the previous record; 0: there is none
 	Root   string     `json:"root"`           // hash of the previous record; "" for the first
-	Open   uint64     `json:"open,omitempty"` // stream sequence of the tenure's open record; 0 in that record itself
+	Open   uint64     `json:"open,omitempty"` // stream sequence of the tenure's open record, or last mark; 0 in such a record itself
 	ID     string     `json:"id"`             // fresh per attempt of the owner, the same in repeats of one publish
 	IDs    []string   `json:"ids,omitempty"`  // idempotency keys it answers
 	Time   time.Time  `json:"time"`
@@ -44,7 +45,7 @@ type Op struct {
 	Kind       string        `json:"kind"`
 	Node       mesh.Node     `json:"node,omitempty"`       // open: who owns now
 	Workspace  string        `json:"workspace,omitempty"`  // open, deleted: id of the workspace's record
-	Unfinished []mesh.ExecID `json:"unfinished,omitempty"` // open: execs of earlier tenures that had no final frame
+	Unfinished []mesh.ExecID `json:"unfinished,omitempty"` // open, mark: execs before it that had no final frame
 	Exec       mesh.ExecID   `json:"exec,omitempty"`       // exec
 }
 

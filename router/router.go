@@ -166,6 +166,16 @@ func (r *Router) Remove(ctx context.Context, t mesh.Tenant, w mesh.Workspace, ro
 	return err
 }
 
+// Settle asks the owner to end the log of an exec that it is not running.
+func (r *Router) Settle(ctx context.Context, t mesh.Tenant, w mesh.Workspace, route mesh.Route, id mesh.ExecID) error {
+	req := mesh.NodeSettleRequest{NodePingRequest: mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: route.Epoch}, ID: id}
+	err := r.request(ctx, mesh.NodeSubject(route.Node, mesh.VerbNodeSettle), req, nil)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return mesh.Errorf(mesh.CodeUnavailable, "node %s is not running", route.Node)
+	}
+	return err
+}
+
 func (r *Router) request(ctx context.Context, subject string, args, reply any) error {
 	m, err := mesh.NewRequest(subject, "", "", args, nil)
 	if err != nil {

@@ -1,0 +1,205 @@
+package objstore_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const (
+	exec1   = mesh.ExecID("018bcfe5-6800-7abc-9def-0123456789ab")
+	subject = "int.v1.journal.00.acme.repo"
+)
+
+func goldenRecord() *objstore.Record {
+	return &objstore.Record{
+		Epoch: 41, Number: 7, Prev: 1234, Root: "00ff", Open: 1200, ID: "4b7b0d3e-4d0c-4a3a-9f0e-6f6d2a1c9b10",
+		IDs: []string{"a", "b"}, Time: time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC),
+		Ops: []objstore.Op{
+			{Kind: objstore.KindOpen, Node: "n3", Workspace: "w-id", Unfinished: []mesh.ExecID{exec1}},
+			{Kind: objstore.KindExec, Exec: exec1},
+			{Kind: objstore.KindExec, Exec: exec1},
+			{Kind: objstore.KindDeleted, Workspace: "w-id"},
+		},
+	}
+}
+
+// TestRecordGolden holds the bytes that stored journals have: they must stay
+// readable, and written the same as long as RecordFormat does not change.
+func TestRecordGolden(t *testing.T) {
+	path := filepath.Join("testdata", "record.golden")
+	m, hash, err := goldenRecord().Message(subject)
+	require.NoError(t, err)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, m.Data, 0o644))
+	}
+	golden, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(golden), string(m.Data))
+	require.Equal(t, byte(objstore.RecordFormat), golden[0])
+	sum := sha256.Sum256(golden)
+	require.Equal(t, hex.EncodeToString(sum[:]), hash)
+
+	got, err := objstore.DecodeRecord(1240, golden)
+	require.NoError(t, err)
+	require.Equal(t, &objstore.StoredRecord{Record: *goldenRecord(), Sequence: 1240, Hash: hash}, got)
+}
+
+func TestRecordHeaders(t *testing.T) {
+	m, _, err := goldenRecord().Message(subject)
+	require.NoError(t, err)
+	require.Equal(t, subject, m.Subject)
+	require.Equal(t, nats.Header{
+		mesh.HeaderEpoch: {"41"}, mesh.HeaderNumber: {"7"}, mesh.HeaderPrev: {"1234"}, mesh.HeaderRoot: {"00ff"},
+		mesh.HeaderRecord: {"4b7b0d3e-4d0c-4a3a-9f0e-6f6d2a1c9b10"}, mesh.HeaderIDs: {"a,b"}, mesh.HeaderKind: {"open,exec,deleted"},
+	}, m.Header)
+
+	first := objstore.Record{Epoch: 1, Number: 1, ID: "x", Ops: []objstore.Op{{Kind: objstore.KindOpen}}}
+	m, _, err = first.Message(subject)
+	require.NoError(t, err)
+	require.Equal(t, "0", m.Header.Get(mesh.HeaderPrev), "the first record says that nothing is before it")
+	require.NotContains(t, m.Header, mesh.HeaderRoot)
+	require.NotContains(t, m.Header, mesh.HeaderIDs)
+}
+
+func TestRecordHas(t *testing.T) {
+	r := goldenRecord()
+	require.True(t, r.Has(objstore.KindDeleted))
+	require.False(t, r.Has("write"))
+	require.False(t, new(objstore.Record).Has(""))
+}
+
+func drawRecord(r *rapid.T) *objstore.Record {
+	record := &objstore.Record{
+		Epoch: mesh.Epoch(rapid.Uint64().Draw(r, "epoch")), Number: rapid.Uint64().Draw(r, "number"), Prev: rapid.Uint64().Draw(r, "prev"),
+		Root: rapid.String().Draw(r, "root"), Open: rapid.Uint64().Draw(r, "open"), ID: rapid.String().Draw(r, "id"),
+		Time: time.Unix(0, rapid.Int64Min(0).Draw(r, "time")).UTC(),
+	}
+	for range rapid.IntRange(0, 3).Draw(r, "ids") {
+		record.IDs = append(record.IDs, rapid.String().Draw(r, "key"))
+	}
+	for range rapid.IntRange(0, 3).Draw(r, "ops") {
+		record.Ops = append(record.Ops, objstore.Op{
+			Kind:      rapid.SampledFrom([]string{objstore.KindOpen, objstore.KindExec, objstore.KindDeleted, "later"}).Draw(r, "kind"),
+			Node:      mesh.Node(rapid.String().Draw(r, "node")),
+			Workspace: rapid.String().Draw(r, "workspace"),
+			Exec:      mesh.ExecID(rapid.String().Draw(r, "exec")),
+		})
+	}
+	return record
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		record := drawRecord(r)
+		m, hash, err := record.Message(subject)
+		require.NoError(r, err)
+		got, err := objstore.DecodeRecord(9, m.Data)
+		require.NoError(r, err)
+		require.Equal(r, *record, got.Record)
+		require.Equal(r, hash, got.Hash)
+		require.Equal(r, uint64(9), got.Sequence)
+	})
+}
+
+// TestHashChain: whatever byte of a record changes, the next one's Root no
+// longer fits, or the record cannot be read at all.
+func TestHashChain(t *testing.T) {
+	first := goldenRecord()
+	m, hash, err := first.Message(subject)
+	require.NoError(t, err)
+	second := objstore.Record{Epoch: 41, Number: 8, Prev: 1240, Root: hash, ID: "y"}
+	next, secondHash, err := second.Message(subject)
+	require.NoError(t, err)
+	require.NotEqual(t, hash, secondHash)
+
+	a, err := objstore.DecodeRecord(1240, m.Data)
+	require.NoError(t, err)
+	b, err := objstore.DecodeRecord(1241, next.Data)
+	require.NoError(t, err)
+	require.Equal(t, a.Hash, b.Root)
+	require.Equal(t, a.Sequence, b.Prev)
+	for i := range m.Data {
+		altered := append([]byte(nil), m.Data...)
+		altered[i] ^= 1
+		got, err := objstore.DecodeRecord(1240, altered)
+		if err == nil {
+			require.NotEqual(t, b.Root, got.Hash, "byte %d", i)
+		}
+	}
+	again, againHash, err := first.Message(subject)
+	require.NoError(t, err)
+	require.Equal(t, m, again, "a repeat of one publish is the same message")
+	require.Equal(t, hash, againHash)
+}
+
+func TestDecodeRecordRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+	}{
+		{"empty", ""},
+		{"format only", "\x01"},
+		{"next format", "\x02{}"},
+		{"format zero", "\x00{}"},
+		{"no format", `{"epoch":1}`},
+		{"cut short", "\x01" + `{"epoch":41,"num`},
+		{"something after it", "\x01" + `{"epoch":41}{}`},
+		{"list", "\x01[]"},
+		{"text", "\x01" + `"x"`},
+		{"negative epoch", "\x01" + `{"epoch":-1}`},
+		{"wrong type", "\x01" + `{"ops":{}}`},
+		{"bytes", "\x01\xff\xfe"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := objstore.DecodeRecord(7, []byte(c.in))
+			require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err))
+			require.Contains(t, err.Error(), "record 7")
+			require.Nil(t, got)
+		})
+	}
+	got, err := objstore.DecodeRecord(7, []byte("\x01"+`{"epoch":3,"later":{"x":1},"ops":[{"kind":"later","what":1}]}`))
+	require.NoError(t, err, "fields of a newer program are ignored")
+	require.Equal(t, mesh.Epoch(3), got.Epoch)
+	require.True(t, got.Has("later"))
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	m, _, err := goldenRecord().Message(subject)
+	require.NoError(f, err)
+	f.Add(m.Data)
+	f.Add(m.Data[:len(m.Data)/2])
+	f.Add([]byte("\x01null"))
+	f.Add([]byte("\x02{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := objstore.DecodeRecord(1, b)
+		if err != nil {
+			require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err))
+			return
+		}
+		m, _, err := got.Message(subject)
+		if err != nil {
+			return // a year that JSON cannot hold
+		}
+		again, err := objstore.DecodeRecord(1, m.Data)
+		require.NoError(t, err)
+		require.Equal(t, got.Epoch, again.Epoch)
+		require.Equal(t, got.Number, again.Number)
+		require.Equal(t, got.Prev, again.Prev)
+		require.Equal(t, got.Root, again.Root)
+		require.Len(t, again.Ops, len(got.Ops))
+	})
+}

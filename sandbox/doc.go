@@ -1,0 +1,30 @@
+// Package sandbox runs one command inside one directory, and reads and writes
+// files below one directory, for a tenant that is not trusted.
+//
+// A [Runner] starts commands. Its driver is chosen once, by a canary that ran
+// in the full profile: bwrap (kernel isolation through bubblewrap), software
+// (an own user id and limits, no kernel isolation) or none. software and none
+// are used only when they are named; where the asked isolation is impossible
+// nothing is started.
+//
+// What every driver guarantees: the command sees descriptors 0, 1 and 2 and no
+// others; its environment is the defaults and [Spec].Env, nothing of ours; a
+// command that cannot be found or run ends with 127 or 126 and a message on its
+// own stderr, as under a shell; a sandbox that cannot be set up is an error and
+// never a command's status; and the end of the command is the end of every
+// process it started (for drivers software and none this needs a cgroup, hence
+// root: without one a process that left the command's POSIX session survives).
+//
+// What bwrap adds, as root: user and group of the tenant on the host before
+// bubblewrap is even started, an own instance of every namespace, no
+// capabilities, no further user namespaces, a system-call allow-list, a
+// read-only system, and nothing of the host's files but that system and the one
+// directory. An ordinary user gets the same walls but one host uid for all
+// tenants, and resource limits per process instead of per command.
+//
+// Commands are forked by one operating-system thread that lives as long as the
+// Runner. It has a mount namespace of its own, in which the tree of each command
+// is mounted at a short path that any uid may traverse, so that a tree works
+// wherever it lies; and the kernel's parent-death signal, which follows the
+// forking thread and not the process, cannot fire early.
+package sandbox

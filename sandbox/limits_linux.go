@@ -1,0 +1,392 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits values of Level, the strongest first.
+const (
+	limitsCgroup2 = "cgroup2"
+	limitsCgroup1 = "cgroup1"
+	limitsRlimit  = "rlimit"
+)
+
+// groupPrefix starts the name of every cgroup of ours. A dot follows the state
+// id, which has none itself, so that no state id is the beginning of another's.
+const groupPrefix = "wsmesh."
+
+// goneWait bounds the wait for killed processes to leave the kernel's tables; a
+// process in an uninterruptible call can exceed it.
+const goneWait = 10 * time.Second
+
+// limiter makes one cgroup per command. Where that is not possible, kind is
+// limitsRlimit and its groups do nothing.
+type limiter struct {
+	kind   string
+	reason string // why kind is not a better one
+	prefix string
+	next   atomic.Uint64
+
+	// The directories that we ourselves are in, below which groups are made:
+	// one with v2, one per hierarchy with v1.
+	homes map[string]string
+}
+
+// newLimiter chooses what the host offers us. stateID is part of the names.
+func newLimiter(stateID string, root bool) *limiter {
+	l := &limiter{kind: limitsRlimit, prefix: groupPrefix + stateID + "."}
+	if !root {
+		l.reason = "an ordinary user has no cgroup of its own: limits hold per process"
+		return l
+	}
+	host, err := readCgroups()
+	if err != nil {
+		l.reason = fmt.Sprintf("cgroups: %v", err)
+		return l
+	}
+	failed2 := l.useUnified(host)
+	if failed2 == nil {
+		return l
+	}
+	failed1 := l.useHierarchies(host)
+	if failed1 == nil {
+		return l
+	}
+	l.reason = fmt.Sprintf("no usable cgroups: v2: %v; v1: %v", failed2, failed1)
+	return l
+}
+
+// useUnified chooses v2 if memory and pids can be limited there.
+func (l *limiter) useUnified(host *cgroups) error {
+	home, err := host.own("")
+	if err != nil {
+		return err
+	}
+	if err := delegate(home, l.prefix+"own"); err != nil {
+		return err
+	}
+	l.kind, l.homes = limitsCgroup2, map[string]string{"": home}
+	return l.try()
+}
+
+// useHierarchies chooses v1 if memory and pids can be limited there. cpuacct
+// is for the account only and may be missing.
+func (l *limiter) useHierarchies(host *cgroups) error {
+	homes := make(map[string]string)
+	for _, controller := range []string{"memory", "pids", "cpuacct"} {
+		home, err := host.own(controller)
+		if err != nil && controller != "cpuacct" {
+			return err
+		}
+		if err == nil {
+			homes[controller] = home
+		}
+	}
+	l.kind, l.homes = limitsCgroup1, homes
+	return l.try()
+}
+
+// try makes and removes one group, so that a read-only or undelegated hierarchy
+// is found out now.
+func (l *limiter) try() error {
+	g, err := l.open(DefaultMemoryBytes, DefaultPids)
+	if err == nil {
+		err = g.remove()
+	}
+	if err != nil {
+		l.kind, l.homes = limitsRlimit, nil
+	}
+	return err
+}
+
+// open makes the group of one command.
+func (l *limiter) open(memory int64, pids int) (*group, error) {
+	g := &group{kind: l.kind, homes: l.homes, dirs: make(map[string]string)}
+	if l.kind == limitsRlimit {
+		return g, nil
+	}
+	name := l.prefix + strconv.Itoa(os.Getpid()) + "." + strconv.FormatUint(l.next.Add(1), 10)
+	for controller, home := range l.homes {
+		dir := filepath.Join(home, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return nil, errors.Join(fmt.Errorf("make a cgroup: %w", err), g.remove())
+		}
+		g.dirs[controller] = dir
+	}
+	if err := g.limit(memory, pids); err != nil {
+		return nil, errors.Join(err, g.remove())
+	}
+	return g, nil
+}
+
+// group is the cgroups of one command, by v1 controller ("" with v2).
+type group struct {
+	kind  string
+	homes map[string]string
+	dirs  map[string]string
+	fd    *os.File // v2, while the command is being forked
+}
+
+func (g *group) limit(memory int64, pids int) error {
+	size, count := strconv.FormatInt(memory, 10), strconv.Itoa(pids)
+	if g.kind == limitsCgroup2 {
+		dir := g.dirs[""]
+		return errors.Join(
+			set(dir, "memory.max", size),
+			setIfThere(dir, "memory.swap.max", "0"),
+			set(dir, "pids.max", count),
+		)
+	}
+	// Memory before memory plus swap: the second may never be below the first.
+	return errors.Join(
+		set(g.dirs["memory"], "memory.limit_in_bytes", size),
+		setIfThere(g.dirs["memory"], "memory.memsw.limit_in_bytes", size),
+		set(g.dirs["pids"], "pids.max", count),
+	)
+}
+
+// enter puts the command that is about to be forked into the group: through the
+// clone with v2, and with v1 by moving the forking thread, which costs no lock
+// in the kernel and leaves no moment in which the command is outside.
+func (g *group) enter(l *launch) error {
+	if g.kind == limitsCgroup2 {
+		fd, err := os.OpenFile(g.dirs[""], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open the cgroup: %w", err)
+		}
+		g.fd = fd
+		l.sys.UseCgroupFD, l.sys.CgroupFD = true, int(fd.Fd())
+		return nil
+	}
+	for _, dir := range g.dirs {
+		if err := set(dir, "tasks", "0"); err != nil {
+			return fmt.Errorf("enter the cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// leave takes the forking thread back home.
+func (g *group) leave() error {
+	if g.kind == limitsCgroup2 {
+		if g.fd == nil {
+			return nil
+		}
+		return g.fd.Close()
+	}
+	var all error
+	for controller := range g.dirs {
+		if err := set(g.homes[controller], "tasks", "0"); err != nil {
+			all = errors.Join(all, fmt.Errorf("leave the cgroup: %w", err))
+		}
+	}
+	return all
+}
+
+// kill ends every process in the group and returns when none is left.
+func (g *group) kill() error {
+	dirs := make([]string, 0, len(g.dirs))
+	for _, dir := range g.dirs {
+		dirs = append(dirs, dir)
+	}
+	return killAll(dirs)
+}
+
+// killAll forbids new processes where that is possible, which makes the loop
+// end against a fork bomb, and kills until all dirs are empty. A thread of our
+// own process is never a reason to kill it.
+func killAll(dirs []string) error {
+	deadline := time.Now().Add(goneWait)
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		left := 0
+		for _, dir := range dirs {
+			pids, err := members(dir)
+			if err != nil {
+				return err
+			}
+			left += len(pids)
+			if len(pids) > 0 {
+				// Either may be missing: pids.max outside the pids controller,
+				// cgroup.kill outside v2.
+				_ = set(dir, "pids.max", "0")
+				_ = set(dir, "cgroup.kill", "1")
+			}
+			for _, pid := range pids {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		switch {
+		case left == 0:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("%d processes outlive SIGKILL", left)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// members lists the processes of a cgroup but our own, which can be there for
+// the moment in which the spawner forks.
+func members(dir string) ([]int, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a cgroup: %w", err)
+	}
+	var pids []int
+	for _, word := range bytes.Fields(text) {
+		pid, err := strconv.Atoi(string(word))
+		if err == nil && pid > 0 && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// remove deletes the empty cgroups of the group. The kernel counts a process a
+// moment longer than it lives, hence the patience.
+func (g *group) remove() error {
+	var all error
+	for _, dir := range g.dirs {
+		all = errors.Join(all, removeGroup(dir))
+	}
+	return all
+}
+
+func removeGroup(dir string) error {
+	deadline := time.Now().Add(goneWait)
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil || errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EINTR) || time.Now().After(deadline):
+			return fmt.Errorf("remove a cgroup: %w", err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// account fills in what the group knows about an ended command. A file that is
+// missing or unreadable leaves its fields as they are.
+func (g *group) account(r *Result) {
+	switch g.kind {
+	case limitsCgroup2:
+		dir := g.dirs[""]
+		r.Limit = limitMet(counter(dir, "memory.events", "oom_kill"), counter(dir, "pids.events", "max"))
+		cpu := func(key string) time.Duration {
+			return time.Duration(counter(dir, "cpu.stat", key)) * time.Microsecond
+		}
+		r.User, r.System = cpu("user_usec"), cpu("system_usec")
+		r.MaxRSS = counter(dir, "memory.peak", "")
+	case limitsCgroup1:
+		r.Limit = limitMet(
+			counter(g.dirs["memory"], "memory.oom_control", "oom_kill"),
+			counter(g.dirs["pids"], "pids.events", "max"),
+		)
+		r.MaxRSS = counter(g.dirs["memory"], "memory.max_usage_in_bytes", "")
+		if dir, ok := g.dirs["cpuacct"]; ok {
+			r.User = time.Duration(counter(dir, "cpuacct.usage_user", ""))
+			r.System = time.Duration(counter(dir, "cpuacct.usage_sys", ""))
+		}
+	}
+}
+
+// limitMet names the limit that shaped the end of a command: a command that is
+// killed for its memory may also have been refused processes.
+func limitMet(oomKills, refusedForks int64) string {
+	switch {
+	case oomKills > 0:
+		return LimitMemory
+	case refusedForks > 0:
+		return LimitPids
+	}
+	return ""
+}
+
+// counter reads "KEY N" lines, or a lone number with key "". 0 if it is missing.
+func counter(dir, name, key string) int64 {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if key != "" && len(words) > 0 && words[0] == key {
+			words = words[1:]
+		}
+		if len(words) == 1 {
+			if n, err := strconv.ParseInt(words[0], 10, 64); err == nil {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
+func set(dir, name, value string) error {
+	// No O_CREAT: a controller that is not there must not become a plain file.
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("set %s: %w", name, errors.Unwrap(err))
+	}
+	_, err = f.WriteString(value)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+func setIfThere(dir, name, value string) error {
+	err := set(dir, name, value)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// delegate makes the memory and pids controllers available below home. v2 does
+// not allow that beside processes, so if we are alone in home we move into a
+// leaf of our own.
+func delegate(home, leaf string) error {
+	enabled := func() bool {
+		on, err := os.ReadFile(filepath.Join(home, "cgroup.subtree_control"))
+		words := strings.Fields(string(on))
+		return err == nil && slices.Contains(words, "memory") && slices.Contains(words, "pids")
+	}
+	if enabled() {
+		return nil
+	}
+	err := set(home, "cgroup.subtree_control", "+memory +pids")
+	if err == nil || !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	others, err := members(home)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%d other processes share our cgroup", len(others))
+	}
+	dir := filepath.Join(home, leaf)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make a cgroup for ourselves: %w", err)
+	}
+	if err := set(dir, "cgroup.procs", "0"); err != nil {
+		return err
+	}
+	return set(home, "cgroup.subtree_control", "+memory +pids")
+}

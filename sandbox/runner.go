@@ -1,0 +1,145 @@
+package sandbox
+
+import (
+	"log/slog"
+	"os"
+	"time"
+)
+
+// Isolation values of Config.
+const (
+	IsolationAuto     = "auto"     // bwrap, or no commands at all
+	IsolationBwrap    = "bwrap"    // kernel isolation through bubblewrap
+	IsolationSoftware = "software" // own uid and limits, no kernel isolation
+	IsolationNone     = "none"     // a plain process under our own uid
+)
+
+// Net values of Spec.
+const (
+	NetNone = "none" // an own, empty network with a loopback device
+	NetFull = "full" // the host's network
+)
+
+// Limits of a Spec that names none.
+const (
+	// DefaultMemoryBytes lets a linker or a bundler of a large project finish
+	// while a node of 16 GiB still carries several commands at once.
+	DefaultMemoryBytes = 2 << 30
+	// DefaultPids is well above a parallel build or test run on a large
+	// machine; a fork bomb reaches it in milliseconds.
+	DefaultPids = 512
+)
+
+// Fixed properties of a command.
+const (
+	// DefaultFiles is RLIMIT_NOFILE, soft and hard: what servers and bundlers
+	// ask for, small enough that programs which close every possible
+	// descriptor stay fast.
+	DefaultFiles = 65536
+	// DefaultTmpBytes bounds /tmp: a build of a large Go program keeps its
+	// object files there. It counts against the command's memory.
+	DefaultTmpBytes = 1 << 30
+	// DefaultShmBytes bounds /dev/shm.
+	DefaultShmBytes = 256 << 20
+	// MaxArgBytes bounds one argument or variable: the kernel's limit for a
+	// string is 32 pages with its terminating zero.
+	MaxArgBytes = 128<<10 - 1
+	// MaxArgsBytes bounds all arguments and variables together: half of what
+	// the kernel takes with its usual stack limit of 8 MiB.
+	MaxArgsBytes = 1 << 20
+)
+
+// DefaultTenantBase is the first host id given to a tenant: above every range
+// that systemd assigns (the last one ends at 1,879,048,191) and, for 147 million
+// tenants, below 2^31, where programs that keep ids in signed integers go wrong.
+const DefaultTenantBase = 2_000_000_000
+
+// Limit values of Result.
+const (
+	LimitMemory = "memory"
+	LimitPids   = "pids"
+)
+
+// Config says how a Runner isolates commands. The zero value is useful.
+type Config struct {
+	// Isolation is auto, bwrap, software or none; "" is auto.
+	Isolation string
+	// Log receives what an operator should act on; nil discards it.
+	Log *slog.Logger
+	// StateID names the data directory, 1 to 64 characters of [A-Za-z0-9_-].
+	// Cgroups carry it, and New removes those a dead predecessor of the same
+	// StateID left, with the processes in them: no two live Runners may share
+	// one. "" makes a random one, and nothing is swept.
+	StateID string
+}
+
+// Level is what a Runner achieves on this host.
+type Level struct {
+	Driver  string `json:"driver"`  // bwrap, software or none; "" when commands are refused
+	Uids    bool   `json:"uids"`    // each tenant has host ids of its own
+	Seccomp bool   `json:"seccomp"` // a system-call allow-list is in force
+	Limits  string `json:"limits"`  // cgroup2, cgroup1 or rlimit
+	Reason  string `json:"reason"`  // why it is not more, for an operator
+}
+
+// Spec is one command. The caller keeps and closes every *os.File in it, and may
+// do so as soon as Start has returned.
+type Spec struct {
+	// Root is the directory the command works in, open with O_PATH or O_RDONLY.
+	// The directory that is open is used, whatever its path names by now.
+	Root *os.File
+	// Mount is where the command sees Root: /workspace or a path below it.
+	// Drivers software and none have no such place and use the real directory.
+	Mount string
+	// Dir is the working directory as the command sees it, Mount or below; ""
+	// is Mount.
+	Dir string
+	// Argv is the program, looked up in PATH if it has no slash, and its
+	// arguments.
+	Argv []string
+	// Env is K=V, added to HOME (Mount), PATH and LANG; a later one wins.
+	Env []string
+	// Stdin, Stdout and Stderr are pipe ends; nil is /dev/null. A file other
+	// than a pipe would show its path to the command.
+	Stdin, Stdout, Stderr *os.File
+	// UID and GID are the host ids of the tenant, from TenantIDs. They are used
+	// when we are root, and then 0 is refused.
+	UID, GID int
+	// Net is none or full; "" is none. Drivers software and none always have
+	// the host's network.
+	Net string
+	// MemoryBytes bounds the memory of all processes of the command together
+	// (of each of them where Level.Limits is rlimit); 0 is DefaultMemoryBytes.
+	MemoryBytes int64
+	// Pids bounds the number of its processes and threads; 0 is DefaultPids.
+	Pids int
+}
+
+// Result is how a command ended. All of it but Limit and Err is under the
+// tenant's control: fit to be shown, never to decide on.
+type Result struct {
+	// Code is the exit status, or 128+s after signal s.
+	Code int
+	// Signal is the name of the signal that ended the command, such as
+	// "SIGKILL"; "" if it exited, and where the driver cannot tell.
+	Signal string
+	// Limit is LimitMemory or LimitPids when that limit was met, whatever the
+	// status; "" otherwise, and where Level.Limits is rlimit.
+	Limit string
+	// User and System are processor time of the whole tree; 0 where the host
+	// gives no account (bwrap without cgroups).
+	User, System time.Duration
+	// MaxRSS is the peak memory in bytes: of the tree with cgroups, page cache
+	// included, else of its largest process; 0 where the host does not say.
+	MaxRSS int64
+	// Err is set when the sandbox failed and not the command.
+	Err error
+}
+
+// TenantIDs returns the host uid and gid of a tenant's number. Number 0 is the
+// canary's. Numbers must stay below 147,483,648: Start refuses ids of 2^31 and
+// above.
+func TenantIDs(number uint32) (uid, gid int) {
+	id := DefaultTenantBase + int(number)
+	return id, id
+}

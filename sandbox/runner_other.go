@@ -1,0 +1,51 @@
+//go:build !linux
+
+package sandbox
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const onlyLinux = "commands run on Linux nodes only; point this client at a mesh with a Linux node"
+
+// Runner refuses every command: only Linux hosts can run them.
+type Runner struct{}
+
+// New returns a Runner that refuses every command, or CodeUnsupported when an
+// isolation is named.
+func New(_ context.Context, cfg Config) (*Runner, error) {
+	if cfg.Isolation != "" && cfg.Isolation != IsolationAuto {
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "isolation %s: %s", cfg.Isolation, onlyLinux)
+	}
+	return &Runner{}, nil
+}
+
+// Level says that commands are refused.
+func (r *Runner) Level() Level { return Level{Reason: onlyLinux} }
+
+// Start returns CodeUnsupported.
+func (r *Runner) Start(context.Context, *Spec) (*Process, error) {
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}
+
+// Close does nothing.
+func (r *Runner) Close() error { return nil }
+
+// Process is never made here.
+type Process struct{}
+
+// Wait returns at once.
+func (p *Process) Wait() Result {
+	return Result{Err: mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)}
+}
+
+// Kill does nothing.
+func (p *Process) Kill() {}
+
+// Signal returns CodeUnsupported.
+func (p *Process) Signal(syscall.Signal) error {
+	return mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}

@@ -1,0 +1,256 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// start is Start with plain errors and what the sandbox said when it failed.
+func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said string, err error) {
+	spec, err := r.complete(given)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := r.begin(); err != nil {
+		return nil, "", err
+	}
+	p = &Process{runner: r, done: make(chan struct{}), leaderFD: -1}
+	defer func() {
+		if err != nil {
+			if p.wasKilled() {
+				err = errEnding()
+			}
+			said = p.abandon()
+			p = nil
+		}
+	}()
+	if p.group, err = r.limiter.open(spec.MemoryBytes, spec.Pids+r.driver.reserve()); err != nil {
+		return p, "", err
+	}
+	if r.mounts {
+		if p.mounted, err = r.spawner.mount(ctx, spec.Root); err != nil {
+			return p, "", err
+		}
+	}
+	if err = r.fork(ctx, p, spec); err != nil {
+		return p, "", err
+	}
+	p.gate.close()
+	go p.watch()
+	return p, "", nil
+}
+
+// abandon undoes a start, as far as it came, and returns what the sandbox said.
+func (p *Process) abandon() (said string) {
+	if p.gate != nil {
+		p.gate.shut()
+	}
+	if p.child != nil {
+		p.endUnbegun()
+		p.watch()
+	} else {
+		err := p.release()
+		if p.group != nil {
+			err = errors.Join(err, p.group.remove())
+		}
+		if err != nil {
+			p.runner.log.Warn("a failed start was not cleaned up after", "err", err)
+		}
+		p.runner.started.Done()
+	}
+	if p.gate != nil {
+		said = p.gate.said()
+		p.gate.close()
+	}
+	return said
+}
+
+// endUnbegun ends a child that did not come to its command. Where a cgroup does
+// not hold all of it, the shut gate has to: bubblewrap killed half-way leaves
+// processes behind, and nothing it can do before the gate takes long.
+func (p *Process) endUnbegun() {
+	if p.isLed() {
+		p.Kill()
+		return
+	}
+	if p.group.kind != limitsRlimit {
+		if err := p.group.kill(); err != nil {
+			p.runner.log.Warn("a failed start did not end", "err", err)
+		}
+		return
+	}
+	time.AfterFunc(goneWait, func() { _ = p.child.Kill() })
+}
+
+// fork starts the child and brings it to the command's first instruction.
+func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
+	gate, files, err := newGate(spec)
+	if err != nil {
+		return err
+	}
+	p.gate = gate
+	limits, err := r.rlimits(spec)
+	if err != nil {
+		return err
+	}
+	prep, err := r.driver.compose(spec, &setting{files: files, at: p.mounted, limits: limits})
+	if err != nil {
+		return err
+	}
+	defer prep.discard()
+	if r.level.Uids {
+		// An empty list of groups, not none: ours must go.
+		prep.launch.sys.Credential = &credential{Uid: uint32(spec.UID), Gid: uint32(spec.GID), Groups: []uint32{}}
+	}
+	if p.child, err = r.spawner.fork(ctx, prep.launch, p.group); err != nil {
+		return err
+	}
+	r.track(p)
+	gate.forked()
+	if err := gate.wait(ctx); err != nil {
+		return err
+	}
+	leader, err := r.driver.leader(p.child.Pid)
+	if err != nil {
+		return fmt.Errorf("find the sandbox's first process: %w", err)
+	}
+	if err := p.lead(leader); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return gate.open()
+}
+
+// rlimits are shell commands that bind the shell at the gate, and so all it
+// becomes and starts. It does that itself because limiting another user's
+// process takes CAP_SYS_RESOURCE, which containers rarely have even as root; for
+// the same reason no limit is raised.
+func (r *Runner) rlimits(spec *Spec) (string, error) {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return "", fmt.Errorf("read a limit: %w", err)
+	}
+	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", min(DefaultFiles, files.Max))
+	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
+		return script, nil
+	}
+	// Not the address space: runtimes reserve far more than they use.
+	script += fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
+	if r.level.Uids || r.level.Driver == IsolationBwrap {
+		// Outside a user namespace the count is of all processes of the host
+		// user, whose desktop alone may have more. Shells disagree on the letter.
+		script += fmt.Sprintf("if (ulimit -u %[1]d) 2>/dev/null; then ulimit -u %[1]d; else ulimit -p %[1]d; fi || exit 126; ",
+			spec.Pids+r.driver.reserve())
+	}
+	return script, nil
+}
+
+// complete checks a Spec and returns a copy with every default in place. Its
+// first variable is HOME, if the caller gave none.
+func (r *Runner) complete(given *Spec) (*Spec, error) {
+	spec := *given
+	if spec.Root == nil {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: no directory")
+	}
+	if spec.Dir == "" {
+		spec.Dir = spec.Mount
+	}
+	switch {
+	case !checkMount(spec.Mount):
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: mount %q is not a clean path at or below %s", spec.Mount, mesh.WorkspaceRoot)
+	case !checkDir(spec.Mount, spec.Dir):
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: working directory %q is outside %s", spec.Dir, spec.Mount)
+	case spec.Net != "" && spec.Net != NetNone && spec.Net != NetFull:
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: network %q: want none or full", spec.Net)
+	case spec.MemoryBytes < 0 || spec.Pids < 0:
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: a limit is negative")
+	case r.level.Uids && (!tenantID(spec.UID) || !tenantID(spec.GID)):
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: not the host ids of a tenant")
+	}
+	spec.Dir = path.Clean(spec.Dir)
+	if spec.MemoryBytes == 0 {
+		spec.MemoryBytes = DefaultMemoryBytes
+	}
+	if spec.Pids == 0 {
+		spec.Pids = DefaultPids
+	}
+	spec.Env = environment(spec.Mount, given.Env)
+	return &spec, checkWords(spec.Argv, spec.Env)
+}
+
+func tenantID(id int) bool { return id > 0 && id <= math.MaxInt32 }
+
+// environment is the defaults and extra, one entry per name, the last one wins.
+func environment(home string, extra []string) []string {
+	all := append([]string{"HOME=" + home, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}, extra...)
+	at := make(map[string]int, len(all))
+	list := all[:0:0]
+	for _, kv := range all {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[name]; ok {
+			list[i] = kv
+			continue
+		}
+		at[name] = len(list)
+		list = append(list, kv)
+	}
+	return list
+}
+
+// checkWords refuses what no process can be started with.
+func checkWords(argv, env []string) error {
+	if len(argv) == 0 {
+		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")
+	}
+	total := 0
+	for i, word := range append(append([]string{}, argv...), env...) {
+		total += len(word) + 1
+		switch {
+		case strings.ContainsRune(word, 0):
+			return mesh.Errorf(mesh.CodeInvalid, "exec: an argument or variable contains a zero byte")
+		case len(word) > MaxArgBytes:
+			return mesh.Errorf(mesh.CodeTooLarge, "exec: an argument or variable is over %d bytes; pass it through a file or stdin", MaxArgBytes)
+		case i >= len(argv) && strings.IndexByte(word, '=') < 1:
+			return mesh.Errorf(mesh.CodeInvalid, "exec: variable %q is not NAME=VALUE", word)
+		}
+	}
+	if total > MaxArgsBytes {
+		return mesh.Errorf(mesh.CodeTooLarge, "exec: arguments and variables are over %d bytes together; pass them through a file or stdin", MaxArgsBytes)
+	}
+	return nil
+}
+
+// translate gives a failed start its code. Bubblewrap reports only in words, so
+// the one failure that is the caller's is known by them.
+func translate(ctx context.Context, spec *Spec, err error, said string) *mesh.Error {
+	below := spec.Dir != "" && path.Clean(spec.Dir) != spec.Mount
+	chdir := strings.Contains(said, "Can't chdir to")
+	switch {
+	case ctx.Err() != nil:
+		return mesh.Errorf(mesh.CodeOf(ctx.Err()), "exec: the sandbox was not up in time; nothing was run")
+	case errors.Is(err, unix.E2BIG):
+		return mesh.Errorf(mesh.CodeTooLarge, "exec: arguments and variables are too long")
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
+		return mesh.Errorf(mesh.CodeBusy, "exec: the node is out of processes or memory")
+	case errors.Is(err, os.ErrClosed):
+		return errEnding()
+	case below && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) ||
+		chdir && (strings.Contains(said, "No such file") || strings.Contains(said, "Not a directory"))):
+		return mesh.Errorf(mesh.CodeNotFound, "exec: working directory %q does not exist", spec.Dir)
+	case below && (errors.Is(err, unix.EACCES) || chdir):
+		return mesh.Errorf(mesh.CodeDenied, "exec: working directory %q cannot be entered", spec.Dir)
+	}
+	return mesh.Errorf(mesh.CodeInternal, "exec: the sandbox could not be set up; the node's log says why")
+}

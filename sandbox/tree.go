@@ -1,0 +1,88 @@
+package sandbox
+
+import (
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Bounds of a Tree.
+const (
+	// MaxListPage is the most entries one List returns: at 255-byte names a
+	// page stays below the wire's 512 KiB.
+	MaxListPage = 1000
+	// MaxStages is how many staged writes a Tree keeps open: each holds one
+	// descriptor and its bytes on disk.
+	MaxStages = 64
+	// DefaultStageIdle is how long a staged write may rest before it is
+	// dropped: long enough for a client to find another node and go on.
+	DefaultStageIdle = 10 * time.Minute
+	// DefaultTarEntries and DefaultTarBytes bound one extraction.
+	DefaultTarEntries = 1_000_000
+	DefaultTarBytes   = 16 << 30
+)
+
+// The values of Info.Type.
+const (
+	TypeFile    = "file"
+	TypeDir     = "dir"
+	TypeSymlink = "symlink"
+	TypeFifo    = "fifo"
+	TypeSocket  = "socket"
+	TypeDevice  = "device"
+)
+
+// TreeConfig says where a workspace's directory is. Dir and Stage are required.
+type TreeConfig struct {
+	// Dir is the workspace directory. It is made with mode 0700 and owned by
+	// UID and GID if it is missing.
+	Dir string
+	// Stage holds content on its way into Dir and what was removed from it, so
+	// it is on the same file system and neither contains the other. No tenant
+	// may reach it. It is made with mode 0700, belongs to one open Tree at a
+	// time, and EVERYTHING in it is removed by OpenTree.
+	Stage string
+	// UID and GID own what the Tree creates. Ignored when the process is not
+	// root.
+	UID, GID int
+	// StageIdle is how long a staged write may rest; zero means
+	// DefaultStageIdle.
+	StageIdle time.Duration
+}
+
+// Info describes one file, directory or other entry, as the wire has it. Its
+// Revision changes whenever inode, size, mtime or ctime do, which is as far as
+// the host can tell cheaply that a content is still the same; it means nothing
+// on another node.
+type Info = mesh.FileInfo
+
+// ListPage is one page of a directory.
+type ListPage struct {
+	Entries []Info `json:"entries"`
+	// More says that names greater than the last entry's may remain.
+	More bool `json:"more,omitempty"`
+}
+
+// WriteOptions says how a file is put in place.
+type WriteOptions struct {
+	// Mode holds permission bits (0777, the rest is dropped); zero keeps the
+	// mode of the file that is replaced, or means 0644.
+	Mode uint32
+	// CreateOnly refuses with CodeExists whatever stands at the path, a
+	// dangling symbolic link included.
+	CreateOnly bool
+}
+
+// TarLimits bounds one extraction; zero values mean DefaultTarEntries and
+// DefaultTarBytes. Bytes count the files' sizes as they will be on disk, so a
+// sparse entry counts with its holes.
+type TarLimits struct {
+	Entries int64
+	Bytes   int64
+}
+
+// TarCount is what an extraction has put in place, also when it failed midway.
+type TarCount struct {
+	Entries int64 `json:"entries"`
+	Bytes   int64 `json:"bytes"`
+}

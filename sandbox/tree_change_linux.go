@@ -1,0 +1,314 @@
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	defaultDirMode  = 0o755
+	defaultFileMode = 0o644
+)
+
+const (
+	// purgeWithin bounds how long one Remove takes directories apart. What a
+	// tenant keeps filling stays in the stage until the Tree is opened again.
+	purgeWithin = 2 * time.Minute
+	// purgePasses is how often a directory is read again after everything in it
+	// was removed and it was not empty.
+	purgePasses = 16
+)
+
+// Mkdir makes a directory with mode (01777, the rest is dropped; 0 is 0755).
+// What stands at path already is CodeExists; with parents the missing
+// directories above are made too (0755) and a directory that exists is fine.
+func (v *View) Mkdir(path string, mode uint32, parents bool) error {
+	if err := v.tree.enter(); err != nil {
+		return err
+	}
+	defer v.tree.leave()
+	return failed("mkdir", path, v.mkdir(path, mode, parents))
+}
+
+func (v *View) mkdir(path string, mode uint32, parents bool) error {
+	if mode &= 0o1777; mode == 0 {
+		mode = defaultDirMode
+	}
+	for range maxTries {
+		at, err := v.resolve(path, lookup{follow: parents, mkdirs: parents, scope: true})
+		if parents && errors.Is(err, unix.ENOENT) {
+			continue // a directory was removed after it was made
+		}
+		if err != nil {
+			return err
+		}
+		if at.obj >= 0 {
+			isDir := at.kind() == unix.S_IFDIR
+			at.close()
+			if parents && isDir {
+				return nil
+			}
+			return unix.EEXIST
+		}
+		err = v.tree.makeDir(at.dir, at.name, mode)
+		at.close()
+		raced := errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT)
+		if !raced {
+			return err
+		}
+	}
+	return errBusyPath(path)
+}
+
+// makeDir makes a directory in parent. It appears with its owner and mode, and
+// what is chowned is what was made: not what stands under the name by then.
+func (t *Tree) makeDir(parent int, name string, mode uint32) error {
+	tmp := t.fresh()
+	if err := unix.Mkdirat(t.stage, tmp, 0o700); err != nil {
+		return err
+	}
+	err := t.dressDir(tmp, mode)
+	if err == nil {
+		err = unix.Renameat2(t.stage, tmp, parent, name, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(t.stage, tmp, unix.AT_REMOVEDIR)
+	}
+	return err
+}
+
+func (t *Tree) dressDir(tmp string, mode uint32) error {
+	fd, err := openAt(t.stage, tmp, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := t.own(fd); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, mode)
+}
+
+// Rename moves from, a link itself and not what it leads to, to the name to,
+// whose missing parents are made. A file replaces a file and a directory an
+// empty directory, in one step; other pairs are CodeInvalid, a directory that
+// is not empty is CodeExists, and so is anything with noReplace. A directory
+// into itself is CodeInvalid, the scope's root CodeDenied.
+func (v *View) Rename(from, to string, noReplace bool) error {
+	if err := v.tree.enter(); err != nil {
+		return err
+	}
+	defer v.tree.leave()
+	if strings.HasPrefix(to, from+"/") {
+		return mesh.Errorf(mesh.CodeInvalid, "rename %.200q: into itself, to %.200q", from, to)
+	}
+	src, err := v.find(from, false)
+	if err != nil {
+		return failed("rename", from, err)
+	}
+	defer src.close()
+	if src.isRoot() {
+		return errRoot(from)
+	}
+	dst, err := v.resolve(to, lookup{mkdirs: true})
+	if err != nil {
+		return failed("rename to", to, err)
+	}
+	defer dst.close()
+	if dst.isRoot() {
+		return errRoot(to)
+	}
+	err = v.tree.rename(src, dst, noReplace)
+	switch {
+	case errors.Is(err, unix.ENOTEMPTY):
+		return mesh.Errorf(mesh.CodeExists, "rename to %.200q: a directory that is not empty is there", to)
+	case errors.Is(err, unix.EINVAL):
+		return mesh.Errorf(mesh.CodeInvalid, "rename %.200q: into itself, to %.200q", from, to)
+	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR):
+		return failed("rename to", to, err)
+	}
+	return failed("rename", from, err)
+}
+
+func (t *Tree) rename(src, dst *place, noReplace bool) error {
+	flags := uint(0)
+	if noReplace {
+		flags = unix.RENAME_NOREPLACE
+	}
+	return t.withWritable(src, func() error {
+		return unix.Renameat2(src.dir, src.name, dst.dir, dst.name, flags)
+	})
+}
+
+// withWritable repeats a move of a directory whose mode forbids it: a new
+// parent is written into it, which its owner needs a bit for and root does not.
+func (t *Tree) withWritable(at *place, move func() error) error {
+	err := move()
+	if !errors.Is(err, unix.EACCES) || at.kind() != unix.S_IFDIR || os.Geteuid() == 0 {
+		return err
+	}
+	mode := at.st.Mode & 0o7777
+	if unix.Chmod(again(at.obj), mode|0o700) != nil {
+		return err
+	}
+	err = move()
+	_ = unix.Chmod(again(at.obj), mode)
+	return err
+}
+
+func errRoot(path string) error {
+	return mesh.Errorf(mesh.CodeDenied, "%.200q is the root of the view: refused, root kept", path)
+}
+
+// Remove removes what stands at path, a symbolic link and not what it leads to.
+// A directory that is not empty is CodeInvalid, unless recursive: then it is
+// gone for the tenant in one step, all of it or, after a failure, nothing, and
+// then taken apart, which takes at most two minutes. The scope's root is
+// CodeDenied.
+func (v *View) Remove(path string, recursive bool) error {
+	if err := v.tree.enter(); err != nil {
+		return err
+	}
+	defer v.tree.leave()
+	at, err := v.find(path, false)
+	if err != nil {
+		return failed("remove", path, err)
+	}
+	defer at.close()
+	if at.isRoot() {
+		return errRoot(path)
+	}
+	err = unlink(at.dir, at.name)
+	if recursive && isNotEmpty(err) {
+		err = v.tree.withWritable(at, func() error { return v.tree.discard(at.dir, at.name) })
+	}
+	if isNotEmpty(err) {
+		return mesh.Errorf(mesh.CodeInvalid, "remove %.200q: the directory is not empty", path)
+	}
+	return failed("remove", path, err)
+}
+
+// isNotEmpty knows both answers POSIX has for rmdir.
+func isNotEmpty(err error) bool {
+	return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)
+}
+
+// unlink removes a name that is a directory or not, whichever it is by now.
+func unlink(dir int, name string) error {
+	err := error(unix.EBUSY)
+	for range maxTries {
+		if err = unix.Unlinkat(dir, name, 0); !errors.Is(err, unix.EISDIR) {
+			return err
+		}
+		if err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+	}
+	return err
+}
+
+// discard removes a name with all that is below. It is moved out of the
+// tenant's reach first; after that there is no failure, only what remains in
+// the stage until it is emptied again.
+func (t *Tree) discard(dir int, name string) error {
+	tmp := t.fresh()
+	if err := unix.Renameat(dir, name, t.trash, tmp); err != nil {
+		return err
+	}
+	t.purge([]string{tmp})
+	return nil
+}
+
+// purge takes the named directories of trash apart. A directory in one of them
+// that is not empty is moved up into trash and comes later, so that neither
+// depth nor links matter: no descriptor stack, no path, no "..". A process of
+// the tenant that stands in one of them may add to it until it is opened.
+func (t *Tree) purge(names []string) {
+	until := time.Now().Add(purgeWithin)
+	for len(names) > 0 && t.ending() == nil && time.Now().Before(until) {
+		last := names[len(names)-1]
+		names = names[:len(names)-1]
+		if unlink(t.trash, last) == nil {
+			continue
+		}
+		fd, err := t.openTrash(last)
+		if err != nil {
+			continue
+		}
+		for range purgePasses {
+			var n int
+			names, n = t.purgePass(fd, names, until)
+			if unlink(t.trash, last) == nil || n == 0 {
+				break
+			}
+		}
+		unix.Close(fd)
+	}
+}
+
+// openTrash opens a directory of trash and takes it from the tenant, who could
+// otherwise fill it as fast as it is emptied: 2 minutes of that were seen. When
+// we are not root the tenant may be our own user, and purgeWithin has to do.
+func (t *Tree) openTrash(name string) (int, error) {
+	fd, err := openAt(t.trash, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, err
+	}
+	if t.owned {
+		_ = unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH)
+	}
+	_ = unix.Chmod(again(fd), 0o700)
+	return fd, nil
+}
+
+// purgePass empties the directory once. It returns the directories it moved
+// up, added to names, and how many entries it got rid of.
+func (t *Tree) purgePass(dir int, names []string, until time.Time) ([]string, int) {
+	d, err := openDirents(dir)
+	if err != nil {
+		return names, 0
+	}
+	defer d.close()
+	gone := 0
+	for t.ending() == nil && time.Now().Before(until) {
+		batch, err := d.next()
+		if err != nil || len(batch) == 0 {
+			break
+		}
+		for _, name := range batch {
+			err := unlink(dir, name)
+			if isNotEmpty(err) {
+				tmp := t.fresh()
+				if err = t.moveUp(dir, name, tmp); err == nil {
+					names = append(names, tmp)
+				}
+			}
+			if err == nil {
+				gone++
+			}
+		}
+	}
+	return names, gone
+}
+
+func (t *Tree) moveUp(dir int, name, tmp string) error {
+	err := unix.Renameat(dir, name, t.trash, tmp)
+	if !errors.Is(err, unix.EACCES) || os.Geteuid() == 0 {
+		return err
+	}
+	fd, err := openAt(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Chmod(again(fd), 0o700); err != nil {
+		return err
+	}
+	return unix.Renameat(dir, name, t.trash, tmp)
+}

@@ -1,0 +1,378 @@
+package sandbox
+
+import (
+	"errors"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	maxLinks = 40 // as Linux has it
+	// maxDepth bounds the descriptors a walk holds. Only paths through links
+	// or into directories that are yet to be made are walked.
+	maxDepth = 512
+	// maxTries bounds how often a step is repeated because the tenant changed
+	// the path between two calls.
+	maxTries = 16
+)
+
+// lookup says how a path is resolved.
+type lookup struct {
+	follow bool // a symbolic link as the last name too
+	mkdirs bool // make missing directories above the last name
+	scope  bool // make the scope; implied by mkdirs
+}
+
+// place is where a path ends: a name in a directory, and what was found there.
+// What stands under the name may be another thing a moment later; obj stays.
+type place struct {
+	dir  int    // O_PATH, the parent; -1 for the scope's root
+	name string // "." for the scope's root
+	obj  int    // O_PATH, what was found; -1 for nothing
+	st   unix.Stat_t
+}
+
+func (p *place) close() {
+	for _, fd := range []int{p.dir, p.obj} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+func (p *place) isRoot() bool { return p.name == "." }
+
+func (p *place) kind() uint32 {
+	if p.obj < 0 {
+		return 0
+	}
+	return p.st.Mode & unix.S_IFMT
+}
+
+// find is resolve for what must exist.
+func (v *View) find(p string, follow bool) (*place, error) {
+	at, err := v.resolve(p, lookup{follow: follow})
+	if err != nil {
+		return nil, err
+	}
+	if at.obj < 0 {
+		at.close()
+		return nil, unix.ENOENT
+	}
+	return at, nil
+}
+
+// resolve finds the place of p. Most paths have no links: then one call to the
+// kernel finds the parent, or says that there is a link and the walk has to.
+func (v *View) resolve(p string, how lookup) (*place, error) {
+	rel, err := v.below(p)
+	if err != nil {
+		return nil, err
+	}
+	at, err := v.resolveAtOnce(rel)
+	switch {
+	case err == nil && (at.kind() != unix.S_IFLNK || !how.follow):
+		return at, nil
+	case err == nil:
+		at.close()
+	case errors.Is(err, unix.ENOENT) && (how.mkdirs || how.scope):
+	case !needsWalk(err):
+		return nil, err
+	}
+	root, err := v.openScope(how.mkdirs || how.scope)
+	if err != nil {
+		return nil, err
+	}
+	w := walker{
+		tree: v.tree, shown: p, scope: v.parts, how: how,
+		stack: []int{root}, names: []string{"."}, todo: splitNames(rel),
+	}
+	return w.run()
+}
+
+func (v *View) resolveAtOnce(rel string) (*place, error) {
+	at := &place{dir: -1, name: ".", obj: -1}
+	var err error
+	if rel == "" {
+		at.obj, err = v.tree.openBeneath(v.tree.root, v.scope)
+	} else {
+		at.name = path.Base(rel)
+		at.dir, err = v.tree.openBeneath(v.tree.root, path.Join(v.scope, path.Dir(rel)))
+		if err == nil {
+			at.obj, err = openAt(at.dir, at.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+			if errors.Is(err, unix.ENOENT) {
+				return at, nil
+			}
+		}
+	}
+	if err == nil {
+		err = unix.Fstat(at.obj, &at.st)
+	}
+	if err != nil {
+		at.close()
+		return nil, err
+	}
+	return at, nil
+}
+
+// openBeneath opens the directory rel below dir with O_PATH, in one call that
+// fails with ELOOP on any symbolic link.
+func (t *Tree) openBeneath(dir int, rel string) (int, error) {
+	if t.noBatch {
+		return -1, unix.ENOSYS
+	}
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(dir, rel, &how)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// needsWalk tells a path that the kernel would not resolve at once from one
+// that fails for good. EPERM is what old container profiles answer to openat2.
+func needsWalk(err error) bool {
+	return slices.ContainsFunc([]unix.Errno{unix.ELOOP, unix.EXDEV, unix.ENOSYS, unix.EAGAIN, unix.EPERM},
+		func(no unix.Errno) bool { return errors.Is(err, no) })
+}
+
+// openScope opens the scope's directory with O_PATH. No link is followed on the
+// way: a scope is a wall, and the tenant of a wider scope does not move it.
+func (v *View) openScope(create bool) (int, error) {
+	fd, err := v.tree.openBeneath(v.tree.root, v.scope)
+	if err == nil || !needsWalk(err) && (!create || !errors.Is(err, unix.ENOENT)) {
+		return fd, err
+	}
+	root, err := openAt(v.tree.root, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, err
+	}
+	w := walker{
+		tree: v.tree, shown: v.scope, rigid: true, how: lookup{follow: true, mkdirs: create},
+		stack: []int{root}, names: []string{"."}, todo: v.parts,
+	}
+	for range maxTries {
+		at, err := w.run()
+		if err != nil {
+			return -1, err
+		}
+		switch {
+		case at.kind() == unix.S_IFDIR:
+			fd, at.obj = at.obj, -1
+			at.close()
+			return fd, nil
+		case at.obj >= 0:
+			err = unix.ENOTDIR
+		case create:
+			err = v.tree.makeDir(at.dir, at.name, defaultDirMode)
+		default:
+			err = unix.ENOENT
+		}
+		at.close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, err
+		}
+		if root, err = openAt(v.tree.root, ".", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return -1, err
+		}
+		w.stack, w.names, w.todo = []int{root}, []string{"."}, v.parts
+	}
+	return -1, errBusyPath(v.scope)
+}
+
+// walker resolves a path name by name. It holds a descriptor of every directory
+// on the way, so that ".." means the directory it came from and is never looked
+// up: the tenant may have moved it. It reads links itself, from the descriptor
+// it has found to be one.
+type walker struct {
+	tree  *Tree
+	shown string   // the path of the request, for texts
+	scope []string // the names a target must have after /workspace
+	how   lookup
+	rigid bool // any link is CodeDenied
+
+	stack []int    // O_PATH, stack[0] is the scope's root; owned, -1 once handed out
+	names []string // names[i] is what stack[i] was called in stack[i-1]
+	todo  []string
+	links int
+}
+
+// run returns the place at the end of the path and closes the stack.
+func (w *walker) run() (*place, error) {
+	w.tree.walks <- struct{}{}
+	defer func() { <-w.tree.walks }()
+	defer w.cut(0)
+	for len(w.todo) > 0 {
+		name := w.todo[0]
+		w.todo = w.todo[1:]
+		if name == ".." {
+			if len(w.stack) == 1 {
+				return nil, errOutside(w.shown)
+			}
+			w.cut(len(w.stack) - 1)
+			continue
+		}
+		at, err := w.step(name)
+		if at != nil || err != nil {
+			return at, err
+		}
+	}
+	return w.here()
+}
+
+// step goes to name, or returns the place when name is the last and not a
+// directory.
+func (w *walker) step(name string) (*place, error) {
+	last := len(w.todo) == 0
+	fd, err := w.open(name, last)
+	if err != nil {
+		return nil, err
+	}
+	if fd < 0 {
+		return &place{dir: w.take(len(w.stack) - 1), name: name, obj: -1}, nil
+	}
+	at := place{dir: -1, name: name, obj: fd}
+	if err := unix.Fstat(fd, &at.st); err != nil {
+		at.close()
+		return nil, err
+	}
+	switch {
+	case at.kind() == unix.S_IFDIR:
+		if len(w.stack) > maxDepth {
+			at.close()
+			return nil, mesh.Errorf(mesh.CodeInvalid, "path %.200q is too deep to be followed", w.shown)
+		}
+		w.stack, w.names = append(w.stack, fd), append(w.names, name)
+		return nil, nil
+	case at.kind() == unix.S_IFLNK && (!last || w.how.follow || w.rigid):
+		defer at.close()
+		return nil, w.expand(fd)
+	case last:
+		at.dir = w.take(len(w.stack) - 1)
+		return &at, nil
+	}
+	at.close()
+	return nil, unix.ENOTDIR
+}
+
+// open opens name in the directory on top, -1 when it is the last and missing.
+// A missing directory on the way is made if the lookup says so.
+func (w *walker) open(name string, last bool) (int, error) {
+	top := w.stack[len(w.stack)-1]
+	for range maxTries {
+		fd, err := openAt(top, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		switch {
+		case !errors.Is(err, unix.ENOENT):
+			return fd, err
+		case last:
+			return -1, nil
+		case !w.how.mkdirs:
+			return -1, err
+		}
+		err = w.tree.makeDir(top, name, defaultDirMode)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, err
+		}
+	}
+	return -1, errBusyPath(w.shown)
+}
+
+// expand puts the target of the link in place of its name.
+func (w *walker) expand(link int) error {
+	if w.rigid {
+		return mesh.Errorf(mesh.CodeDenied, "scope %.200q passes through a symbolic link", w.shown)
+	}
+	if w.links++; w.links > maxLinks {
+		return mesh.Errorf(mesh.CodeInvalid, "path %.200q: too many levels of symbolic links", w.shown)
+	}
+	target, err := readLink(link)
+	if err != nil {
+		return err
+	}
+	names := splitNames(target)
+	if strings.HasPrefix(target, "/") {
+		prefix := append(splitNames(mesh.WorkspaceRoot), w.scope...)
+		if len(names) < len(prefix) || !slices.Equal(names[:len(prefix)], prefix) {
+			return errOutside(w.shown)
+		}
+		names = names[len(prefix):]
+		w.cut(1)
+	}
+	w.todo = append(names, w.todo...)
+	return nil
+}
+
+// here is the place of the directory on top.
+func (w *walker) here() (*place, error) {
+	n := len(w.stack) - 1
+	at := &place{dir: -1, name: w.names[n], obj: w.take(n)}
+	if n > 0 {
+		at.dir = w.take(n - 1)
+	}
+	if err := unix.Fstat(at.obj, &at.st); err != nil {
+		at.close()
+		return nil, err
+	}
+	return at, nil
+}
+
+func (w *walker) take(i int) int {
+	fd := w.stack[i]
+	w.stack[i] = -1
+	return fd
+}
+
+// cut closes all but the first n descriptors.
+func (w *walker) cut(n int) {
+	for _, fd := range w.stack[n:] {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	w.stack, w.names = w.stack[:n], w.names[:n]
+}
+
+// splitNames returns the names of a path without the empty ones and ".".
+func splitNames(p string) []string {
+	var names []string
+	for name := range strings.SplitSeq(p, "/") {
+		if name != "" && name != "." {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// readLink returns the target of the link that fd is open on.
+func readLink(fd int) (string, error) {
+	buf := make([]byte, mesh.MaxPathBytes+1)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// openAt is openat, close-on-exec and repeated when a signal interrupts it.
+func openAt(dir int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, mode)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// again names what fd is open on, for calls that take no O_PATH descriptor: the
+// kernel goes straight to it, whatever its path is now.
+func again(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
