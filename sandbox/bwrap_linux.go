@@ -181,7 +181,7 @@ func (b *bwrap) compose(spec *Spec, in *setting) (*prepared, error) {
 // arguments is everything before the command, separated by NUL.
 func (b *bwrap) arguments(spec *Spec, env []string, at string, extra func([]byte) (string, error)) (string, error) {
 	args := append([]string{}, b.profile...)
-	
+	args = append(args, "--seccomp", strconv.Itoa(fdExtra+1))
 	own := etcOwn
 	if spec.Net == NetFull {
 		args = append(args, "--share-net")
