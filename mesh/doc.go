@@ -8,7 +8,7 @@
 //	ws.v1.<tenant>.<workspace>.<epoch>.<verb>   client → the owner of the workspace
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
 //	admin.v1.<verb>                             operator → any node (queue group "admin")
-//	node.v1.<node>.<verb>                       router → node: open ping remove
+//	node.v1.<node>.<verb>                       router → node: open ping settle remove
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
@@ -67,8 +67,10 @@
 //
 // A client remembers the route of a workspace. "No responders" and silence make
 // it ask place again and repeat the request with the same Mesh-Id; once a try
-// stayed without an answer, the outcome is unknown until a repeat is answered.
-// An api request unanswered after 300 ms is sent again to the node that answered
+// of a change stayed without an answer, the outcome is unknown until a repeat in
+// the same tenure is answered: the next owner does not know the earlier answers
+// yet.
+// A reading api request unanswered after 300 ms is sent again to the node that answered
 // lately, because a frozen member of a queue group swallows its share.
 //
 // # The exec log
@@ -91,7 +93,8 @@
 // Every record is published expecting the sequence of the one before it, carries
 // its owner's epoch, and names its predecessor by sequence and hash. An owner
 // begins with an open record, which fences out all owners of lower epochs: their
-// next publish is refused.
+// next publish is refused. The open record, and a mark after every 1000 ops, name
+// the execs without an end, so that the next owner reads from there only.
 //
 // # Stored formats
 //
