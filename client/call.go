@@ -94,6 +94,9 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 			}
 			continue
 		}
+		if c := w.client; c.conn.IsClosed() {
+			return nil, c.closed(k.verb)
+		}
 		if errors.Is(err, nats.ErrMaxPayload) {
 			return nil, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
 		}
@@ -112,6 +115,15 @@ func bounded(ctx context.Context, wait time.Duration) (context.Context, context.
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, wait)
+}
+
+// closed is the error of a connection that is over for good: closed by its
+// owner, or given up because the server refused the token twice.
+func (c *Client) closed(verb string) error {
+	if err := refused(c.cfg.Token, c.claims.Tenant, c.conn.LastError()); err != nil {
+		return err
+	}
+	return mesh.Errorf(mesh.CodeUnavailable, "%s: the client is closed", verb)
 }
 
 // gaveUp is the error after the last try.
@@ -201,6 +213,9 @@ func (c *Client) apiContent(ctx context.Context, service, verb string, args, out
 			}
 			last = err
 			continue
+		}
+		if c.conn.IsClosed() {
+			return nil, c.closed(service + " " + verb)
 		}
 		if mesh.CodeOf(err) == mesh.CodeTooLarge {
 			return nil, err

@@ -146,12 +146,28 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	conn, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
-		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
-			return nil, mesh.Errorf(mesh.CodeDenied, "the server refuses the token; issue a new one with: wsmesh token issue --tenant %s", claims.Tenant)
+		if denied := refused(cfg.Token, claims.Tenant, err); denied != nil {
+			return nil, denied
 		}
 		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", cfg.URL, err)
 	}
 	return &Client{conn: conn, cfg: cfg, claims: claims, routes: routes}, nil
+}
+
+// refused tells a token that the server does not take from other failures; nil
+// is one of those. A token can have expired since it was looked at.
+func refused(token string, t mesh.Tenant, err error) error {
+	if _, now := mesh.ParseToken(token); now != nil {
+		return now
+	}
+	text := ""
+	if err != nil {
+		text = strings.ToLower(err.Error()) // the library has no error value for some of what servers say
+	}
+	if strings.Contains(text, "authorization") || strings.Contains(text, "authentication") {
+		return mesh.Errorf(mesh.CodeDenied, "the server refuses the token; issue a new one with: wsmesh token issue --tenant %s", t)
+	}
+	return nil
 }
 
 // checkURLs refuses to send a token in plain text over a network.

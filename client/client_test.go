@@ -244,3 +244,20 @@ func TestCredentialFilesArePrivate(t *testing.T) {
 		require.Equal(t, fs.FileMode(0o600), info.Mode().Perm(), name)
 	}
 }
+
+// A token that expires while it is in use: the next call says so, at once.
+func TestTokenExpiresInUse(t *testing.T) {
+	dir := t.TempDir()
+	cfg := box(t, dir).Client()
+	keys, err := auth.LoadOrCreate(filepath.Join(dir, "keys"))
+	require.NoError(t, err)
+	brief, err := keys.Signer().Tenant(auth.TokenSpec{Tenant: "dev", Generation: 1, TTL: 2 * time.Second})
+	require.NoError(t, err)
+	c := dial(t, client.Config{URL: cfg.URL, Token: brief.JWT})
+	require.NoError(t, c.Workspace("w").WriteFile(t.Context(), "f", nil, 0))
+	require.Eventually(t, func() bool {
+		_, err = c.Workspace("w").Stat(t.Context(), "f")
+		return mesh.CodeOf(err) == mesh.CodeDenied
+	}, 20*time.Second, 50*time.Millisecond)
+	require.ErrorContains(t, err, "expired")
+}
