@@ -3,6 +3,7 @@
 
 ARGS ?=
 NAME ?=
+FUZZTIME ?= 30s
 # RACE= runs the tests where no C compiler can be had.
 RACE ?= -race
 
@@ -17,7 +18,7 @@ export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 WSMESH_REQUIRE ?= $(shell test "$$(id -u)" = 0 && command -v bwrap >/dev/null && echo bwrap,root)
 export WSMESH_REQUIRE
 
-.PHONY: help dev test check build bench mutants sandbox tools
+.PHONY: help dev test check build bench fuzz mutants sandbox tools
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -29,13 +30,14 @@ dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (AR
 test: tools check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
 	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json $(RACE) -shuffle=on -count=1 -timeout 15m ./...
 
-check: ## vet, staticcheck, gofumpt, go mod tidy -diff, which package may import which
+check: ## vet, staticcheck, gofumpt, go mod tidy -diff, macOS and Windows, which package may import which
 	go vet ./... ./.ci/testsum
 	go tool staticcheck ./... ./.ci/testsum
 	@echo 'go tool gofumpt -l .'
 	@files="$$(go tool gofumpt -l .)" || exit 1; \
 	if [ -n "$$files" ]; then printf "%s\nformat them with: go tool gofumpt -w .\n" "$$files" >&2; exit 1; fi
 	go mod tidy -diff
+	@.ci/cross
 	go test -count=1 . ./.ci/testsum
 
 build: ## bin/wsmesh
@@ -43,6 +45,9 @@ build: ## bin/wsmesh
 
 bench: sandbox build ## wsmesh bench against a mesh of its own (NAME='read exec', ARGS=--json)
 	@.ci/bench '$(NAME)' $(ARGS)
+
+fuzz: ## each native fuzz target in turn (FUZZTIME=30s each); red on any finding
+	@.ci/fuzz '$(FUZZTIME)'
 
 mutants: sandbox ## break each promise on a copy and see its test go red (NAME=one)
 	go run ./chaos/mutants $(NAME)

@@ -44,6 +44,7 @@ var rooms = []room{
 	{"router", []string{"kv", "mesh"}, "placement is decided from records; a router that knew nodes' insides could not run beside them"},
 	{"node", []string{"router", "sandbox", "objstore", "kv", "mesh", "mesh/auth"}, "a node is built from the rooms below it and is reached over NATS only"},
 	{"node/onebox", []string{"node", "mesh/natsd", "mesh/auth", "mesh", "client"}, "one box assembles a server and a node, and returns a client's configuration"},
+	{"node/nodetest", []string{"node", "client", "mesh", "mesh/meshtest"}, "a node for tests is set up as the binary does it, on test servers"},
 	{"client", []string{"mesh"}, "a program that imports the client must not carry a node or a server with it"},
 	{"mcpgw", []string{"client", "mesh"}, "the gateway has no rights or logic of its own: whatever it does, it does through client"},
 	{"cmd/...", []string{
@@ -75,7 +76,7 @@ var owned = []struct {
 	{"github.com/rogpeppe/go-internal", testSupport, false, "test code has no place in the binary"},
 }
 
-var testSupport = []string{"mesh/meshtest", "objstore/buckettest", "chaos/..."}
+var testSupport = []string{"mesh/meshtest", "node/nodetest", "objstore/buckettest", "chaos/..."}
 
 // outside limits what a room may import from other modules; a room that is not
 // here may import what owned leaves free.

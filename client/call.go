@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,9 +31,29 @@ type call struct {
 	verb    string
 	args    any
 	content []byte
-	create  bool // a workspace that does not exist is created
-	reads   bool // changes nothing: an unanswered try leaves nothing unknown
-	long    bool // takes as long as its content is large: waits longWait
+	create  bool    // a workspace that does not exist is created
+	reads   bool    // changes nothing: an unanswered try leaves nothing unknown
+	long    bool    // takes as long as its content is large: waits longWait
+	tenure  *tenure // not nil: goes to the owner in this tenure only
+}
+
+// tenure ties calls together that only one owner can answer: the first of them
+// chooses it. The zero value is open. Safe for concurrent use.
+type tenure struct{ epoch atomic.Uint64 }
+
+func (t *tenure) is(e mesh.Epoch) bool {
+	return t.epoch.CompareAndSwap(0, uint64(e)) || t.epoch.Load() == uint64(e)
+}
+
+// errMoved is the end of calls that are tied to a tenure that is over.
+var errMoved = mesh.Errorf(mesh.CodeConflict, "the workspace got another owner during the upload; nothing was changed; start over")
+
+// tries is what the tries of one call have come to.
+type tries struct {
+	id      string
+	unknown bool       // one was sent and not answered
+	silent  mesh.Epoch // the tenure whose owner left it unanswered
+	last    error
 }
 
 // request does a call and decodes the reply into out.
@@ -42,9 +64,6 @@ type call struct {
 //   - stale, busy, unavailable: nothing was done; again;
 //   - any other code is the answer.
 func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error) {
-	if _, err := mesh.ParseWorkspace(string(w.name)); err != nil {
-		return nil, err
-	}
 	if w.err != nil {
 		return nil, w.err
 	}
@@ -54,59 +73,87 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 	}
 	ctx, cancel := bounded(ctx, wait)
 	defer cancel()
-	id := mesh.NewID()
-	var unknown bool
-	var silent mesh.Epoch // the tenure whose owner left a try unanswered
-	var last error
-	for try := 0; ctx.Err() == nil; try++ {
-		if try > 0 && !pause(ctx, try) {
+	t := tries{id: mesh.NewID()}
+	for n := 0; ctx.Err() == nil; n++ {
+		if n > 0 && !pause(ctx, n) {
 			break
 		}
-		route, err := w.client.route(ctx, w.name, k.create)
-		if err != nil && ctx.Err() != nil && last != nil {
-			break // the reason of the tries before says more than the end of time
+		content, again, err := w.try(ctx, k, &t, out)
+		if !again {
+			return content, err
 		}
-		if err != nil {
-			if !retrySafe(err) {
-				return nil, err
-			}
-			last = err
-			continue
-		}
-		if unknown && !k.reads && k.verb != mesh.VerbExec && route.Epoch != silent {
-			// The new owner does not know what the old one did: its answer to a
-			// repeat would be about another state.
-			break
-		}
-		m, err := mesh.NewRequest(mesh.OwnerSubject(w.client.claims.Tenant, w.name, route.Epoch, k.verb), id, w.scope, k.args, k.content)
-		if err != nil {
-			return nil, err
-		}
-		reply, err := w.client.send(ctx, m, tryTime)
-		if err == nil {
-			content, err := mesh.DecodeReply(reply, out)
-			if err == nil || !retrySafe(err) {
-				return content, err
-			}
-			last = err
-			if mesh.CodeOf(err) != mesh.CodeBusy {
-				w.client.routes.Remove(w.name)
-			}
-			continue
-		}
-		if c := w.client; c.conn.IsClosed() {
-			return nil, c.closed(k.verb)
-		}
-		if errors.Is(err, nats.ErrMaxPayload) {
-			return nil, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
-		}
-		if mesh.CodeOf(err) == mesh.CodeDeadline && !unknown {
-			unknown, silent = true, route.Epoch
-		}
-		last = err
-		w.client.routes.Remove(w.name)
 	}
-	return nil, w.client.gaveUp(ctx, k.verb, unknown && !k.reads, last)
+	return nil, w.client.gaveUp(ctx, k.verb, t.unknown && !k.reads, t.last)
+}
+
+// try sends a call once. With again it has come to no answer, and t says why.
+func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content []byte, again bool, err error) {
+	c := w.client
+	route, err := c.route(ctx, w.name, k.create)
+	if err != nil && ctx.Err() != nil && t.last != nil {
+		return nil, true, nil // the reason of the tries before says more than the end of time
+	}
+	doubt := t.unknown && !k.reads
+	switch {
+	case err != nil && retrySafe(err) && !c.conn.IsClosed():
+		t.last = err
+		return nil, true, nil
+	case doubt && (err != nil || k.verb != mesh.VerbExec && route.Epoch != t.silent):
+		// The new owner does not know what the old one did: its answer to a
+		// repeat would be about another state.
+		return nil, false, c.gaveUp(ctx, k.verb, true, nil)
+	case err != nil:
+		return nil, false, err
+	case k.tenure != nil && !k.tenure.is(route.Epoch):
+		return nil, false, errMoved
+	}
+	m, err := mesh.NewRequest(c.ownerSubject(w.name, route.Epoch, k.verb), t.id, w.scope, k.args, k.content)
+	if err != nil {
+		return nil, false, err
+	}
+	reply, err := c.send(ctx, m, tryTime)
+	if err == nil {
+		content, err = mesh.DecodeReply(reply, out)
+		if err == nil || !retrySafe(err) {
+			return content, false, err
+		}
+		t.last = err
+		if mesh.CodeOf(err) != mesh.CodeBusy {
+			c.routes.Remove(w.name)
+		}
+		return nil, true, nil
+	}
+	if c.conn.IsClosed() {
+		return nil, false, c.closed(k.verb)
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return nil, false, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
+	}
+	if mesh.CodeOf(err) == mesh.CodeDeadline && !t.unknown {
+		t.unknown, t.silent = true, route.Epoch
+	}
+	t.last = err
+	c.routes.Remove(w.name)
+	return nil, true, nil
+}
+
+// ownerSubject and apiSubject are where this client's token may ask; node "" is
+// any node.
+func (c *Client) ownerSubject(w mesh.Workspace, e mesh.Epoch, verb string) string {
+	if b := c.claims.Bound; b != nil {
+		return b.OwnerSubject(c.claims.Tenant, e, verb)
+	}
+	return mesh.OwnerSubject(c.claims.Tenant, w, e, verb)
+}
+
+func (c *Client) apiSubject(service, verb string, node mesh.Node) string {
+	switch b := c.claims.Bound; {
+	case b != nil:
+		return b.APISubject(c.claims.Tenant, service, verb, node)
+	case node != "":
+		return mesh.APINodeSubject(c.claims.Tenant, service, verb, node)
+	}
+	return mesh.APISubject(c.claims.Tenant, service, verb)
 }
 
 // bounded gives a context without a deadline the wait.
@@ -162,13 +209,20 @@ func pause(ctx context.Context, try int) bool {
 	}
 }
 
-// send sends one try and waits for its reply at most for limit.
+// send sends one try and waits for its reply at most for limit, and not beyond
+// the end of the connection: CodeDeadline then, too.
 func (c *Client) send(ctx context.Context, m *nats.Msg, limit time.Duration) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	try, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	until, _ := ctx.Deadline()
+	until, _ := try.Deadline()
 	m.Header.Set(mesh.HeaderDeadline, strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10))
-	return c.conn.RequestMsgWithContext(ctx, m)
+	link := c.link.Load()
+	defer context.AfterFunc(link, cancel)()
+	reply, err := c.conn.RequestMsgWithContext(try, m)
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil && link.Err() != nil {
+		err = mesh.Errorf(mesh.CodeDeadline, "the connection broke before the answer came")
+	}
+	return reply, err
 }
 
 // route returns where a workspace is, from the cache or from a router.
@@ -186,22 +240,24 @@ func (c *Client) route(ctx context.Context, w mesh.Workspace, create bool) (mesh
 
 // api does a request that any node can answer.
 func (c *Client) api(ctx context.Context, service, verb string, args, out any) error {
-	_, err := c.apiContent(ctx, service, verb, args, out)
+	_, err := c.apiContent(ctx, service, call{verb: verb, args: args}, ".", out)
 	return err
 }
 
-func (c *Client) apiContent(ctx context.Context, service, verb string, args, out any) ([]byte, error) {
+// apiContent is api within a scope, for a reply with raw content.
+func (c *Client) apiContent(ctx context.Context, service string, k call, scope string, out any) ([]byte, error) {
 	ctx, cancel := bounded(ctx, c.cfg.Wait)
 	defer cancel()
 	id := mesh.NewID()
-	changes := service == mesh.ServiceWorkspace && verb != mesh.VerbWorkspaceList
+	changes := service == mesh.ServiceWorkspace && k.verb != mesh.VerbWorkspaceList
+	k.reads = !changes
 	var unknown bool
 	var last error
 	for try := 0; ctx.Err() == nil; try++ {
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		reply, err := c.hedged(ctx, call{verb: verb, args: args, reads: !changes}, service, id)
+		reply, err := c.hedged(ctx, k, service, scope, id)
 		if err == nil {
 			c.lately.Store(mesh.Node(reply.Header.Get(mesh.HeaderNode)))
 			content, err := mesh.DecodeReply(reply, out)
@@ -215,7 +271,7 @@ func (c *Client) apiContent(ctx context.Context, service, verb string, args, out
 			continue
 		}
 		if c.conn.IsClosed() {
-			return nil, c.closed(service + " " + verb)
+			return nil, c.closed(service + " " + k.verb)
 		}
 		if mesh.CodeOf(err) == mesh.CodeTooLarge {
 			return nil, err
@@ -223,28 +279,29 @@ func (c *Client) apiContent(ctx context.Context, service, verb string, args, out
 		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
 		last = err
 	}
-	return nil, c.gaveUp(ctx, service+" "+verb, unknown && changes, last)
+	return nil, c.gaveUp(ctx, service+" "+k.verb, unknown && changes, last)
 }
 
 // hedged sends a request to the group and, when it stays unanswered for
 // hedgeAfter, the same request to the node that answered lately. A change is not
 // hedged: two nodes would do it side by side.
-func (c *Client) hedged(ctx context.Context, k call, service, id string) (*nats.Msg, error) {
-	ctx, cancel := context.WithCancel(ctx) // the answer ends the other try
-	defer cancel()
+func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) (*nats.Msg, error) {
+	var asking sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); asking.Wait() }() // the answer ends the other try
 	type result struct {
 		reply *nats.Msg
 		err   error
 	}
 	results := make(chan result, 2)
 	ask := func(subject string) {
-		m, err := mesh.NewRequest(subject, id, "", k.args, nil)
+		m, err := mesh.NewRequest(subject, id, scope, k.args, nil)
 		if err == nil {
 			m, err = c.send(ctx, m, 2*tryTime)
 		}
 		results <- result{m, err}
 	}
-	go ask(mesh.APISubject(c.claims.Tenant, service, k.verb))
+	asking.Go(func() { ask(c.apiSubject(service, k.verb, "")) })
 	asked := 1
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
@@ -256,7 +313,7 @@ func (c *Client) hedged(ctx context.Context, k call, service, id string) (*nats.
 			}
 		case <-timer.C:
 			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" && k.reads {
-				go ask(mesh.APINodeSubject(c.claims.Tenant, service, k.verb, node))
+				asking.Go(func() { ask(c.apiSubject(service, k.verb, node)) })
 				asked++
 			}
 		}

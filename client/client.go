@@ -64,7 +64,7 @@ func DataDir() (string, error) {
 func ReadFile(path string) (Config, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Config{}, mesh.Errorf(mesh.CodeUnavailable, "no mesh is known: %s does not exist; start one with: wsmesh dev, or set WSMESH_URL and WSMESH_TOKEN", path)
+		return Config{}, mesh.Errorf(mesh.CodeUnavailable, "no mesh is known: %s does not exist; start one with: wsmesh dev, or name one with: wsmesh context add (or WSMESH_URL and WSMESH_TOKEN)", path)
 	}
 	if err != nil {
 		return Config{}, mesh.Errorf(mesh.CodeOf(err), "read %s: %s", path, err)
@@ -77,7 +77,8 @@ func ReadFile(path string) (Config, error) {
 }
 
 // ConfigFromEnv takes WSMESH_URL and WSMESH_TOKEN, and what they leave open from
-// client.json in DataDir.
+// the context in use in DataDir, which is its client.json unless another was
+// chosen.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{URL: os.Getenv("WSMESH_URL"), Token: os.Getenv("WSMESH_TOKEN")}
 	if cfg.URL != "" && cfg.Token != "" {
@@ -87,15 +88,15 @@ func ConfigFromEnv() (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	file, err := ReadFile(filepath.Join(dir, "client.json"))
+	in, err := ContextIn(dir)
 	if err != nil {
 		return Config{}, err
 	}
 	if cfg.URL == "" {
-		cfg.URL = file.URL
+		cfg.URL = in.URL
 	}
 	if cfg.Token == "" {
-		cfg.Token = file.Token
+		cfg.Token = in.Token
 	}
 	return cfg, nil
 }
@@ -116,6 +117,22 @@ type Client struct {
 	claims mesh.TokenClaims
 	routes *lru.Cache[mesh.Workspace, mesh.Route]
 	lately atomic.Value // mesh.Node that answered an api request last
+	link   atomic.Pointer[link]
+}
+
+// link is one unbroken connection to a server. What was asked over it and not
+// answered when it breaks will not be: the reply had nowhere to go.
+type link struct {
+	context.Context
+	breaks context.CancelFunc
+}
+
+func (c *Client) renewLink() {
+	var fresh link
+	fresh.Context, fresh.breaks = context.WithCancel(context.Background())
+	if old := c.link.Swap(&fresh); old != nil {
+		old.breaks()
+	}
 }
 
 // Dial connects. CodeDenied: the token is refused. CodeUnavailable: no server
@@ -144,14 +161,17 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if until, ok := ctx.Deadline(); ok {
 		opts = append(opts, nats.Timeout(max(time.Millisecond, min(5*time.Second, time.Until(until)))))
 	}
-	conn, err := nats.Connect(cfg.URL, opts...)
+	c := &Client{cfg: cfg, claims: claims, routes: routes}
+	c.renewLink()
+	opts = append(opts, nats.DisconnectErrHandler(func(*nats.Conn, error) { c.renewLink() }))
+	c.conn, err = nats.Connect(cfg.URL, opts...)
 	if err != nil {
 		if denied := refused(cfg.Token, claims.Tenant, err); denied != nil {
 			return nil, denied
 		}
 		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", cfg.URL, err)
 	}
-	return &Client{conn: conn, cfg: cfg, claims: claims, routes: routes}, nil
+	return c, nil
 }
 
 // refused tells a token that the server does not take from other failures; nil
@@ -203,10 +223,31 @@ func (c *Client) Close() error {
 // Tenant is whose token the client has.
 func (c *Client) Tenant() string { return string(c.claims.Tenant) }
 
-// Workspace returns a handle; nothing is asked of the mesh. A name that is not
-// a workspace name fails at the first use with CodeInvalid.
+// Bound is the workspace that the token is bound to and the path in it, "." for
+// all of it; both are "" for a token of the whole tenant.
+func (c *Client) Bound() (workspace, scope string) {
+	if b := c.claims.Bound; b != nil {
+		return string(b.Workspace), b.Scope
+	}
+	return "", ""
+}
+
+// Workspace returns a handle, of the path that the token is bound to if it is
+// bound to one. Nothing is asked of the mesh: a name that is not a workspace name
+// is CodeInvalid at the first use, and one that the token is not bound to
+// CodeDenied.
 func (c *Client) Workspace(name string) *Workspace {
-	return &Workspace{client: c, name: mesh.Workspace(name), scope: "."}
+	w := &Workspace{client: c, name: mesh.Workspace(name), scope: "."}
+	if _, w.err = mesh.ParseWorkspace(name); w.err != nil {
+		return w
+	}
+	if b := c.claims.Bound; b != nil {
+		w.scope = b.Scope
+		if b.Workspace != w.name {
+			w.err = mesh.Errorf(mesh.CodeDenied, "the token is bound to workspace %s", b.Workspace)
+		}
+	}
+	return w
 }
 
 // CreateWorkspace makes a workspace; CodeExists, CodeQuota.

@@ -1,10 +1,7 @@
 package client_test
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -51,7 +48,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 	require.NoError(t, err)
 	other, err := foreign.Signer().Tenant(auth.TokenSpec{Tenant: "dev", Generation: 1})
 	require.NoError(t, err)
-	time.Sleep(time.Until(expired.Expires.Add(50 * time.Millisecond)))
+	require.Eventually(t, func() bool { return time.Now().After(expired.Expires) }, 10*time.Second, 20*time.Millisecond)
 
 	for name, token := range map[string]string{
 		"empty":            "",
@@ -81,107 +78,6 @@ func TestNobodyThere(t *testing.T) {
 	_, err = client.Dial(t.Context(), client.Config{URL: "not a url", Token: token})
 	require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err), "%v", err)
 }
-
-func TestBadPaths(t *testing.T) {
-	c := dial(t, box(t, t.TempDir()).Client())
-	ctx, ws := t.Context(), c.Workspace("w")
-	require.NoError(t, ws.WriteFile(ctx, "dir/file", []byte("x"), 0))
-	for _, r := range []struct {
-		name, path string
-		code       mesh.Code
-	}{
-		{"leaves", "../x", mesh.CodeDenied},
-		{"leaves later", "dir/../../x", mesh.CodeDenied},
-		{"NUL", "a\x00b", mesh.CodeInvalid},
-		{"long name", strings.Repeat("n", 256), mesh.CodeInvalid},
-		{"long path", strings.Repeat("d/", 2100), mesh.CodeInvalid},
-		{"below a file", "dir/file/x", mesh.CodeInvalid},
-		{"directory", "dir", mesh.CodeInvalid},
-	} {
-		t.Run(r.name, func(t *testing.T) {
-			_, err := ws.ReadFile(ctx, r.path)
-			require.Equal(t, r.code, mesh.CodeOf(err), "read: %v", err)
-			err = ws.WriteFile(ctx, r.path, []byte("y"), 0)
-			require.Equal(t, r.code, mesh.CodeOf(err), "write: %v", err)
-		})
-	}
-	_, err := c.Workspace("No Such Name").Stat(ctx, "x")
-	require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err))
-	require.Equal(t, mesh.CodeDenied, mesh.CodeOf(ws.RemoveAll(ctx, ".")), "the root is kept")
-	b, err := ws.ReadFile(ctx, "dir/file")
-	require.NoError(t, err)
-	require.Equal(t, "x", string(b))
-}
-
-func TestScopeNeverWidens(t *testing.T) {
-	ctx := t.Context()
-	ws := dial(t, box(t, t.TempDir()).Client()).Workspace("w")
-	require.NoError(t, ws.WriteFile(ctx, "a/b/own", []byte("1"), 0))
-	require.NoError(t, ws.WriteFile(ctx, "a/secret", []byte("2"), 0))
-	b := ws.Scope("a").Scope("b")
-	got, err := b.ReadFile(ctx, "own")
-	require.NoError(t, err)
-	require.Equal(t, "1", string(got))
-	for _, path := range []string{"../secret", "/workspace/a/secret"} {
-		_, err = b.ReadFile(ctx, path)
-		require.Equal(t, mesh.CodeDenied, mesh.CodeOf(err), path)
-	}
-	_, err = ws.Scope("a").Scope("../x").ReadFile(ctx, "y")
-	require.Equal(t, mesh.CodeDenied, mesh.CodeOf(err))
-}
-
-// Names are bytes all the way.
-func TestOddNames(t *testing.T) {
-	ctx := t.Context()
-	ws := dial(t, box(t, t.TempDir()).Client()).Workspace("w")
-	names := []string{"new\nline", "quote\"'$(x)`", "漢字 and space", "\xff\xfe", "%41", "a..b"}
-	for _, name := range names {
-		require.NoError(t, ws.WriteFile(ctx, "d/"+name, []byte(name), 0))
-	}
-	var listed []string
-	for e, err := range ws.ReadDir(ctx, "d") {
-		require.NoError(t, err)
-		b, err := ws.ReadFile(ctx, "d/"+string(e.Path))
-		require.NoError(t, err)
-		require.Equal(t, string(e.Path), string(b))
-		listed = append(listed, string(e.Path))
-	}
-	require.ElementsMatch(t, names, listed)
-}
-
-// A transfer takes constant memory: a reader that never ends in memory terms.
-func TestLargeTransfer(t *testing.T) {
-	ctx := t.Context()
-	ws := dial(t, box(t, t.TempDir()).Client()).Workspace("w")
-	const size = 64<<20 + 3
-	require.NoError(t, ws.Put(ctx, "big", io.LimitReader(zeros{}, size), 0))
-	var n counter
-	require.NoError(t, ws.Get(ctx, "big", &n))
-	require.Equal(t, counter(size), n)
-	require.NoError(t, ws.Put(ctx, "none", bytes.NewReader(nil), 0))
-	b, err := ws.ReadFile(ctx, "none")
-	require.NoError(t, err)
-	require.Empty(t, b)
-	broken := io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), failing{})
-	require.ErrorIs(t, ws.Put(ctx, "big", broken, 0), errBroken)
-	info, err := ws.Stat(ctx, "big")
-	require.NoError(t, err)
-	require.Equal(t, int64(size), info.Size, "a broken upload must leave the old file")
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-type counter int64
-
-func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return len(p), nil }
-
-var errBroken = errors.New("broken")
-
-type failing struct{}
-
-func (failing) Read([]byte) (int, error) { return 0, errBroken }
 
 // The one box is stopped and started under eight writers: what was acknowledged
 // is there, and the client finds the box again by itself.

@@ -5,12 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"slices"
-	"strconv"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -25,10 +21,10 @@ const MaxCollected = 64 << 20
 type Cmd struct {
 	Args       []string      // program and arguments
 	Dir        string        // working directory, relative to the scope; default its root
-	Env        []string      // NAME=value, added to the sandbox's own environment
+	Env        []string      // NAME=value, over the scope's and the sandbox's own; NAME alone takes one of those away
 	Stdin      io.Reader     // read to its end before the start, at most mesh.MaxMessage bytes
-	Stdout     io.Writer     // nil drops it
-	Stderr     io.Writer     // nil drops it
+	Stdout     io.Writer     // nil drops it; a writer that fails ends the command
+	Stderr     io.Writer     // the same
 	ID         string        // a UUIDv7; default a fresh one. The same id never starts twice
 	Timeout    time.Duration // how long the command may live; 0: no limit
 	MaxOutput  int64         // bytes of output after which it is killed; 0: no limit
@@ -40,6 +36,7 @@ type Cmd struct {
 	follower  *follower
 	err       error // of a command that cannot be
 	waited    bool
+	broken    error // of Stdout or Stderr
 	final     *mesh.Final
 }
 
@@ -137,8 +134,8 @@ func (c *Cmd) start() error {
 	if err != nil {
 		return err
 	}
-	if _, err := mesh.ParseWorkspace(string(c.workspace.name)); err != nil {
-		return err
+	if c.workspace.err != nil {
+		return c.workspace.err
 	}
 	stdin, err := c.readStdin()
 	if err != nil {
@@ -154,7 +151,7 @@ func (c *Cmd) start() error {
 	for _, a := range c.Args {
 		req.Args = append(req.Args, mesh.Path(a))
 	}
-	for _, e := range c.Env {
+	for _, e := range append(slices.Clone(c.workspace.env), c.Env...) {
 		req.Env = append(req.Env, mesh.Path(e))
 	}
 	f, err := newFollower(c.workspace, id)
@@ -194,8 +191,10 @@ func (c *Cmd) Wait() error {
 	c.waited = true
 	defer c.follower.close()
 	final, err := c.follower.follow(c.ctx, c.deliver)
-	if err != nil && c.ctx.Err() != nil {
+	if err != nil && (c.ctx.Err() != nil || c.broken != nil) {
 		c.kill(mesh.ExecID(c.ID))
+	}
+	if err != nil && c.ctx.Err() != nil {
 		return mesh.AsError(context.Cause(c.ctx))
 	}
 	if err != nil {
@@ -225,10 +224,11 @@ func (c *Cmd) deliver(chunk mesh.Chunk) error {
 		return nil
 	}
 	_, err := out.Write(chunk.Data)
+	c.broken = err
 	return err
 }
 
-// kill ends the command after its context did.
+// kill ends the command after its context did, or when nobody takes its output.
 func (c *Cmd) kill(id mesh.ExecID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 3*time.Second)
 	defer cancel()
@@ -244,182 +244,4 @@ func (c *Cmd) Signal(ctx context.Context, name string) error {
 func (w *Workspace) signal(ctx context.Context, id mesh.ExecID, name string) error {
 	_, err := w.request(ctx, call{verb: mesh.VerbSignal, args: mesh.SignalRequest{ID: id, Signal: name}}, nil)
 	return err
-}
-
-// follower reads one exec's log, live and from the store.
-type follower struct {
-	workspace *Workspace
-	id        mesh.ExecID
-	sub       *nats.Subscription
-	live      chan *nats.Msg
-
-	next   uint64                 // number of the next frame to deliver
-	after  uint64                 // every frame up to this stream sequence was seen
-	ahead  map[uint64]*mesh.Frame // output frames not delivered yet, by number
-	final  *mesh.Frame            // once it was seen; not in ahead, since only its place in the log counts
-	sealed bool                   // everything before the final frame was seen: what is missing does not exist
-	behind bool                   // frames were published before the subscription
-}
-
-// liveBuffer frames wait for a slow reader; what does not fit is read from the
-// log later.
-const liveBuffer = 256
-
-func newFollower(w *Workspace, id mesh.ExecID) (*follower, error) {
-	f := &follower{workspace: w, id: id, live: make(chan *nats.Msg, liveBuffer), ahead: map[uint64]*mesh.Frame{}}
-	sub, err := w.client.conn.ChanSubscribe(mesh.OutSubject(w.client.claims.Tenant, w.name, id), f.live)
-	if err != nil {
-		return nil, mesh.Errorf(mesh.CodeUnavailable, "follow exec %s: %s", id, err)
-	}
-	f.sub = sub
-	return f, nil
-}
-
-func (f *follower) close() {
-	f.sub.Unsubscribe() //nolint:errcheck // gone with the connection otherwise
-}
-
-// follow delivers output in order until the final frame. A log that stays quiet
-// is read from the store: after a second, then less often, since the last
-// message of a subject may be lost without a trace.
-func (f *follower) follow(ctx context.Context, deliver func(mesh.Chunk) error) (*mesh.Final, error) {
-	quiet := time.Second
-	timer := time.NewTimer(quiet)
-	defer timer.Stop()
-	if f.behind {
-		timer.Reset(0)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case m := <-f.live:
-			frame, err := mesh.DecodeFrame(m.Data)
-			if err != nil {
-				return nil, err
-			}
-			f.add(frame)
-			f.advance(m, frame)
-			quiet = time.Second
-		case <-timer.C:
-			if err := f.read(ctx, deliver); err != nil {
-				return nil, err
-			}
-			quiet = min(5*time.Second, quiet*2)
-		}
-		final, err := f.deliver(deliver)
-		if final != nil || err != nil {
-			return final, err
-		}
-		if f.final != nil || len(f.ahead) > 0 { // a gap: the store has what is missing
-			if err := f.read(ctx, deliver); err != nil {
-				return nil, err
-			}
-			if final, err := f.deliver(deliver); final != nil || err != nil {
-				return final, err
-			}
-		}
-		timer.Reset(quiet)
-	}
-}
-
-// advance notes how far the log has been seen without a gap. A final frame
-// counts only then: an earlier one may have been missed.
-func (f *follower) advance(m *nats.Msg, frame *mesh.Frame) {
-	seq, _ := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
-	last, _ := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64)
-	if frame.Kind == mesh.FrameClaim || (f.after != 0 && last == f.after) {
-		f.after = max(f.after, seq)
-		f.sealed = frame == f.final
-	}
-}
-
-// add takes in one live frame; one that was seen before is dropped.
-func (f *follower) add(frame *mesh.Frame) {
-	switch {
-	case frame.Kind == mesh.FrameFinal:
-		if f.final == nil {
-			f.final = frame
-		}
-	case frame.Number >= f.next:
-		f.ahead[frame.Number] = frame
-	}
-}
-
-// read reads the store from where it is known, page by page, and delivers what
-// comes in order. The final frame that the store has first is the end.
-func (f *follower) read(ctx context.Context, out func(mesh.Chunk) error) error {
-	for !f.sealed {
-		var reply mesh.LogReply
-		req := mesh.LogRequest{Workspace: f.workspace.name, ID: f.id, After: f.after}
-		raw, err := f.workspace.client.apiContent(ctx, mesh.ServiceLog, mesh.VerbLogRead, req, &reply)
-		if err != nil {
-			if retrySafe(err) || mesh.CodeOf(err) == mesh.CodeDeadline {
-				return nil // the log is still there later
-			}
-			return err
-		}
-		frames, err := mesh.UnpackFrames(raw)
-		if err != nil {
-			return err
-		}
-		for _, stored := range frames {
-			frame, err := mesh.DecodeFrame(stored.Data)
-			if err != nil {
-				return err
-			}
-			if frame.Kind == mesh.FrameFinal {
-				f.final, f.sealed = frame, true
-				break
-			}
-			f.add(frame)
-		}
-		f.after = max(f.after, reply.Last)
-		if !reply.More {
-			return nil
-		}
-		if err := f.emit(out); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// emit hands out the frames that are in order.
-func (f *follower) emit(out func(mesh.Chunk) error) error {
-	for frame := f.ahead[f.next]; frame != nil; frame = f.ahead[f.next] {
-		delete(f.ahead, f.next)
-		f.next++
-		if err := chunks(frame, out); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func chunks(frame *mesh.Frame, out func(mesh.Chunk) error) error {
-	for _, chunk := range frame.Chunks {
-		if err := out(chunk); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deliver hands out what is in order, and returns the end once it is reached.
-// Numbers that are missing in a sealed log were never stored; the final frame
-// counts their bytes.
-func (f *follower) deliver(out func(mesh.Chunk) error) (*mesh.Final, error) {
-	for {
-		if err := f.emit(out); err != nil {
-			return nil, err
-		}
-		if !f.sealed {
-			return nil, nil
-		}
-		if len(f.ahead) == 0 {
-			return f.final.Final, chunks(f.final, out)
-		}
-		f.next = slices.Min(slices.Collect(maps.Keys(f.ahead)))
-	}
 }

@@ -1,5 +1,6 @@
 // Package client is what a Go program imports to use a mesh: its workspaces'
-// files, and commands run in them.
+// files, and commands run in them. A Client is one tenant's connection; what it is
+// told was done has been done, and survives the client.
 //
 // # A first program
 //
@@ -36,22 +37,66 @@
 //
 // It prints "12 greeting.txt".
 //
+// # Files
+//
+// A Workspace is a handle that costs nothing. ReadFile, WriteFile, ReadDir, Stat,
+// MkdirAll, Remove, Rename, Copy, Chmod, Symlink and Touch are as in package os,
+// with a context. A file changes whole: who reads sees the old content or the new.
+// Names are bytes; paths and links never lead out of the scope (CodeDenied).
+//
+// FS is the same tree as an io/fs file system.
+//
+// # Search
+//
+// Search finds names by globs, Grep lines by a regular expression, both on the
+// node: only what is found travels. They yield page after page; SearchPage and
+// GrepPage give one page and the cursor of the next.
+//
+// # Large content
+//
+// Put and Get move one file of any size, PutDir and GetDir a directory as a tar
+// stream, in constant memory with several parts of 512 KiB in flight. Nothing is
+// changed before all of the content has arrived on the node. A file that is
+// replaced while it is read, and a workspace that gets another owner in the middle
+// of a transfer, are CodeConflict: start over.
+//
+// # Commands
+//
+// A Cmd mirrors os/exec. Its output is a log in the mesh: a client that loses its
+// connection goes on where it was. A command that is given an ID starts at most
+// once, however often it is asked for. When the context of a Cmd ends, or a writer
+// of its output fails, the command is killed.
+//
+// # Scopes
+//
+// Scope narrows a workspace to a directory, for files and for commands; scopes
+// nest and never widen. Each may add environment variables for the commands below
+// it: the inner value wins, Cmd.Env wins over all, and a bare NAME in Cmd.Env takes
+// a variable away.
+//
 // # Errors
 //
 // Every error of the mesh is a *mesh.Error with one of a closed set of codes,
-// found with errors.As, and answers errors.Is for fs.ErrNotExist, fs.ErrExist,
-// fs.ErrPermission, context.DeadlineExceeded and context.Canceled. A command
-// that ran and failed is an *ExitError instead. CodeLost means that the outcome
-// is unknown.
+// found with errors.As or mesh.CodeOf, and answers errors.Is for fs.ErrNotExist,
+// fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported,
+// context.DeadlineExceeded and context.Canceled. Errors about files are wrapped in
+// an *fs.PathError. A command that ran and failed is an *ExitError instead.
+//
+// What is safe to repeat is repeated for you: a busy node, a workspace on its way to
+// another node, a lost connection. CodeLost is what is left: a change was sent, no
+// answer came, and whether it happened is unknown; look before you repeat it.
 //
 // # Time
 //
 // A call goes on trying until its context ends, or for Config.Wait when the
-// context has no deadline. Cmd.Timeout is the other kind of time: how long the
-// command may live.
+// context has no deadline; RemoveAll, Copy, and the end of Put and PutDir may take
+// ten minutes, because the node's work grows with the content. A context that ends
+// gives a call up: the node may still finish it. Cmd.Timeout is the other kind of
+// time: how long the command may live.
 //
 // # Concurrency
 //
 // A Client and its Workspaces may be used by any number of goroutines; a Cmd by
-// one at a time, except Signal.
+// one at a time, except Signal. Each Put, Get, PutDir and GetDir holds about 2 MiB
+// while it runs.
 package client

@@ -2,20 +2,17 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"iter"
-
-	"golang.org/x/sync/errgroup"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
-
-// inFlight is how many parts of one transfer are on their way at a time: with
-// 512 KiB each, 2 MiB. A round trip is then hidden and memory stays constant.
-const inFlight = 4
 
 // Workspace is a handle on a workspace, or on a scope of one. It holds no
 // state of the mesh, costs nothing, and may be used concurrently.
@@ -28,21 +25,34 @@ type Workspace struct {
 	client *Client
 	name   mesh.Workspace
 	scope  string
-	err    error // of a scope that cannot be
+	env    []string // NAME=value, of the scopes, the outer ones first
+	err    error    // of a name or scope that cannot be
 }
+
+// Env is variables of the environment by name.
+type Env map[string]string
 
 // Name is the workspace's name.
 func (w *Workspace) Name() string { return string(w.name) }
 
-// Scope returns a view below path. It nests and never widens: a path that
-// leaves this scope makes a handle whose every use is CodeDenied.
-func (w *Workspace) Scope(path string) *Workspace {
+// Scope returns a view below path, whose commands have env besides what this
+// view's have; a name in both has its new value, and Cmd.Env wins over both. It
+// nests and never widens: a path that leaves this scope makes a handle whose
+// every use is CodeDenied. The node enforces it for files, and the sandbox for
+// commands, which see nothing of the workspace but the scope's directory.
+func (w *Workspace) Scope(path string, env ...Env) *Workspace {
 	s := *w
 	scope, err := mesh.ParseScope(w.scope, path)
 	if s.err == nil {
 		s.err = err
 	}
 	s.scope = scope
+	s.env = slices.Clone(w.env)
+	for _, e := range env {
+		for _, name := range slices.Sorted(maps.Keys(e)) {
+			s.env = append(s.env, name+"="+e[name])
+		}
+	}
 	return &s
 }
 
@@ -74,7 +84,7 @@ func pathError(op, path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &fs.PathError{Op: op, Path: path, Err: err}
+	return &fs.PathError{Op: op, Path: cmp.Or(path, "."), Err: err}
 }
 
 // ReadDir yields a directory's entries, sorted by the bytes of their names; each
@@ -84,9 +94,9 @@ func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.Fil
 	return func(yield func(mesh.FileInfo, error) bool) {
 		req := mesh.ListRequest{Path: mesh.Path(path)}
 		for {
-			var page mesh.ListReply
-			if _, err := w.request(ctx, call{verb: mesh.VerbList, args: req, reads: true}, &page); err != nil {
-				yield(mesh.FileInfo{}, pathError("list", path, err))
+			page, err := w.listPage(ctx, req)
+			if err != nil {
+				yield(mesh.FileInfo{}, err)
 				return
 			}
 			for _, e := range page.Entries {
@@ -95,11 +105,18 @@ func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.Fil
 				}
 				req.After = e.Path
 			}
-			if !page.More || len(page.Entries) == 0 {
+			if !page.More {
 				return
 			}
 		}
 	}
+}
+
+func (w *Workspace) listPage(ctx context.Context, req mesh.ListRequest) (mesh.ListReply, error) {
+	var page mesh.ListReply
+	_, err := w.request(ctx, call{verb: mesh.VerbList, args: req, reads: true}, &page)
+	page.More = page.More && len(page.Entries) > 0
+	return page, pathError("list", string(req.Path), err)
 }
 
 // ReadFile reads a whole file into memory; Get streams.
@@ -116,81 +133,12 @@ func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 	return all, pathError("read", path, err)
 }
 
-// Get copies a file of any size to out, in constant memory. When the file is
-// replaced meanwhile the error is CodeConflict: what was written is no version
-// of it.
-func (w *Workspace) Get(ctx context.Context, path string, out io.Writer) error {
-	return pathError("read", path, w.ranges(ctx, path, func(b []byte) error {
-		_, err := out.Write(b)
-		return err
-	}))
-}
-
-func (w *Workspace) readRange(ctx context.Context, req mesh.ReadRequest) ([]byte, mesh.FileInfo, error) {
-	var reply mesh.ReadReply
-	b, err := w.request(ctx, call{verb: mesh.VerbRead, args: req, reads: true}, &reply)
-	return b, reply.File, err
-}
-
-// ranges reads a file in order, several ranges in flight, all of one revision.
-func (w *Workspace) ranges(ctx context.Context, path string, each func([]byte) error) error {
-	req := mesh.ReadRequest{Path: mesh.Path(path)}
-	first, info, err := w.readRange(ctx, req)
-	if err != nil {
-		return err
-	}
-	if err := each(first); err != nil {
-		return err
-	}
-	req.Revision = info.Revision
-	return window(ctx, int64(len(first)), info.Size, func(ctx context.Context, offset int64) ([]byte, error) {
-		r := req
-		r.Offset = offset
-		b, _, err := w.readRange(ctx, r)
-		if err == nil && int64(len(b)) != min(mesh.MaxMessage, info.Size-offset) {
-			err = mesh.Errorf(mesh.CodeConflict, "the file became shorter while it was being read; start over")
-		}
-		return b, err
-	}, each)
-}
-
-// window fetches the parts of [from, size) with inFlight of them on their way
-// and hands them to each in order.
-func window(ctx context.Context, from, size int64, fetch func(context.Context, int64) ([]byte, error), each func([]byte) error) error {
-	type part struct {
-		b   []byte
-		err error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var queue []chan part
-	for next := from; next < size || len(queue) > 0; {
-		for ; next < size && len(queue) < inFlight; next += mesh.MaxMessage {
-			offset, c := next, make(chan part, 1)
-			queue = append(queue, c)
-			go func() {
-				b, err := fetch(ctx, offset)
-				c <- part{b, err}
-			}()
-		}
-		p := <-queue[0]
-		queue = queue[1:]
-		if p.err != nil {
-			return p.err
-		}
-		if err := each(p.b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // WriteFile writes a file whole: readers see the old content or the new, never
 // a part. Parents are made. perm 0 keeps the mode of an existing file, or is
 // 0644.
 func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
 	if len(data) > mesh.MaxMessage {
-		return w.Put(ctx, path, bytes.NewReader(data), perm)
+		return w.writeLarge(ctx, path, data, perm)
 	}
 	req := mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}
 	if data == nil {
@@ -200,40 +148,16 @@ func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, per
 	return pathError("write", path, err)
 }
 
-// Put writes a file of any size from in, in constant memory: the content is
-// staged on the node and put in place when it is complete.
-func (w *Workspace) Put(ctx context.Context, path string, in io.Reader, perm fs.FileMode) error {
-	stage, size, err := w.stage(ctx, in)
-	if err == nil {
-		req := mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), Stage: stage, Commit: true, Size: size}
-		_, err = w.request(ctx, call{verb: mesh.VerbWrite, args: req, create: true, long: true}, nil)
-	}
-	return pathError("write", path, err)
-}
-
-// stage sends content to the node in parts, several in flight.
-func (w *Workspace) stage(ctx context.Context, in io.Reader) (id string, size int64, err error) {
-	id = mesh.NewID()
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(inFlight)
-	for last := false; !last && gctx.Err() == nil; {
-		buf := make([]byte, mesh.MaxMessage)
-		n, err := io.ReadFull(in, buf)
-		last = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !last {
-			return id, size, errors.Join(err, g.Wait())
-		}
-		if n == 0 && size > 0 {
-			break
-		}
-		req := mesh.WriteRequest{Stage: id, Offset: size}
-		g.Go(func() error {
-			_, err := w.request(gctx, call{verb: mesh.VerbWrite, args: req, content: buf[:n], create: true}, nil)
+// writeLarge is Put, begun again when the workspace moved under it: the content
+// is at hand.
+func (w *Workspace) writeLarge(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
+	const most = 5 // a workspace that moves more often is in trouble
+	for n := 1; ; n++ {
+		err := w.Put(ctx, path, bytes.NewReader(data), perm)
+		if !errors.Is(err, errMoved) || n == most {
 			return err
-		})
-		size += int64(n)
+		}
 	}
-	return id, size, g.Wait()
 }
 
 // Mkdir makes a directory; CodeExists, and CodeNotFound when the parent is
@@ -275,29 +199,51 @@ func (w *Workspace) Rename(ctx context.Context, from, to string) error {
 	return pathError("rename", from, err)
 }
 
-// PutDir unpacks a tar stream below path. It is staged whole first: a stream
-// that breaks off changes nothing.
-func (w *Workspace) PutDir(ctx context.Context, path string, in io.Reader) error {
-	stage, size, err := w.stage(ctx, in)
-	if err == nil {
-		req := mesh.UploadRequest{Path: mesh.Path(path), Stage: stage, Size: size}
-		_, err = w.request(ctx, call{verb: mesh.VerbUpload, args: req, create: true, long: true}, nil)
-	}
-	return pathError("upload", path, err)
+// Copy copies a file, or a directory with all that is below it, to a name that
+// appears whole. A link at from is followed, links in a directory stay links; a
+// file at to is replaced, a directory at to is CodeExists.
+func (w *Workspace) Copy(ctx context.Context, from, to string) error {
+	req := mesh.CopyRequest{From: mesh.Path(from), To: mesh.Path(to), Recursive: true}
+	_, err := w.request(ctx, call{verb: mesh.VerbCopy, args: req, long: true}, nil)
+	return pathError("copy", from, err)
 }
 
-// GetDir copies a directory to out as a tar stream, in constant memory.
-func (w *Workspace) GetDir(ctx context.Context, path string, out io.Writer) error {
-	stream := mesh.NewID()
-	for n := 0; ; n++ {
-		var reply mesh.DownloadReply
-		req := mesh.DownloadRequest{Path: mesh.Path(path), Stream: stream, Number: n}
-		b, err := w.request(ctx, call{verb: mesh.VerbDownload, args: req, reads: true}, &reply)
-		if err == nil {
-			_, err = out.Write(b)
-		}
-		if err != nil || reply.Last {
-			return pathError("download", path, err)
+// Chmod sets the permission bits of what path leads to, and the sticky bit;
+// setuid and setgid are CodeDenied.
+func (w *Workspace) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	bits := uint32(mode.Perm())
+	for _, b := range specialBits {
+		if mode&b.flag != 0 {
+			bits |= b.bit
 		}
 	}
+	_, err := w.request(ctx, call{verb: mesh.VerbChmod, args: mesh.ChmodRequest{Path: mesh.Path(path), Mode: bits}}, nil)
+	return pathError("chmod", path, err)
+}
+
+// Symlink makes the symbolic link path with the text target, which need not lead
+// anywhere; what leads out of the scope is CodeDenied when it is followed. Parents
+// of path are made.
+func (w *Workspace) Symlink(ctx context.Context, target, path string) error {
+	req := mesh.SymlinkRequest{Target: mesh.Path(target), Path: mesh.Path(path)}
+	_, err := w.request(ctx, call{verb: mesh.VerbSymlink, args: req, create: true}, nil)
+	return pathError("symlink", path, err)
+}
+
+// Readlink returns the text of a symbolic link.
+func (w *Workspace) Readlink(ctx context.Context, path string) (string, error) {
+	var reply mesh.ReadlinkReply
+	_, err := w.request(ctx, call{verb: mesh.VerbReadlink, args: mesh.ReadlinkRequest{Path: mesh.Path(path)}, reads: true}, &reply)
+	return string(reply.Target), pathError("readlink", path, err)
+}
+
+// Touch sets the modification time of what path leads to, the zero time is now,
+// and keeps its content. A file that does not exist is made, empty.
+func (w *Workspace) Touch(ctx context.Context, path string, at time.Time) error {
+	req := mesh.TouchRequest{Path: mesh.Path(path)}
+	if !at.IsZero() {
+		req.ModTime = &at
+	}
+	_, err := w.request(ctx, call{verb: mesh.VerbTouch, args: req, create: true}, nil)
+	return pathError("touch", path, err)
 }

@@ -30,7 +30,7 @@ func newStage(t *testing.T) (*stage, *client.Client) {
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	s := &stage{js: js, subject: func(id mesh.ExecID) string { return mesh.ExecLogSubject(0, "acme", "w", id) }}
 	r := mesh.NewResponder(door, "n1", nil)
-	_, err = r.Subscribe(t.Context(), mesh.APIWildcard, "", s.api(t))
+	_, err = r.Subscribe(t.Context(), mesh.APIWildcards[0], "", s.api(t))
 	require.NoError(t, err)
 	_, err = r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", 1), "", func(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
 		var e mesh.ExecRequest

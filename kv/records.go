@@ -116,11 +116,13 @@ type TenantRecord struct {
 
 // TokenRecord describes an issued token. The token itself is stored nowhere.
 type TokenRecord struct {
-	ID         mesh.TokenID `json:"id"`
-	Tenant     mesh.Tenant  `json:"tenant"`
-	Generation uint64       `json:"generation"`
-	Issued     time.Time    `json:"issued"`
-	Expires    time.Time    `json:"expires"` // zero: never
+	ID         mesh.TokenID   `json:"id"`
+	Tenant     mesh.Tenant    `json:"tenant"`
+	Generation uint64         `json:"generation"`
+	Workspace  mesh.Workspace `json:"workspace,omitempty"` // the one it is bound to
+	Scope      mesh.Path      `json:"scope,omitempty"`     // the path in it that it is bound to
+	Issued     time.Time      `json:"issued"`
+	Expires    time.Time      `json:"expires"` // zero: never
 }
 
 // Tenants is the bucket of tenants and their tokens. Keys are "<tenant>",

@@ -21,6 +21,23 @@
 // Principals are tenants, _admin and _node; no tenant can be called like the
 // last two.
 //
+// # Bound tokens
+//
+// A token can be bound to one workspace, or to one path of it. It publishes on
+// subjects that end with what it is bound to, and on no others, so the broker
+// vouches for it and a node needs no list of tokens:
+//
+//	ws.v1.<tenant>.<workspace>.<epoch>.<verb>.<token>.<scope>
+//	api.v1.<tenant>.<service>.<verb>.<node or _>.<token>.<workspace>.<scope>
+//
+// The scope is percent-encoded, its slashes and dots too; "%2E" is the whole
+// workspace. The token's user is <tenant>/<token id>/<workspace>/<scope>. A token
+// of a whole workspace subscribes out.v1.<tenant>.<workspace>.> and
+// ev.v1.<tenant>.<workspace>; one of a path hears neither, since those subjects
+// do not tell paths apart, and reads logs with log read. Requests of a bound
+// token are answered below that token's own inbox only. It cannot list or create
+// another workspace, nor remove its own.
+//
 // The epoch in an owner's address fences: nobody addresses a stale owner by
 // mistake, and a stale route is answered with "no responders" at once.
 //
@@ -33,7 +50,8 @@
 //
 //	Mesh-Id        UUID, the same in all repeats of one request; the owner does the work once
 //	Mesh-Deadline  milliseconds the caller will wait; default 30000
-//	Mesh-Scope     percent-encoded path; the request sees nothing outside it
+//	Mesh-Scope     percent-encoded path from the workspace root; the request sees
+//	               nothing outside it; never wider than what the token is bound to
 //	Mesh-Node      in replies: who answered
 //
 // The reply subject is the caller's data: a server checks the subject that a
@@ -48,20 +66,25 @@
 //
 // # Owner verbs
 //
-//	stat list read            StatRequest … ; read answers with raw content
+//	stat list read readlink   StatRequest … ; read answers with raw content
 //	write                     whole file, a part of a staged one, or its commit
-//	mkdir remove rename
+//	mkdir remove rename copy chmod symlink touch
+//	search grep               a page of names or of matching lines; stateless cursors
 //	upload                    unpack a staged tar stream below a path
 //	download                  numbered parts of a directory's tar stream
 //	exec                      claim an id and start its command
 //	signal                    to a running command
 //	info
 //
+// Content larger than a message moves in parts, several of them in flight: ranged
+// reads that carry the revision of the first (conflict once the file is another
+// one), staged writes that a commit puts in place, parts of a tar stream.
+//
 // # Services of api.v1
 //
 //	place open                the route of a workspace, opened if need be
 //	workspace create list rm
-//	log read                  stored frames of one exec
+//	log read                  stored frames of one exec; may wait for new ones
 //
 // # Routing and repeats
 //

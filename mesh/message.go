@@ -53,134 +53,13 @@ const (
 	PingNotMe   = "not_me"  // it does not own it in that tenure
 )
 
-// FileInfo describes one name of a tree.
-type FileInfo struct {
-	Path     Path      `json:"path"`               // relative to the scope; in a listing the bare name
-	Type     string    `json:"type"`               // file dir symlink fifo socket device
-	Size     int64     `json:"size"`               // bytes
-	Mode     uint32    `json:"mode"`               // permission bits with setuid, setgid and sticky (as chmod has them)
-	ModTime  time.Time `json:"mtime"`              // nanoseconds
-	Target   Path      `json:"target,omitempty"`   // of a symlink
-	Revision string    `json:"revision,omitempty"` // changes whenever the content may have changed
-}
-
-// StatRequest asks for one name. Follow resolves a final symlink.
-type StatRequest struct {
-	Path   Path `json:"path"`
-	Follow bool `json:"follow,omitempty"`
-}
-
-// ListRequest asks for a page of a directory: names greater than After, at most
-// Limit of them (0 is MaxList).
-type ListRequest struct {
-	Path  Path `json:"path"`
-	After Path `json:"after,omitempty"`
-	Limit int  `json:"limit,omitempty"`
-}
-
-// MaxList is the most entries of one page.
-const MaxList = 1000
-
-// ListReply is one page, sorted by the bytes of the names.
-type ListReply struct {
-	Entries []FileInfo `json:"entries"`
-	More    bool       `json:"more"`
-}
-
-// ReadRequest asks for Length bytes (0 is MaxMessage) of a file from Offset on.
-// Revision, when given, must still be the file's, else CodeConflict: so the
-// ranges of one file belong together.
-type ReadRequest struct {
-	Path     Path   `json:"path"`
-	Offset   int64  `json:"offset,omitempty"`
-	Length   int    `json:"length,omitempty"`
-	Revision string `json:"revision,omitempty"`
-}
-
-// ReadReply comes with the bytes as raw content.
-type ReadReply struct {
-	File FileInfo `json:"file"`
-}
-
-// WriteRequest writes a file. Without Stage the content is the whole new file.
-// With Stage (a UUID) content is a part of a staged file at Offset; the request
-// with Commit, without content, puts the Size staged bytes at Path. Old content
-// stays until the new is complete. Mode 0 keeps the mode of an existing file,
-// or is 0644.
-type WriteRequest struct {
-	Path       Path   `json:"path"`
-	Mode       uint32 `json:"mode,omitempty"`
-	CreateOnly bool   `json:"create_only,omitempty"`
-	Stage      string `json:"stage,omitempty"`
-	Offset     int64  `json:"offset,omitempty"`
-	Commit     bool   `json:"commit,omitempty"`
-	Size       int64  `json:"size,omitempty"`
-}
-
-// WriteReply describes the file as written; empty for a staged part.
-type WriteReply struct {
-	File FileInfo `json:"file"`
-}
-
-// MkdirRequest makes a directory. Parents makes missing parents, and an
-// existing directory is then no error. Mode 0 is 0755.
-type MkdirRequest struct {
-	Path    Path   `json:"path"`
-	Mode    uint32 `json:"mode,omitempty"`
-	Parents bool   `json:"parents,omitempty"`
-}
-
-// RemoveRequest removes a name; a directory that is not empty needs Recursive.
-type RemoveRequest struct {
-	Path      Path `json:"path"`
-	Recursive bool `json:"recursive,omitempty"`
-}
-
-// RenameRequest moves a name; parents of To are made.
-type RenameRequest struct {
-	From      Path `json:"from"`
-	To        Path `json:"to"`
-	NoReplace bool `json:"no_replace,omitempty"` // an existing To is CodeExists
-}
-
-// UploadRequest unpacks a staged tar stream of Size bytes below Path.
-type UploadRequest struct {
-	Path  Path   `json:"path"`
-	Stage string `json:"stage"`
-	Size  int64  `json:"size"`
-}
-
-// UploadReply counts what was unpacked.
-type UploadReply struct {
-	Entries int   `json:"entries"`
-	Bytes   int64 `json:"bytes"`
-}
-
-// DownloadRequest asks for part Number (from 0) of the tar stream of a
-// directory. The request for part 0 of a Stream (a UUID) starts it; parts may be
-// asked for ahead of time and, among the last DownloadWindow, again.
-type DownloadRequest struct {
-	Path   Path   `json:"path"`
-	Stream string `json:"stream"`
-	Number int    `json:"number"`
-}
-
-// DownloadWindow is how many parts of a download may be asked for at once.
-const DownloadWindow = 8
-
-// DownloadReply comes with the part as raw content. Last ends the stream; a
-// stream that ends without it is not whole.
-type DownloadReply struct {
-	Last bool `json:"last"`
-}
-
 // ExecRequest starts a command. The content, if any, is its standard input.
 // Args[0] is the program, looked up in the sandbox's PATH.
 type ExecRequest struct {
 	ID         ExecID `json:"id"`
 	Args       []Path `json:"args"`
 	Dir        Path   `json:"dir,omitempty"`        // working directory, relative to the scope
-	Env        []Path `json:"env,omitempty"`        // NAME=value, added to the sandbox's own
+	Env        []Path `json:"env,omitempty"`        // NAME=value sets a variable, NAME alone takes a default of the sandbox away
 	TimeoutMS  int64  `json:"timeout_ms,omitempty"` // how long the command may live; 0: no limit
 	MaxOutput  int64  `json:"max_output,omitempty"` // bytes of output after which it is killed; 0: no limit
 	Net        string `json:"net,omitempty"`        // none (default) or full
@@ -214,12 +93,19 @@ type InfoReply struct {
 }
 
 // LogRequest asks for frames of one exec with stream sequences greater than
-// After (api log read).
+// After (api log read). With WaitMS the answer to a log that has none yet and no
+// end comes once there are some, at the latest after so many milliseconds
+// (at most MaxLogWait).
 type LogRequest struct {
 	Workspace Workspace `json:"workspace"`
 	ID        ExecID    `json:"id"`
 	After     uint64    `json:"after,omitempty"`
+	WaitMS    int64     `json:"wait_ms,omitempty"`
 }
+
+// MaxLogWait is the longest wait of one LogRequest: shorter than the time after
+// which a client takes an unanswered request for lost.
+const MaxLogWait = 250 * time.Millisecond
 
 // LogReply comes with the frames as raw content, packed by PackFrames. Last is
 // the stream sequence of the last of them; More says that there are others.
@@ -269,18 +155,23 @@ type TenantListReply struct {
 	Tenants []TenantEntry `json:"tenants"`
 }
 
-// TokenIssueRequest asks for a token of a tenant. TTLMS 0 never expires.
+// TokenIssueRequest asks for a token of a tenant, of one of its workspaces, or
+// of one path of a workspace. TTLMS 0 never expires.
 type TokenIssueRequest struct {
-	Tenant Tenant `json:"tenant"`
-	TTLMS  int64  `json:"ttl_ms,omitempty"`
+	Tenant    Tenant    `json:"tenant"`
+	Workspace Workspace `json:"workspace,omitempty"`
+	Scope     Path      `json:"scope,omitempty"` // needs Workspace
+	TTLMS     int64     `json:"ttl_ms,omitempty"`
 }
 
 // TokenEntry describes a token without being one.
 type TokenEntry struct {
-	ID      TokenID    `json:"id"`
-	Tenant  Tenant     `json:"tenant"`
-	Issued  time.Time  `json:"issued"`
-	Expires *time.Time `json:"expires,omitempty"`
+	ID        TokenID    `json:"id"`
+	Tenant    Tenant     `json:"tenant"`
+	Workspace Workspace  `json:"workspace,omitempty"` // the one it is bound to
+	Scope     Path       `json:"scope,omitempty"`     // the path in it that it is bound to
+	Issued    time.Time  `json:"issued"`
+	Expires   *time.Time `json:"expires,omitempty"`
 }
 
 // TokenIssueReply carries the one copy of the token.

@@ -81,7 +81,7 @@ func ResolvePath(scope, p string) (string, error) {
 		return "", errLeaves(p)
 	}
 	full := path.Join(base, rel)
-	if scope != "." && full != scope && !strings.HasPrefix(full, scope+"/") {
+	if !Inside(scope, full) {
 		return "", errLeaves(p)
 	}
 	return full, nil

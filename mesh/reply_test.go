@@ -111,9 +111,11 @@ func attacks() []attack {
 // subscribeAll answers every family of subjects.
 func subscribeAll(t *testing.T, r *mesh.Responder, answer mesh.Answer) {
 	t.Helper()
-	for subject, queue := range map[string]string{
-		"ws.v1.*.*.*.*": "", mesh.APIWildcard: mesh.APIQueue, mesh.AdminWildcard: mesh.AdminQueue, mesh.NodeSubject("*", "*"): "",
-	} {
+	subjects := map[string]string{"ws.v1.*.*.*.>": "", mesh.AdminWildcard: mesh.AdminQueue, mesh.NodeSubject("*", "*"): ""}
+	for _, subject := range mesh.APIWildcards {
+		subjects[subject] = mesh.APIQueue
+	}
+	for subject, queue := range subjects {
 		_, err := r.Subscribe(t.Context(), subject, queue, answer)
 		require.NoError(t, err)
 	}

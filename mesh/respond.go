@@ -28,9 +28,11 @@ const (
 // Request is one request whose reply subject has been checked.
 type Request struct {
 	Subject   string
+	Verb      string
 	Principal string // who published it, as the subject says: a tenant, PrincipalAdmin or PrincipalNode
+	Bound     *Bound // what the caller's token is bound to, as the subject says; nil: the whole tenant
 	ID        string // Mesh-Id; "" when the caller sent none
-	Scope     string // clean, relative to the workspace root; "." is all of it
+	Scope     string // clean, relative to the workspace root; "." is all of it; never outside of Bound
 	msg       *nats.Msg
 }
 
@@ -45,7 +47,7 @@ func (r *Request) Args(v any) error {
 		return nil
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		return Errorf(CodeInvalid, "%s: malformed JSON arguments: %s", Verb(r.Subject), err)
+		return Errorf(CodeInvalid, "%s: malformed JSON arguments: %s", r.Verb, err)
 	}
 	return nil
 }
@@ -86,7 +88,7 @@ type Responder struct {
 
 // ResponderStats counts what a Responder did not answer as asked.
 type ResponderStats struct {
-	Dropped uint64 `json:"dropped"` // reply subject not below the principal's inbox
+	Dropped uint64 `json:"dropped"` // reply subject not below the caller's inbox, or a malformed subject
 	Busy    uint64 `json:"busy"`    // refused because DefaultMaxInFlight were being answered
 }
 
@@ -131,15 +133,21 @@ func (r *Responder) Subscribe(ctx context.Context, subject, queue string, answer
 // subscriptions have been drained.
 func (r *Responder) Wait() { r.flight.Wait() }
 
-// replyAllowed is the reply check.
-func replyAllowed(principal, reply string) bool {
-	below, ok := strings.CutPrefix(reply, "_INBOX."+principal+".")
+// replyAllowed is the reply check. Who asks on a bound token's subject is
+// answered in that token's inbox only.
+func replyAllowed(principal string, bound *Bound, reply string) bool {
+	inbox := "_INBOX." + principal + "."
+	if bound != nil {
+		inbox += string(bound.Token) + "."
+	}
+	below, ok := strings.CutPrefix(reply, inbox)
 	return principal != "" && ok && below != ""
 }
 
 func (r *Responder) receive(ctx context.Context, m *nats.Msg, answer Answer) {
 	principal := Principal(m.Subject)
-	if !replyAllowed(principal, m.Reply) {
+	bound, err := boundOf(m.Subject)
+	if err != nil || !replyAllowed(principal, bound, m.Reply) {
 		r.dropped.Add(1)
 		r.log.Warn("request with a foreign reply subject dropped", "subject", m.Subject)
 		return
@@ -152,12 +160,12 @@ func (r *Responder) receive(ctx context.Context, m *nats.Msg, answer Answer) {
 	r.flight.Add(1)
 	go func() {
 		defer func() { r.slots.Give(principal); r.flight.Done() }()
-		reply, err := r.answer(ctx, m, principal, answer)
+		reply, err := r.answer(ctx, m, &Request{Subject: m.Subject, Verb: Verb(m.Subject), Principal: principal, Bound: bound, msg: m}, answer)
 		r.send(m, reply, err)
 	}()
 }
 
-func (r *Responder) answer(ctx context.Context, m *nats.Msg, principal string, answer Answer) (reply *Reply, err error) {
+func (r *Responder) answer(ctx context.Context, m *nats.Msg, req *Request, answer Answer) (reply *Reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.log.Error("panic in a request", "subject", m.Subject, "panic", p, "stack", string(debug.Stack()))
@@ -172,10 +180,13 @@ func (r *Responder) answer(ctx context.Context, m *nats.Msg, principal string, a
 			return nil, Errorf(CodeInvalid, "%s %.40q is not a UUID in canonical form", HeaderID, id)
 		}
 	}
-	req := &Request{Subject: m.Subject, Principal: principal, ID: m.Header.Get(HeaderID), msg: m}
+	req.ID = m.Header.Get(HeaderID)
 	scope, err := UnescapePath(m.Header.Get(HeaderScope))
 	if err == nil {
-		req.Scope, err = ParseScope("", scope)
+		scope, err = ParseScope("", scope)
+	}
+	if err == nil {
+		req.Scope, err = req.Bound.within(scope)
 	}
 	if err != nil {
 		return nil, err

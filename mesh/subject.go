@@ -19,6 +19,13 @@ const (
 	VerbMkdir    = "mkdir"
 	VerbRemove   = "remove"
 	VerbRename   = "rename"
+	VerbCopy     = "copy"
+	VerbChmod    = "chmod"
+	VerbSymlink  = "symlink"
+	VerbReadlink = "readlink"
+	VerbTouch    = "touch"
+	VerbSearch   = "search"
+	VerbGrep     = "grep"
 	VerbUpload   = "upload"
 	VerbDownload = "download"
 	VerbInfo     = "info"
@@ -61,8 +68,9 @@ func OwnerSubject(t Tenant, w Workspace, e Epoch, verb string) string {
 	return "ws.v1." + string(t) + "." + string(w) + "." + e.String() + "." + verb
 }
 
-// OwnerWildcard is what the owner of a workspace subscribes.
-func OwnerWildcard(t Tenant, w Workspace, e Epoch) string { return OwnerSubject(t, w, e, "*") }
+// OwnerWildcard is what the owner of a workspace subscribes: both forms of its
+// subjects.
+func OwnerWildcard(t Tenant, w Workspace, e Epoch) string { return OwnerSubject(t, w, e, ">") }
 
 // APISubject addresses any node: api.v1.<tenant>.<service>.<verb>.
 func APISubject(t Tenant, service, verb string) string {
@@ -74,14 +82,20 @@ func APINodeSubject(t Tenant, service, verb string, n Node) string {
 	return APISubject(t, service, verb) + "." + string(n)
 }
 
-// APIWildcard is what every node subscribes in the queue group APIQueue.
-const (
-	APIWildcard = "api.v1.*.*.*"
-	APIQueue    = "api"
-)
+// APIWildcards are what every node subscribes in the queue group APIQueue.
+var APIWildcards = []string{"api.v1.*.*.*", "api.v1.*.*.*." + anyNode + ".*.*.*"}
 
-// APINodeWildcard is what node n subscribes for requests addressed to it.
-func APINodeWildcard(n Node) string { return "api.v1.*.*.*." + string(n) }
+// APIQueue is the queue group of all nodes.
+const APIQueue = "api"
+
+// APINodeWildcards are what node n subscribes for requests addressed to it.
+func APINodeWildcards(n Node) []string {
+	return []string{"api.v1.*.*.*." + string(n), "api.v1.*.*.*." + string(n) + ".*.*.*"}
+}
+
+// anyNode stands in the place of the node in a bound token's subject for the
+// queue group. No node can be called like it.
+const anyNode = "_"
 
 // AdminSubject addresses any node on behalf of the operator.
 func AdminSubject(verb string) string { return "admin.v1." + verb }
@@ -163,27 +177,29 @@ type OwnerAddress struct {
 	Workspace Workspace
 	Epoch     Epoch
 	Verb      string
+	Bound     *Bound // of a bound token's subject
 }
 
-// ParseOwnerSubject is the inverse of OwnerSubject; the error has CodeInvalid.
-func ParseOwnerSubject(subject string) (OwnerAddress, error) {
+// ParseOwnerSubject is the inverse of OwnerSubject and Bound.OwnerSubject; the
+// error has CodeInvalid.
+func ParseOwnerSubject(subject string) (a OwnerAddress, err error) {
 	p := strings.Split(subject, ".")
-	if len(p) != 6 || p[0] != "ws" || p[1] != "v1" || p[5] == "" {
+	if (len(p) != 6 && len(p) != 8) || p[0] != "ws" || p[1] != "v1" || p[5] == "" {
 		return OwnerAddress{}, Errorf(CodeInvalid, "subject %.80q is not ws.v1.<tenant>.<workspace>.<epoch>.<verb>", subject)
 	}
-	t, err := ParseTenant(p[2])
+	a.Verb = p[5]
+	if a.Tenant, err = ParseTenant(p[2]); err == nil {
+		if a.Workspace, err = ParseWorkspace(p[3]); err == nil {
+			a.Epoch, err = ParseEpoch(p[4])
+		}
+	}
+	if err == nil && len(p) == 8 {
+		a.Bound, err = parseBound(p[6], p[3], p[7])
+	}
 	if err != nil {
 		return OwnerAddress{}, err
 	}
-	w, err := ParseWorkspace(p[3])
-	if err != nil {
-		return OwnerAddress{}, err
-	}
-	e, err := ParseEpoch(p[4])
-	if err != nil {
-		return OwnerAddress{}, err
-	}
-	return OwnerAddress{Tenant: t, Workspace: w, Epoch: e, Verb: p[5]}, nil
+	return a, nil
 }
 
 // APIAddress is a parsed api.v1 subject; Node is empty for the group's form.
@@ -192,25 +208,36 @@ type APIAddress struct {
 	Service string
 	Verb    string
 	Node    Node
+	Bound   *Bound // of a bound token's subject
 }
 
-// ParseAPISubject is the inverse of APISubject and APINodeSubject; the error
-// has CodeInvalid.
-func ParseAPISubject(subject string) (APIAddress, error) {
+// ParseAPISubject is the inverse of APISubject, APINodeSubject and
+// Bound.APISubject; the error has CodeInvalid.
+func ParseAPISubject(subject string) (a APIAddress, err error) {
 	p := strings.Split(subject, ".")
-	if (len(p) != 5 && len(p) != 6) || p[0] != "api" || p[1] != "v1" || p[3] == "" || p[4] == "" {
+	if (len(p) != 5 && len(p) != 6 && len(p) != 9) || p[0] != "api" || p[1] != "v1" || p[3] == "" || p[4] == "" {
 		return APIAddress{}, Errorf(CodeInvalid, "subject %.80q is not api.v1.<tenant>.<service>.<verb>[.<node>]", subject)
 	}
-	t, err := ParseTenant(p[2])
+	a.Service, a.Verb = p[3], p[4]
+	a.Tenant, err = ParseTenant(p[2])
+	if err == nil && len(p) > 5 && (len(p) != 9 || p[5] != anyNode) {
+		a.Node, err = ParseNode(p[5])
+	}
+	if err == nil && len(p) == 9 {
+		a.Bound, err = parseBound(p[6], p[7], p[8])
+	}
 	if err != nil {
 		return APIAddress{}, err
 	}
-	a := APIAddress{Tenant: t, Service: p[3], Verb: p[4]}
-	if len(p) == 6 {
-		a.Node, err = ParseNode(p[5])
-	}
-	return a, err
+	return a, nil
 }
 
-// Verb returns the last token of a subject.
-func Verb(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
+// Verb returns the verb of a request subject of any family, "" if it has none.
+func Verb(subject string) string {
+	p := strings.Split(subject, ".")
+	at, known := map[string]int{"ws": 5, "api": 4, "node": 3, "admin": 2}[p[0]]
+	if !known || len(p) <= at {
+		return ""
+	}
+	return p[at]
+}

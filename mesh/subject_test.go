@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,13 +12,20 @@ import (
 
 const exec1 = mesh.ExecID("018bcfe5-6800-7abc-9def-0123456789ab")
 
+var bound = mesh.Bound{Token: "0123456789abcdef", Workspace: "repo", Scope: "users/u1.a"}
+
 func TestSubjects(t *testing.T) {
 	for _, c := range []struct{ name, want, got string }{
 		{"owner", "ws.v1.acme.repo.41.exec", mesh.OwnerSubject("acme", "repo", 41, mesh.VerbExec)},
-		{"owner's subscription", "ws.v1.acme.repo.41.*", mesh.OwnerWildcard("acme", "repo", 41)},
+		{"owner's subscription", "ws.v1.acme.repo.41.>", mesh.OwnerWildcard("acme", "repo", 41)},
 		{"api", "api.v1.acme.place.open", mesh.APISubject("acme", mesh.ServicePlace, mesh.VerbPlaceOpen)},
 		{"api of one node", "api.v1.acme.log.read.n1", mesh.APINodeSubject("acme", mesh.ServiceLog, mesh.VerbLogRead, "n1")},
-		{"api subscription of one node", "api.v1.*.*.*.n1", mesh.APINodeWildcard("n1")},
+		{"api subscription of one node", "api.v1.*.*.*.n1", mesh.APINodeWildcards("n1")[0]},
+		{"the same for bound tokens", "api.v1.*.*.*.n1.*.*.*", mesh.APINodeWildcards("n1")[1]},
+		{"bound owner", "ws.v1.acme.repo.41.exec.0123456789abcdef.users%2Fu1%2Ea", bound.OwnerSubject("acme", 41, mesh.VerbExec)},
+		{"bound api", "api.v1.acme.log.read._.0123456789abcdef.repo.users%2Fu1%2Ea", bound.APISubject("acme", mesh.ServiceLog, mesh.VerbLogRead, "")},
+		{"bound api of one node", "api.v1.acme.log.read.n1.0123456789abcdef.repo.users%2Fu1%2Ea", bound.APISubject("acme", mesh.ServiceLog, mesh.VerbLogRead, "n1")},
+		{"bound to a whole workspace", "ws.v1.acme.repo.41.exec.0123456789abcdef.%2E", mesh.Bound{Token: bound.Token, Workspace: "repo", Scope: "."}.OwnerSubject("acme", 41, mesh.VerbExec)},
 		{"admin", "admin.v1.status", mesh.AdminSubject(mesh.VerbAdminStatus)},
 		{"node", "node.v1.n1.open", mesh.NodeSubject("n1", mesh.VerbNodeOpen)},
 		{"frames", "out.v1.acme.repo." + string(exec1), mesh.OutSubject("acme", "repo", exec1)},
@@ -28,7 +36,13 @@ func TestSubjects(t *testing.T) {
 		{"exec log stream", "EXECLOG_12", mesh.ExecLogStream(12)},
 		{"inbox", "_INBOX.acme.0123456789abcdef", mesh.InboxPrefix("acme", "0123456789abcdef")},
 		{"verb", "exec", mesh.Verb("ws.v1.acme.repo.41.exec")},
-		{"verb of one token", "exec", mesh.Verb("exec")},
+		{"verb of a bound token", "exec", mesh.Verb(bound.OwnerSubject("acme", 41, mesh.VerbExec))},
+		{"verb of a bound token's api", "read", mesh.Verb(bound.APISubject("acme", mesh.ServiceLog, mesh.VerbLogRead, "n1"))},
+		{"verb of api for one node", "read", mesh.Verb("api.v1.acme.log.read.n1")},
+		{"verb between nodes", "ping", mesh.Verb("node.v1.n1.ping")},
+		{"verb of the operator", "status", mesh.Verb("admin.v1.status")},
+		{"no verb", "", mesh.Verb("exec")},
+		{"no verb at the end", "", mesh.Verb("ws.v1.acme")},
 	} {
 		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, c.got) })
 	}
@@ -101,6 +115,24 @@ func TestSubjectsRoundTrip(t *testing.T) {
 		require.NoError(r, err)
 		require.Equal(r, mesh.APIAddress{Tenant: tenant, Service: mesh.ServiceLog, Verb: mesh.VerbLogRead, Node: node}, api)
 		require.Equal(r, string(tenant), mesh.Principal(one))
+
+		scope, err := mesh.ParseScope("", rapid.StringMatching(`([^/\x00]{1,9}/){0,3}[^/\x00]{1,9}`).Draw(r, "scope"))
+		if err != nil || len(mesh.EscapeScope(scope)) > mesh.MaxBoundScope {
+			r.Skip("no scope of a token")
+		}
+		b := mesh.Bound{Token: mesh.NewTokenID(), Workspace: w, Scope: scope}
+		own := b.OwnerSubject(tenant, epoch, mesh.VerbRead)
+		require.Len(r, strings.Split(own, "."), 8)
+		address, err = mesh.ParseOwnerSubject(own)
+		require.NoError(r, err)
+		require.Equal(r, mesh.OwnerAddress{Tenant: tenant, Workspace: w, Epoch: epoch, Verb: mesh.VerbRead, Bound: &b}, address)
+		for _, n := range []mesh.Node{"", node} {
+			of := b.APISubject(tenant, mesh.ServiceLog, mesh.VerbLogRead, n)
+			api, err = mesh.ParseAPISubject(of)
+			require.NoError(r, err)
+			require.Equal(r, mesh.APIAddress{Tenant: tenant, Service: mesh.ServiceLog, Verb: mesh.VerbLogRead, Node: n, Bound: &b}, api)
+			require.Equal(r, string(tenant), mesh.Principal(of))
+		}
 	})
 }
 
@@ -118,6 +150,16 @@ func TestParseSubjectsRefuse(t *testing.T) {
 		{"owner: no verb", "ws.v1.acme.repo.41", owner},
 		{"owner: empty verb", "ws.v1.acme.repo.41.", owner},
 		{"owner: one token more", "ws.v1.acme.repo.41.exec.x", owner},
+		{"owner: three tokens more", "ws.v1.acme.repo.41.exec.0123456789abcdef.a.b", owner},
+		{"owner: bad token id", "ws.v1.acme.repo.41.exec.0123.a", owner},
+		{"owner: scope that leaves", "ws.v1.acme.repo.41.exec.0123456789abcdef.%2E%2E%2Fa", owner},
+		{"owner: scope not clean", "ws.v1.acme.repo.41.exec.0123456789abcdef.a%2F", owner},
+		{"owner: another spelling", "ws.v1.acme.repo.41.exec.0123456789abcdef.%61", owner},
+		{"owner: lower case escape", "ws.v1.acme.repo.41.exec.0123456789abcdef.a%2fb", owner},
+		{"owner: scope with a NUL", "ws.v1.acme.repo.41.exec.0123456789abcdef.%00", owner},
+		{"owner: bad escape", "ws.v1.acme.repo.41.exec.0123456789abcdef.%2", owner},
+		{"owner: no scope", "ws.v1.acme.repo.41.exec.0123456789abcdef.", owner},
+		{"owner: long scope", "ws.v1.acme.repo.41.exec.0123456789abcdef." + strings.Repeat("a%2F", 150) + "a", owner},
 		{"owner: bad tenant", "ws.v1.Acme.repo.41.exec", owner},
 		{"owner: wildcard workspace", "ws.v1.acme.*.41.exec", owner},
 		{"owner: epoch zero", "ws.v1.acme.repo.0.exec", owner},
@@ -131,6 +173,10 @@ func TestParseSubjectsRefuse(t *testing.T) {
 		{"api: empty verb", "api.v1.acme.place.", api},
 		{"api: empty word", "api.v1.acme..open", api},
 		{"api: one token more", "api.v1.acme.place.open.n1.x", api},
+		{"api: any node, not bound", "api.v1.acme.place.open._", api},
+		{"api: bound to a bad workspace", "api.v1.acme.place.open._.0123456789abcdef.R.%2E", api},
+		{"api: bound by a bad token", "api.v1.acme.place.open._.x.repo.%2E", api},
+		{"api: bound, empty node", "api.v1.acme.place.open..0123456789abcdef.repo.%2E", api},
 		{"api: bad tenant", "api.v1.a_b.place.open", api},
 		{"api: bad node", "api.v1.acme.place.open.N1", api},
 		{"api: empty node", "api.v1.acme.place.open.", api},
@@ -140,17 +186,27 @@ func TestParseSubjectsRefuse(t *testing.T) {
 }
 
 func FuzzParseSubjects(f *testing.F) {
-	for _, s := range []string{"ws.v1.acme.repo.41.exec", "api.v1.acme.log.read", "api.v1.acme.log.read.n1", "ws.v1.acme", "..", "ws.v1.*.>.1.x"} {
+	for _, s := range []string{
+		"ws.v1.acme.repo.41.exec", "api.v1.acme.log.read", "api.v1.acme.log.read.n1", "ws.v1.acme", "..", "ws.v1.*.>.1.x",
+		bound.OwnerSubject("acme", 41, mesh.VerbExec), bound.APISubject("acme", mesh.ServiceLog, mesh.VerbLogRead, "n1"),
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if a, err := mesh.ParseOwnerSubject(s); err == nil {
-			require.Equal(t, s, mesh.OwnerSubject(a.Tenant, a.Workspace, a.Epoch, a.Verb))
+			back := mesh.OwnerSubject(a.Tenant, a.Workspace, a.Epoch, a.Verb)
+			if a.Bound != nil {
+				back = a.Bound.OwnerSubject(a.Tenant, a.Epoch, a.Verb)
+			}
+			require.Equal(t, s, back)
 			require.Equal(t, string(a.Tenant), mesh.Principal(s))
 		}
 		if a, err := mesh.ParseAPISubject(s); err == nil {
 			back := mesh.APISubject(a.Tenant, a.Service, a.Verb)
-			if a.Node != "" {
+			switch {
+			case a.Bound != nil:
+				back = a.Bound.APISubject(a.Tenant, a.Service, a.Verb, a.Node)
+			case a.Node != "":
 				back = mesh.APINodeSubject(a.Tenant, a.Service, a.Verb, a.Node)
 			}
 			require.Equal(t, s, back)

@@ -14,6 +14,7 @@ import (
 type TokenClaims struct {
 	Tenant  Tenant
 	ID      TokenID
+	Bound   *Bound    // nil: the whole tenant
 	Expires time.Time // zero: never
 }
 
@@ -43,21 +44,40 @@ func ParseToken(token string) (TokenClaims, error) {
 	if json.Unmarshal(body, &claims) != nil {
 		return TokenClaims{}, broken
 	}
-	tenant, id, _ := strings.Cut(claims.Name, "/")
-	t, err := ParseTenant(tenant)
+	c, err := parseTokenName(claims.Name)
 	if err != nil {
 		return TokenClaims{}, broken
 	}
-	tid, err := ParseTokenID(id)
-	if err != nil {
-		return TokenClaims{}, broken
-	}
-	c := TokenClaims{Tenant: t, ID: tid}
 	if claims.Expires != 0 {
 		c.Expires = time.Unix(claims.Expires, 0)
 		if !c.Expires.After(time.Now()) {
-			return TokenClaims{}, Errorf(CodeDenied, "the token expired at %s; issue a new one with: wsmesh token issue --tenant %s", c.Expires.UTC().Format(time.RFC3339), t)
+			return TokenClaims{}, Errorf(CodeDenied, "the token expired at %s; issue a new one with: wsmesh token issue --tenant %s", c.Expires.UTC().Format(time.RFC3339), c.Tenant)
 		}
 	}
 	return c, nil
+}
+
+// TokenName is what a token's user is called: <tenant>/<token id>, and of a bound
+// token /<workspace>/<scope> besides, escaped as in its subjects.
+func TokenName(t Tenant, id TokenID, b *Bound) string {
+	name := string(t) + "/" + string(id)
+	if b != nil {
+		name += "/" + string(b.Workspace) + "/" + EscapeScope(b.Scope)
+	}
+	return name
+}
+
+func parseTokenName(name string) (c TokenClaims, err error) {
+	p := strings.Split(name, "/")
+	if len(p) != 2 && len(p) != 4 {
+		return c, Errorf(CodeInvalid, "not the name of a token")
+	}
+	if c.Tenant, err = ParseTenant(p[0]); err != nil {
+		return c, err
+	}
+	if c.ID, err = ParseTokenID(p[1]); err != nil || len(p) == 2 {
+		return c, err
+	}
+	c.Bound, err = parseBound(p[1], p[2], p[3])
+	return c, err
 }

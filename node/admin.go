@@ -12,7 +12,7 @@ import (
 
 // answerAdmin answers the operator.
 func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	switch verb := mesh.Verb(req.Subject); verb {
+	switch req.Verb {
 	case mesh.VerbAdminStatus:
 		return n.status(ctx)
 	case mesh.VerbAdminTenantCreate:
@@ -29,7 +29,7 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	case mesh.VerbAdminTokenList:
 		return n.listTokens(ctx)
 	default:
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown operator request %.40q", verb)
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown operator request %.40q", req.Verb)
 	}
 }
 
@@ -48,6 +48,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxWorkspaces":  DefaultMaxWorkspaces,
 		"node.DefaultMaxLog":         DefaultMaxLog,
 		"node.DefaultMaxDownloads":   DefaultMaxDownloads,
+		"node.DefaultMaxSearches":    DefaultMaxSearches,
 		"node.DefaultAnswers":        DefaultAnswers,
 		"mesh.DefaultMaxInFlight":    mesh.DefaultMaxInFlight,
 		"mesh.MaxMessage":            mesh.MaxMessage,
@@ -113,11 +114,17 @@ func (n *Node) issueToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 	if err != nil {
 		return nil, err
 	}
-	token, err := n.cfg.Signer.Tenant(auth.TokenSpec{Tenant: t, Generation: tenant.Generation, TTL: time.Duration(a.TTLMS) * time.Millisecond})
+	token, err := n.cfg.Signer.Tenant(auth.TokenSpec{
+		Tenant: t, Generation: tenant.Generation, Workspace: a.Workspace, Scope: string(a.Scope),
+		TTL: time.Duration(a.TTLMS) * time.Millisecond,
+	})
 	if err != nil {
 		return nil, err
 	}
 	r := kv.TokenRecord{ID: token.ID, Tenant: t, Generation: tenant.Generation, Issued: token.Issued, Expires: token.Expires}
+	if token.Bound != nil {
+		r.Workspace, r.Scope = token.Bound.Workspace, mesh.Path(token.Bound.Scope)
+	}
 	if err := n.kv.Tenants.PutToken(ctx, r); err != nil {
 		return nil, err
 	}
@@ -125,7 +132,7 @@ func (n *Node) issueToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 }
 
 func tokenEntry(r kv.TokenRecord) mesh.TokenEntry {
-	e := mesh.TokenEntry{ID: r.ID, Tenant: r.Tenant, Issued: r.Issued}
+	e := mesh.TokenEntry{ID: r.ID, Tenant: r.Tenant, Workspace: r.Workspace, Scope: r.Scope, Issued: r.Issued}
 	if !r.Expires.IsZero() {
 		e.Expires = &r.Expires
 	}

@@ -2,13 +2,11 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
+	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -38,7 +36,7 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	w, err := mesh.ParseWorkspace(string(a.Workspace))
+	w, err := reachable(req, a.Workspace)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +94,17 @@ func workspaceIn(req *mesh.Request) (mesh.Workspace, error) {
 	if err := req.Args(&a); err != nil {
 		return "", err
 	}
-	return mesh.ParseWorkspace(string(a.Workspace))
+	return reachable(req, a.Workspace)
+}
+
+// reachable parses the workspace that a request names in its body, and refuses
+// one that the caller's token is not bound to.
+func reachable(req *mesh.Request, name mesh.Workspace) (mesh.Workspace, error) {
+	w, err := mesh.ParseWorkspace(string(name))
+	if err == nil && req.Bound != nil && req.Bound.Workspace != w {
+		err = mesh.Errorf(mesh.CodeDenied, "the token is bound to workspace %s", req.Bound.Workspace)
+	}
+	return w, err
 }
 
 func (n *Node) listWorkspaces(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
@@ -107,7 +115,7 @@ func (n *Node) listWorkspaces(ctx context.Context, t mesh.Tenant, req *mesh.Requ
 	if a.Limit <= 0 || a.Limit > mesh.MaxList {
 		a.Limit = mesh.MaxList
 	}
-	records, more, err := n.kv.Workspaces.List(ctx, t, a.After, a.Limit)
+	records, more, err := n.visible(ctx, t, req.Bound, a)
 	if err != nil {
 		return nil, err
 	}
@@ -126,12 +134,30 @@ func (n *Node) listWorkspaces(ctx context.Context, t mesh.Tenant, req *mesh.Requ
 	return &mesh.Reply{Args: reply}, nil
 }
 
+// visible is a page of the workspaces that a token reaches.
+func (n *Node) visible(ctx context.Context, t mesh.Tenant, bound *mesh.Bound, a mesh.WorkspaceListRequest) ([]kv.WorkspaceRecord, bool, error) {
+	if bound == nil {
+		return n.kv.Workspaces.List(ctx, t, a.After, a.Limit)
+	}
+	if bound.Workspace <= a.After {
+		return nil, false, nil
+	}
+	r, err := n.kv.Workspaces.Get(ctx, t, bound.Workspace)
+	if mesh.CodeOf(err) == mesh.CodeNotFound {
+		return nil, false, nil
+	}
+	return []kv.WorkspaceRecord{r}, false, err
+}
+
 // forgetWorkspace removes a workspace: its owner does it, so that no command
 // runs on while the files go.
 func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
 	w, err := workspaceIn(req)
 	if err != nil {
 		return nil, err
+	}
+	if req.Bound != nil {
+		return nil, mesh.Errorf(mesh.CodeDenied, "a token that is bound to a workspace cannot remove it")
 	}
 	for {
 		if _, err := n.kv.Workspaces.Get(ctx, t, w); err != nil {
@@ -151,67 +177,4 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-// readLog returns frames of one exec. Reading a log without an end makes sure
-// that the workspace has an owner, who ends what nobody runs.
-func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.LogRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	w, err := mesh.ParseWorkspace(string(a.Workspace))
-	if err != nil {
-		return nil, err
-	}
-	id, err := mesh.ParseExecID(string(a.ID))
-	if err != nil {
-		return nil, err
-	}
-	record, err := n.kv.Workspaces.Get(ctx, t, w)
-	if err != nil {
-		return nil, err
-	}
-	stream, subject := n.shards[record.Shard].log, mesh.ExecLogSubject(record.Shard, t, w, id)
-	end, err := lastFrame(ctx, stream, subject)
-	if err != nil {
-		return nil, err
-	}
-	if end.frame == nil {
-		return nil, mesh.Errorf(mesh.CodeNotFound, "exec %s is not known in workspace %s, or its log has expired", id, w)
-	}
-	if end.frame.Final == nil && end.sequence <= a.After {
-		route, err := n.router.Place(ctx, t, w)
-		if err == nil {
-			err = n.router.Settle(ctx, t, w, route, id)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return logPage(ctx, stream, subject, a.After)
-}
-
-// logPage reads frames from the leader until a message is full.
-func logPage(ctx context.Context, stream jetstream.Stream, subject string, after uint64) (*mesh.Reply, error) {
-	var frames []mesh.StoredFrame
-	reply := mesh.LogReply{Last: after}
-	size := 0
-	for {
-		raw, err := stream.GetMsg(ctx, reply.Last+1, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read an exec log: %w", unavailable(err))
-		}
-		size += len(raw.Data) + 32
-		if size > mesh.MaxMessage && len(frames) > 0 {
-			reply.More = true
-			break
-		}
-		frames = append(frames, mesh.StoredFrame{Sequence: raw.Sequence, Data: raw.Data})
-		reply.Last = raw.Sequence
-	}
-	return &mesh.Reply{Args: reply, Content: mesh.PackFrames(frames)}, nil
 }

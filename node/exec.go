@@ -67,9 +67,9 @@ func (c *command) check(maxNet string) error {
 	}
 	for _, e := range c.Env {
 		size += len(e)
-		name, _, ok := strings.Cut(string(e), "=")
-		if !ok || !validEnvName(name) || strings.IndexByte(string(e), 0) >= 0 {
-			return mesh.Errorf(mesh.CodeInvalid, "exec: environment %.60q is not NAME=value with a NAME of letters, digits and '_'", name)
+		name, _, _ := strings.Cut(string(e), "=")
+		if !validEnvName(name) || strings.IndexByte(string(e), 0) >= 0 {
+			return mesh.Errorf(mesh.CodeInvalid, "exec: environment %.60q is not NAME=value or NAME, with a NAME of letters, digits and '_'", name)
 		}
 	}
 	if size > mesh.MaxArgs {
@@ -337,9 +337,9 @@ func (w *workspace) signal(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	x := w.execs[a.ID]
 	w.execMu.Unlock()
 	if x == nil && a.Signal == "KILL" {
-		return nil, w.cancelUnclaimed(ctx, a.ID)
+		return nil, w.cancelUnclaimed(ctx, a.ID, req.Scope)
 	}
-	if x == nil || x.command.scope != req.Scope {
+	if x == nil || !mesh.Inside(req.Scope, x.command.scope) {
 		return nil, mesh.Errorf(mesh.CodeNotFound, "no command runs under exec id %.60s", a.ID)
 	}
 	return nil, x.signal(a.Signal)
@@ -349,14 +349,20 @@ var errCanceled = mesh.Errorf(mesh.CodeCanceled, "the command was canceled befor
 
 // cancelUnclaimed makes sure that an id whose request is still on its way never
 // starts: the log gets its end before its claim. An id that has ended is
-// CodeNotFound.
-func (w *workspace) cancelUnclaimed(ctx context.Context, id mesh.ExecID) error {
+// CodeNotFound, and so is one of a command outside of the scope.
+func (w *workspace) cancelUnclaimed(ctx context.Context, id mesh.ExecID, scope string) error {
 	subject := w.logSubject(id)
 	end, err := lastFrame(ctx, w.streams.log, subject)
 	if err != nil {
 		return err
 	}
-	if end.frame != nil && end.frame.Final != nil {
+	seen := true
+	if end.frame != nil {
+		if seen, err = logInScope(ctx, w.streams.log, subject, scope); err != nil {
+			return err
+		}
+	}
+	if !seen || end.frame != nil && end.frame.Final != nil {
 		return mesh.Errorf(mesh.CodeNotFound, "no command runs under exec id %s", id)
 	}
 	verdict := errCanceled

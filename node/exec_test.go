@@ -15,14 +15,15 @@ import (
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 // Many clients ask for one id at the same time: the command leaves one mark.
 func TestOneIDStartsOnce(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
 		ctx := t.Context()
-		require.NoError(t, m.client.CreateWorkspace(ctx, "repo"))
+		require.NoError(t, m.Client.CreateWorkspace(ctx, "repo"))
 		for round := range 5 {
 			id := string(mesh.NewExecID())
 			mark := fmt.Sprintf("mark%d", round)
@@ -30,9 +31,9 @@ func TestOneIDStartsOnce(t *testing.T) {
 			outputs := make([]string, 8)
 			errs := make([]error, 8)
 			for i := range 8 {
-				c := m.client
+				c := m.Client
 				if i%2 == 1 {
-					c = m.dial(t, m.Token(t, "acme"))
+					c = m.Connect(t, m.Token(t, "acme"))
 				}
 				wg.Go(func() {
 					cmd := c.Workspace("repo").Command(ctx, "sh", "-c", "echo x >> "+mark+"; echo out")
@@ -46,7 +47,7 @@ func TestOneIDStartsOnce(t *testing.T) {
 				require.NoError(t, errs[i])
 				require.Equal(t, "out\n", outputs[i])
 			}
-			b, err := m.client.Workspace("repo").ReadFile(ctx, mark)
+			b, err := m.Client.Workspace("repo").ReadFile(ctx, mark)
 			require.NoError(t, err)
 			require.Equal(t, "x\n", string(b), "the command ran more than once")
 		}
@@ -56,32 +57,33 @@ func TestOneIDStartsOnce(t *testing.T) {
 // The claim is the fence of an id: one that is there already is not overwritten,
 // whoever wrote it, and its command does not start.
 func TestForeignClaimIsNotRun(t *testing.T) {
-	m := start(t, meshtest.Server(t))
-	requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
-	ctx, ws := t.Context(), m.client.Workspace("repo")
-	require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
-	store, id := m.Store(t, "n1"), mesh.NewExecID()
-	js, err := jetstream.New(store)
-	require.NoError(t, err)
-	claim := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{Node: "n0", Epoch: 1, Nonce: "other", Hash: "other"}}
-	msg := nats.NewMsg(mesh.ExecLogSubject(0, "acme", "repo", id))
-	msg.Data, err = claim.Encode()
-	require.NoError(t, err)
-	_, err = mesh.Publish(ctx, js, msg, 0)
-	require.NoError(t, err)
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
+		store, id := m.Store(t, "n1"), mesh.NewExecID()
+		js, err := jetstream.New(store)
+		require.NoError(t, err)
+		claim := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{Node: "n0", Epoch: 1, Nonce: "other", Hash: "other"}}
+		msg := nats.NewMsg(mesh.ExecLogSubject(0, "acme", "repo", id))
+		msg.Data, err = claim.Encode()
+		require.NoError(t, err)
+		_, err = mesh.Publish(ctx, js, msg, 0)
+		require.NoError(t, err)
 
-	cmd := ws.Command(ctx, "touch", "ran")
-	cmd.ID = string(id)
-	require.Equal(t, mesh.CodeConflict, mesh.CodeOf(cmd.Run()), "another command's id")
-	_, err = ws.Stat(ctx, "ran")
-	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
+		cmd := ws.Command(ctx, "touch", "ran")
+		cmd.ID = string(id)
+		require.Equal(t, mesh.CodeConflict, mesh.CodeOf(cmd.Run()), "another command's id")
+		_, err = ws.Stat(ctx, "ran")
+		require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
+	})
 }
 
 // An owner that was overruled by a higher epoch answers nothing and writes
 // nothing more.
 func TestStepDownOnHigherEpoch(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", []byte("1"), 0))
 		before, err := ws.Info(ctx)
 		require.NoError(t, err)
@@ -95,7 +97,7 @@ func TestStepDownOnHigherEpoch(t *testing.T) {
 		require.NoError(t, err)
 		require.Greater(t, epoch, before.Epoch)
 
-		raw := m.DialToken(t, m.token)
+		raw := m.DialToken(t, m.Token(t, nodetest.Tenant))
 		require.Eventually(t, func() bool {
 			req, err := mesh.NewRequest(mesh.OwnerSubject("acme", "repo", before.Epoch, mesh.VerbInfo), "", "", struct{}{}, nil)
 			require.NoError(t, err)
@@ -113,14 +115,14 @@ func TestStepDownOnHigherEpoch(t *testing.T) {
 // A command that the node did not survive is lost by name, and is not started
 // again by a repeat of its request.
 func TestExecOfADeadNodeIsLost(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
 		info, err := ws.Info(ctx)
 		require.NoError(t, err)
 		js, err := jetstream.New(m.Store(t, "n1"))
 		require.NoError(t, err)
-		m.stop()
+		m.StopNode(t)
 
 		// What a node leaves that was killed after the claim and the record.
 		id := mesh.NewExecID()
@@ -137,7 +139,7 @@ func TestExecOfADeadNodeIsLost(t *testing.T) {
 		publish(mesh.Frame{Kind: mesh.FrameOutput, Number: 1, Chunks: []mesh.Chunk{{Stream: mesh.Stdout, Data: []byte("half")}}}, seq)
 		appendExecRecord(t, js, id)
 
-		m.startNode(t)
+		m.StartNode(t)
 		require.NoError(t, ws.WriteFile(ctx, "g", nil, 0)) // opens it
 		stream, err := js.Stream(ctx, mesh.ExecLogStream(0))
 		require.NoError(t, err)
@@ -152,55 +154,56 @@ func TestExecOfADeadNodeIsLost(t *testing.T) {
 }
 
 func TestBadExecs(t *testing.T) {
-	m := start(t, meshtest.Server(t))
-	ctx, ws := t.Context(), m.client.Workspace("repo")
-	require.NoError(t, ws.WriteFile(ctx, "file", nil, 0))
-	for _, c := range []struct {
-		name string
-		code mesh.Code
-		args []string
-		dir  string
-		env  []string
-		id   string
-		net  string
-		dur  string
-	}{
-		{name: "directory leaves", dir: "../..", code: mesh.CodeDenied},
-		{name: "directory is a file", dir: "file", code: mesh.CodeInvalid},
-		{name: "directory is missing", dir: "nowhere", code: mesh.CodeNotFound},
-		{name: "NUL in an argument", args: []string{"echo", "a\x00b"}, code: mesh.CodeInvalid},
-		{name: "empty program", args: []string{""}, code: mesh.CodeInvalid},
-		{name: "environment name that is a command", env: []string{"X=1 touch k; Y"}, code: ""},
-		{name: "environment without a name", env: []string{"=x"}, code: mesh.CodeInvalid},
-		{name: "environment name with a space", env: []string{"A B=x"}, code: mesh.CodeInvalid},
-		{name: "NUL in the environment", env: []string{"A=\x00"}, code: mesh.CodeInvalid},
-		{name: "too many arguments", args: []string{"echo", strings.Repeat("x", mesh.MaxArgs)}, code: mesh.CodeTooLarge},
-		{name: "no id", id: "not-an-id", code: mesh.CodeInvalid},
-		{name: "old id", id: "01890a5d-ac96-774b-bcce-b302099a8057", code: mesh.CodeInvalid},
-		{name: "network not granted", net: "full", code: mesh.CodeDenied},
-		{name: "unknown network", net: "allow:x", code: mesh.CodeUnsupported},
-		{name: "durability to come", dur: "sync", code: mesh.CodeUnsupported},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if c.args == nil {
-				c.args = []string{"true"}
-			}
-			cmd := ws.Command(ctx, c.args[0], c.args[1:]...)
-			cmd.Dir, cmd.Env, cmd.ID, cmd.Net, cmd.Durability = c.dir, c.env, c.id, c.net, c.dur
-			if c.code == "" {
-				requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
-			}
-			require.Equal(t, c.code, mesh.CodeOf(cmd.Run()))
-		})
-	}
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "file", nil, 0))
+		for _, c := range []struct {
+			name string
+			code mesh.Code
+			args []string
+			dir  string
+			env  []string
+			id   string
+			net  string
+			dur  string
+		}{
+			{name: "directory leaves", dir: "../..", code: mesh.CodeDenied},
+			{name: "directory is a file", dir: "file", code: mesh.CodeInvalid},
+			{name: "directory is missing", dir: "nowhere", code: mesh.CodeNotFound},
+			{name: "NUL in an argument", args: []string{"echo", "a\x00b"}, code: mesh.CodeInvalid},
+			{name: "empty program", args: []string{""}, code: mesh.CodeInvalid},
+			{name: "environment name that is a command", env: []string{"X=1 touch k; Y"}, code: ""},
+			{name: "environment without a name", env: []string{"=x"}, code: mesh.CodeInvalid},
+			{name: "environment name with a space", env: []string{"A B=x"}, code: mesh.CodeInvalid},
+			{name: "NUL in the environment", env: []string{"A=\x00"}, code: mesh.CodeInvalid},
+			{name: "too many arguments", args: []string{"echo", strings.Repeat("x", mesh.MaxArgs)}, code: mesh.CodeTooLarge},
+			{name: "no id", id: "not-an-id", code: mesh.CodeInvalid},
+			{name: "old id", id: "01890a5d-ac96-774b-bcce-b302099a8057", code: mesh.CodeInvalid},
+			{name: "network not granted", net: "full", code: mesh.CodeDenied},
+			{name: "unknown network", net: "allow:x", code: mesh.CodeUnsupported},
+			{name: "durability to come", dur: "sync", code: mesh.CodeUnsupported},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				if c.args == nil {
+					c.args = []string{"true"}
+				}
+				cmd := ws.Command(ctx, c.args[0], c.args[1:]...)
+				cmd.Dir, cmd.Env, cmd.ID, cmd.Net, cmd.Durability = c.dir, c.env, c.id, c.net, c.dur
+				if c.code == "" {
+					nodetest.Commands(t)
+				}
+				require.Equal(t, c.code, mesh.CodeOf(cmd.Run()))
+			})
+		}
+	})
 }
 
 // Without isolation nothing runs, and files still work.
 func TestNoIsolationNoExec(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv("WSMESH_TEST_ISOLATION", "auto")
-	m := start(t, meshtest.Server(t))
-	ctx, ws := t.Context(), m.client.Workspace("repo")
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	ctx, ws := t.Context(), m.Client.Workspace("repo")
 	require.NoError(t, ws.WriteFile(ctx, "f", []byte("x"), 0))
 	cmd := ws.Command(ctx, "true")
 	err := cmd.Run()

@@ -3,16 +3,13 @@ package node
 import (
 	"context"
 	"io"
-	"sync"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
 
-func (w *workspace) stat(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) stat(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.StatRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -32,7 +29,7 @@ func (w *workspace) resolve(req *mesh.Request, p mesh.Path) (*sandbox.View, stri
 	return w.tree.View(req.Scope), path, err
 }
 
-func (w *workspace) list(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) list(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.ListRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -64,7 +61,7 @@ func fitPage(page sandbox.ListPage) mesh.ListReply {
 	return mesh.ListReply{Entries: page.Entries, More: page.More}
 }
 
-func (w *workspace) read(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) read(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.ReadRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -95,11 +92,12 @@ func (w *workspace) read(req *mesh.Request) (*mesh.Reply, error) {
 	return &mesh.Reply{Args: mesh.ReadReply{File: info}, Content: buf[:n]}, nil
 }
 
-func (w *workspace) write(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) write(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.WriteRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
+	a.Stage = stageOf(req, a.Stage)
 	if a.Stage != "" && !a.Commit {
 		return &mesh.Reply{Args: struct{}{}}, w.tree.StageWrite(a.Stage, a.Offset, req.Content())
 	}
@@ -117,7 +115,7 @@ func (w *workspace) write(req *mesh.Request) (*mesh.Reply, error) {
 	return &mesh.Reply{Args: reply}, err
 }
 
-func (w *workspace) mkdir(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) mkdir(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.MkdirRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -132,7 +130,7 @@ func (w *workspace) mkdir(req *mesh.Request) (*mesh.Reply, error) {
 	return nil, view.Mkdir(path, a.Mode, a.Parents)
 }
 
-func (w *workspace) remove(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) remove(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.RemoveRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -144,7 +142,7 @@ func (w *workspace) remove(req *mesh.Request) (*mesh.Reply, error) {
 	return nil, view.Remove(path, a.Recursive)
 }
 
-func (w *workspace) rename(req *mesh.Request) (*mesh.Reply, error) {
+func (w *workspace) rename(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.RenameRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
@@ -160,10 +158,25 @@ func (w *workspace) rename(req *mesh.Request) (*mesh.Reply, error) {
 	return nil, view.Rename(from, to, a.NoReplace)
 }
 
-// upload unpacks a tar stream that was staged whole, so that one which breaks
-// off on the way changes nothing.
-func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.UploadRequest
+func (w *workspace) copy(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.CopyRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, from, err := w.resolve(req, a.From)
+	if err != nil {
+		return nil, err
+	}
+	to, err := mesh.ResolvePath(req.Scope, string(a.To))
+	if err != nil {
+		return nil, err
+	}
+	count, err := view.Copy(ctx, from, to, sandbox.CopyOptions{Recursive: a.Recursive, NoReplace: a.NoReplace})
+	return &mesh.Reply{Args: count}, err
+}
+
+func (w *workspace) chmod(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.ChmodRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
@@ -171,150 +184,91 @@ func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	if err != nil {
 		return nil, err
 	}
-	f, err := w.tree.StageOpen(a.Stage, a.Size)
-	if err != nil {
-		return nil, err
-	}
-	defer w.tree.StageDrop(a.Stage)
-	defer f.Close()
-	count, err := view.ReadTar(ctx, path, f, sandbox.TarLimits{})
-	return &mesh.Reply{Args: mesh.UploadReply{Entries: int(count.Entries), Bytes: count.Bytes}}, err
+	return nil, view.Chmod(path, a.Mode)
 }
 
-// Bounds of downloads.
-const (
-	// DefaultMaxDownloads is how many tar streams one node keeps open, with up
-	// to DownloadWindow parts each: 256 MiB.
-	DefaultMaxDownloads = 64
-	// DefaultDownloadIdle is how long one waits for its next request.
-	DefaultDownloadIdle = 30 * time.Second
-)
-
-// downloads are the tar streams that clients are reading. The zero value works.
-type downloads struct {
-	mu     sync.Mutex
-	open   map[string]*download
-	closed bool
-	wg     sync.WaitGroup
-}
-
-// download is one tar stream, cut into numbered parts. Parts are made in order,
-// on demand, and the last ones are kept for repeats.
-type download struct {
-	mu    sync.Mutex
-	give  func() // gives the slot back
-	r     *io.PipeReader
-	parts map[int][]byte // made, not older than DownloadWindow
-	next  int            // number of the next part to make
-	last  int            // number of the last part, once known; -1 before
-	idle  *time.Timer
-}
-
-func (w *workspace) download(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.DownloadRequest
+func (w *workspace) symlink(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.SymlinkRequest
 	if err := req.Args(&a); err != nil {
 		return nil, err
-	}
-	if _, err := uuid.Parse(a.Stream); err != nil || a.Number < 0 {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "download: a UUID as stream and a part number are needed")
 	}
 	view, path, err := w.resolve(req, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	id := req.Scope + "\x00" + path + "\x00" + a.Stream
-	d, err := w.downloads.get(w, id, a.Number, func(out io.Writer) error { return view.WriteTar(context.WithoutCancel(ctx), path, out) })
+	return nil, view.Symlink(string(a.Target), path)
+}
+
+func (w *workspace) readlink(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.ReadlinkRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	view, path, err := w.resolve(req, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	part, last, err := d.part(a.Number)
-	if err != nil {
-		w.downloads.drop(id)
+	target, err := view.Readlink(path)
+	return &mesh.Reply{Args: mesh.ReadlinkReply{Target: mesh.Path(target)}}, err
+}
+
+func (w *workspace) touch(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.TouchRequest
+	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	return &mesh.Reply{Args: mesh.DownloadReply{Last: last}, Content: part}, nil
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	var at time.Time
+	if a.ModTime != nil {
+		at = *a.ModTime
+	}
+	return nil, view.Touch(path, at, a.NoCreate)
 }
 
-// get finds a stream; only a request for its first part starts one: a later part
-// of a new stream would belong to another tar than the parts before.
-func (ds *downloads) get(w *workspace, id string, number int, write func(io.Writer) error) (*download, error) {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if d, ok := ds.open[id]; ok {
-		d.idle.Reset(DefaultDownloadIdle)
-		return d, nil
+// DefaultMaxSearches is how many searches and greps one node works on at a time:
+// each keeps a processor busy for up to two seconds.
+const DefaultMaxSearches = 16
+
+func (w *workspace) search(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.SearchRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
 	}
-	if number != 0 {
-		return nil, mesh.Errorf(mesh.CodeConflict, "download: the stream is over; start over")
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
 	}
-	if ds.closed || !w.node.downloads.Take(string(w.tenant)) {
-		return nil, mesh.Errorf(mesh.CodeBusy, "as many downloads are open as may be, at all or of one tenant; try again")
+	if err := w.node.takeSearch(w.tenant); err != nil {
+		return nil, err
 	}
-	r, out := io.Pipe()
-	d := &download{give: func() { w.node.downloads.Give(string(w.tenant)) }, r: r, parts: map[int][]byte{}, last: -1}
-	d.idle = time.AfterFunc(DefaultDownloadIdle, func() { ds.drop(id) })
-	ds.wg.Go(func() { out.CloseWithError(write(out)) })
-	if ds.open == nil {
-		ds.open = map[string]*download{}
-	}
-	ds.open[id] = d
-	return d, nil
+	defer w.node.searches.Give(string(w.tenant))
+	page, err := view.Search(ctx, path, &a)
+	return &mesh.Reply{Args: page}, err
 }
 
-func (ds *downloads) drop(id string) {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if d, ok := ds.open[id]; ok {
-		d.end()
-		delete(ds.open, id)
+func (w *workspace) grep(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.GrepRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
 	}
+	view, path, err := w.resolve(req, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.node.takeSearch(w.tenant); err != nil {
+		return nil, err
+	}
+	defer w.node.searches.Give(string(w.tenant))
+	page, err := view.Grep(ctx, path, &a)
+	return &mesh.Reply{Args: page}, err
 }
 
-var errDownloadOver = mesh.Errorf(mesh.CodeCanceled, "the download was given up")
-
-// close ends every download and waits for their writers.
-func (ds *downloads) close() {
-	ds.mu.Lock()
-	ds.closed = true
-	for _, d := range ds.open {
-		d.end()
+func (n *Node) takeSearch(t mesh.Tenant) error {
+	if n.searches.Take(string(t)) {
+		return nil
 	}
-	ds.open = nil
-	ds.mu.Unlock()
-	ds.wg.Wait()
-}
-
-func (d *download) end() {
-	d.idle.Stop()
-	d.r.CloseWithError(errDownloadOver)
-	d.give()
-}
-
-// part returns one part, making those before it. A part that was asked for in
-// the last DownloadWindow is still there.
-func (d *download) part(number int) (part []byte, last bool, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if number >= d.next+mesh.DownloadWindow || (number < d.next && d.parts[number] == nil) {
-		return nil, false, mesh.Errorf(mesh.CodeInvalid, "download: part %d is not within reach", number)
-	}
-	for d.next <= number && d.last < 0 {
-		buf := make([]byte, mesh.MaxMessage)
-		n, err := io.ReadFull(d.r, buf)
-		switch err {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF:
-			d.last = d.next
-			d.idle.Reset(time.Second) // long enough to ask for the last part again
-		default:
-			return nil, false, err
-		}
-		d.parts[d.next] = buf[:n:n]
-		delete(d.parts, d.next-mesh.DownloadWindow)
-		d.next++
-	}
-	if d.last >= 0 && number > d.last {
-		return []byte{}, true, nil
-	}
-	return d.parts[number], number == d.last, nil
+	return mesh.Errorf(mesh.CodeBusy, "node %s is searching as much as it may, at all or for one tenant; try again", n.cfg.Name)
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/mesh"
-	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 // ownerRequest sends one raw request to the owner of acme/repo.
-func (m *testMesh) ownerRequest(t *testing.T, conn *nats.Conn, verb string, args any, edit func(*nats.Msg)) (*nats.Msg, error) {
+func ownerRequest(t *testing.T, m *nodetest.Mesh, conn *nats.Conn, verb string, args any, edit func(*nats.Msg)) (*nats.Msg, error) {
 	t.Helper()
-	info, err := m.client.Workspace("repo").Info(t.Context())
+	info, err := m.Client.Workspace("repo").Info(t.Context())
 	require.NoError(t, err)
 	req, err := mesh.NewRequest(mesh.OwnerSubject("acme", "repo", info.Epoch, verb), mesh.NewID(), "", args, nil)
 	require.NoError(t, err)
@@ -27,50 +27,52 @@ func (m *testMesh) ownerRequest(t *testing.T, conn *nats.Conn, verb string, args
 
 // A cancel that overtakes its exec request wins: the command never starts.
 func TestCancelBeforeTheClaim(t *testing.T) {
-	m := start(t, meshtest.Server(t))
-	requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
-	ctx, ws := t.Context(), m.client.Workspace("repo")
-	require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
-	id := mesh.NewExecID()
-	conn := m.DialToken(t, m.token)
-	answer, err := m.ownerRequest(t, conn, mesh.VerbSignal, mesh.SignalRequest{ID: id, Signal: "KILL"}, nil)
-	require.NoError(t, err)
-	_, err = mesh.DecodeReply(answer, nil)
-	require.NoError(t, err)
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
+		id := mesh.NewExecID()
+		conn := m.DialToken(t, m.Token(t, nodetest.Tenant))
+		answer, err := ownerRequest(t, m, conn, mesh.VerbSignal, mesh.SignalRequest{ID: id, Signal: "KILL"}, nil)
+		require.NoError(t, err)
+		_, err = mesh.DecodeReply(answer, nil)
+		require.NoError(t, err)
 
-	cmd := ws.Command(ctx, "touch", "ran")
-	cmd.ID = string(id)
-	require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(cmd.Run()))
-	_, err = ws.Stat(ctx, "ran")
-	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
+		cmd := ws.Command(ctx, "touch", "ran")
+		cmd.ID = string(id)
+		require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(cmd.Run()))
+		_, err = ws.Stat(ctx, "ran")
+		require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
+	})
 }
 
 // A caller with no patience is the caller's problem: repeats of an exec with
 // deadlines of a millisecond do not end the tenure.
 func TestImpatientRepeatsDoNotEndTheTenure(t *testing.T) {
-	m := start(t, meshtest.Server(t))
-	requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
-	ctx, ws := t.Context(), m.client.Workspace("repo")
-	first := ws.Command(ctx, "true")
-	require.NoError(t, first.Run())
-	before, err := ws.Info(ctx)
-	require.NoError(t, err)
-	conn := m.DialToken(t, m.token)
-	for range 50 {
-		_, err := m.ownerRequest(t, conn, mesh.VerbExec, mesh.ExecRequest{ID: mesh.ExecID(first.ID), Args: []mesh.Path{"true"}},
-			func(r *nats.Msg) { r.Header.Set(mesh.HeaderDeadline, "1") })
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		first := ws.Command(ctx, "true")
+		require.NoError(t, first.Run())
+		before, err := ws.Info(ctx)
 		require.NoError(t, err)
-	}
-	after, err := ws.Info(ctx)
-	require.NoError(t, err)
-	require.Equal(t, before.Epoch, after.Epoch)
+		conn := m.DialToken(t, m.Token(t, nodetest.Tenant))
+		for range 50 {
+			_, err := ownerRequest(t, m, conn, mesh.VerbExec, mesh.ExecRequest{ID: mesh.ExecID(first.ID), Args: []mesh.Path{"true"}},
+				func(r *nats.Msg) { r.Header.Set(mesh.HeaderDeadline, "1") })
+			require.NoError(t, err)
+		}
+		after, err := ws.Info(ctx)
+		require.NoError(t, err)
+		require.Equal(t, before.Epoch, after.Epoch)
+	})
 }
 
 // A log that nobody writes any more gets its end when somebody reads it, while
 // the workspace stays open.
 func TestReadingALogWithoutAnEndEndsIt(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
 		info, err := ws.Info(ctx)
 		require.NoError(t, err)
@@ -84,7 +86,7 @@ func TestReadingALogWithoutAnEndEndsIt(t *testing.T) {
 		seq, err := mesh.Publish(ctx, js, msg, 0)
 		require.NoError(t, err)
 
-		conn := m.DialToken(t, m.token)
+		conn := m.DialToken(t, m.Token(t, nodetest.Tenant))
 		req, err := mesh.NewRequest(mesh.APISubject("acme", mesh.ServiceLog, mesh.VerbLogRead), "", "", mesh.LogRequest{Workspace: "repo", ID: id, After: seq}, nil)
 		require.NoError(t, err)
 		answer, err := conn.RequestMsg(req, 10*time.Second)

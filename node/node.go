@@ -72,6 +72,7 @@ type Node struct {
 	ready     atomic.Bool // the door's subscriptions are known to the server
 	execs     *mesh.Slots // of running commands
 	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
+	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
 
 	mu         sync.Mutex
 	workspaces map[key]*workspace
@@ -109,6 +110,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
+		searches: mesh.NewSlots(DefaultMaxSearches),
 	}
 	defer func() {
 		if err != nil {
@@ -364,17 +366,23 @@ func (n *Node) list() []*workspace {
 }
 
 func (n *Node) subscribe(ctx context.Context) ([]*nats.Subscription, error) {
-	var subs []*nats.Subscription
-	for _, s := range []struct {
+	type asked struct {
 		on             *mesh.Responder
 		subject, queue string
 		answer         mesh.Answer
-	}{
+	}
+	all := []asked{
 		{n.peers, mesh.NodeSubject(n.cfg.Name, "*"), "", n.answerNode},
-		{n.door, mesh.APIWildcard, mesh.APIQueue, n.answerAPI},
-		{n.door, mesh.APINodeWildcard(n.cfg.Name), "", n.answerAPI},
 		{n.door, mesh.AdminWildcard, mesh.AdminQueue, n.answerAdmin},
-	} {
+	}
+	for _, subject := range mesh.APIWildcards {
+		all = append(all, asked{n.door, subject, mesh.APIQueue, n.answerAPI})
+	}
+	for _, subject := range mesh.APINodeWildcards(n.cfg.Name) {
+		all = append(all, asked{n.door, subject, "", n.answerAPI})
+	}
+	var subs []*nats.Subscription
+	for _, s := range all {
 		sub, err := s.on.Subscribe(ctx, s.subject, s.queue, s.answer)
 		if err != nil {
 			return nil, err

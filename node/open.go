@@ -16,7 +16,7 @@ import (
 
 // answerNode answers routers.
 func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	switch mesh.Verb(req.Subject) {
+	switch req.Verb {
 	case mesh.VerbNodePing:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {
@@ -43,7 +43,7 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 		}
 		return nil, n.removeWorkspace(ctx, ping)
 	}
-	return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown node verb %q", mesh.Verb(req.Subject))
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown node verb %q", req.Verb)
 }
 
 // ping says open only while the door is known to the server and the sequencer
@@ -144,6 +144,16 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	if last != nil && removedID(last) == w.record.ID {
 		return w.finishRemoval(ctx) // a crash came between the journal and the record
 	}
+	// No tenure has served this workspace yet, so there are no files to miss. They
+	// have their place before the journal says that there was one.
+	if fresh := last == nil || removedID(last) != ""; fresh && w.tree == nil {
+		if err := w.makeDir(); err != nil {
+			return err
+		}
+		if err := w.openTree(); err != nil {
+			return err
+		}
+	}
 	unfinished, err := w.node.unfinished(ctx, w.streams, last, subject, w.logSubject)
 	if err != nil {
 		return err
@@ -158,7 +168,10 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 			return fmt.Errorf("end exec %s: %w", id, err)
 		}
 	}
-	return w.openTree()
+	if w.tree != nil {
+		return nil
+	}
+	return w.findTree()
 }
 
 // removedID returns the id of the workspace whose removal is the last record.
@@ -171,36 +184,72 @@ func removedID(last *objstore.StoredRecord) string {
 	return ""
 }
 
-// openTree opens the directory of this workspace. One that belongs to an
-// earlier workspace of the same name is moved away first.
-func (w *workspace) openTree() (err error) {
-	dir := w.dir()
-	idFile := filepath.Join(dir, "id")
-	id, err := os.ReadFile(idFile)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return w.hostError("read the workspace's id", err)
-	case len(id) != len(w.record.ID):
-		return w.hostError("read the workspace's id", errors.New("it is damaged"))
-	case string(id) != w.record.ID:
+// makeDir makes the directory of a workspace that is opened for the first time.
+// That of an earlier workspace of the same name is moved away.
+func (w *workspace) makeDir() error {
+	id, err := w.treeID()
+	if err != nil || id == w.record.ID {
+		return err
+	}
+	if id != "" {
 		if err := w.discardTree(); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(w.dir(), 0o700); err != nil {
 		return w.hostError("make the workspace's directory", err)
 	}
-	if string(id) != w.record.ID {
-		if err := writeSynced(idFile, []byte(w.record.ID)); err != nil {
-			return w.hostError("write the workspace's id", err)
-		}
+	if err := writeSynced(w.idFile(), []byte(w.record.ID)); err != nil {
+		return w.hostError("write the workspace's id", err)
 	}
+	return nil
+}
+
+// findTree opens the directory that an earlier tenure has left. Without it the
+// workspace serves no files: an empty tree would be a lie about acknowledged
+// writes.
+func (w *workspace) findTree() error {
+	id, err := w.treeID()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(w.treePath()); id != w.record.ID || errors.Is(err, os.ErrNotExist) {
+		w.damage = errFilesGone(w.name, w.node.cfg.Name)
+		w.log.Error("the workspace's directory is missing", "dir", w.dir())
+		return nil
+	}
+	return w.openTree()
+}
+
+func (w *workspace) openTree() (err error) {
 	w.tree, err = sandbox.OpenTree(sandbox.TreeConfig{
-		Dir: filepath.Join(dir, "workspace"), Stage: filepath.Join(dir, "stage"), UID: w.uid, GID: w.gid,
+		Dir: w.treePath(), Stage: filepath.Join(w.dir(), "stage"), UID: w.uid, GID: w.gid,
 	})
 	return err
 }
+
+// treeID returns the id of the workspace whose files are in the directory, ""
+// for none.
+func (w *workspace) treeID() (string, error) {
+	id, err := os.ReadFile(w.idFile())
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", nil
+	case err == nil && len(id) != len(w.record.ID):
+		err = errors.New("it is damaged")
+	}
+	if err != nil {
+		return "", w.hostError("read the workspace's id", err)
+	}
+	return string(id), nil
+}
+
+func (w *workspace) dir() string {
+	return filepath.Join(w.node.treeDir(), string(w.tenant), string(w.name))
+}
+
+func (w *workspace) idFile() string   { return filepath.Join(w.dir(), "id") }
+func (w *workspace) treePath() string { return filepath.Join(w.dir(), "workspace") }
 
 // writeSynced writes a small file that is there whole or not at all, also after
 // a loss of power.
@@ -221,10 +270,6 @@ func writeSynced(path string, content []byte) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func (w *workspace) dir() string {
-	return filepath.Join(w.node.treeDir(), string(w.tenant), string(w.name))
 }
 
 // discardTree moves the directory aside, which is quick and cannot fail half

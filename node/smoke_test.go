@@ -17,11 +17,12 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 func TestSmokeOfAllVerbs(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 
 		_, err := ws.ReadFile(ctx, "a.txt")
 		require.ErrorIs(t, err, fs.ErrNotExist)
@@ -75,10 +76,10 @@ func TestSmokeOfAllVerbs(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, mesh.Node("n1"), state.Node)
 		require.NotZero(t, state.JournalSeq)
-		require.NoError(t, m.client.CreateWorkspace(ctx, "other"))
-		require.ErrorIs(t, m.client.CreateWorkspace(ctx, "other"), fs.ErrExist)
-		require.NoError(t, m.client.RemoveWorkspace(ctx, "repo"))
-		require.ErrorIs(t, m.client.RemoveWorkspace(ctx, "repo"), fs.ErrNotExist)
+		require.NoError(t, m.Client.CreateWorkspace(ctx, "other"))
+		require.ErrorIs(t, m.Client.CreateWorkspace(ctx, "other"), fs.ErrExist)
+		require.NoError(t, m.Client.RemoveWorkspace(ctx, "repo"))
+		require.ErrorIs(t, m.Client.RemoveWorkspace(ctx, "repo"), fs.ErrNotExist)
 		_, err = ws.ReadFile(ctx, "big")
 		require.ErrorIs(t, err, fs.ErrNotExist)
 		require.NoError(t, ws.WriteFile(ctx, "new", nil, 0))
@@ -88,9 +89,9 @@ func TestSmokeOfAllVerbs(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		requireOrSkip(t, isolation() == "bwrap", "bwrap", "bubblewrap is missing")
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "sub/in.txt", []byte("from the API\n"), 0))
 
 		out, err := ws.Command(ctx, "cat", "sub/in.txt").Output()
@@ -146,13 +147,13 @@ func TestExec(t *testing.T) {
 }
 
 func TestFilesSurviveARestartOfTheNode(t *testing.T) {
-	modes(t, func(t *testing.T, m *testMesh) {
-		ctx, ws := t.Context(), m.client.Workspace("repo")
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "a", []byte("1"), 0))
 		before, err := ws.Info(ctx)
 		require.NoError(t, err)
-		m.stop()
-		m.startNode(t)
+		m.StopNode(t)
+		m.StartNode(t)
 		b, err := ws.ReadFile(ctx, "a")
 		require.NoError(t, err)
 		require.Equal(t, "1", string(b))

@@ -40,6 +40,7 @@ type workspace struct {
 	uid, gid int
 	journal  *journal
 	tree     *sandbox.Tree
+	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
 	sub      *nats.Subscription
 
 	epoch     atomic.Uint64 // 0 until taken
@@ -114,6 +115,7 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	err := w.take(opening, after)
 	cancel()
 	if err != nil {
+		w.closeTree()
 		w.openErr = err
 		close(w.opened)
 		return
@@ -145,15 +147,22 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	cancel()
 	sequencer.Wait()
 	w.downloads.close()
-	if err := w.tree.Close(); err != nil {
-		w.log.Debug("close the tree", "err", err)
-	}
+	w.closeTree()
 	if w.verdict.Code == mesh.CodeStale || w.verdict.Code == mesh.CodeLost {
 		w.log.Warn("stepped down", "epoch", uint64(epoch), "err", w.verdict)
 		return
 	}
 	w.release()
 	w.log.Info("workspace closed", "epoch", uint64(epoch))
+}
+
+func (w *workspace) closeTree() {
+	if w.tree == nil {
+		return
+	}
+	if err := w.tree.Close(); err != nil {
+		w.log.Debug("close the tree", "err", err)
+	}
 }
 
 func (w *workspace) forget() {
@@ -226,45 +235,73 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	if w.closed {
 		return nil, errNotOwner
 	}
-	switch verb := mesh.Verb(req.Subject); verb {
-	case mesh.VerbStat:
-		return w.stat(req)
-	case mesh.VerbList:
-		return w.list(req)
-	case mesh.VerbRead:
-		return w.read(req)
-	case mesh.VerbDownload:
-		return w.download(ctx, req)
-	case mesh.VerbWrite, mesh.VerbMkdir, mesh.VerbRemove, mesh.VerbRename, mesh.VerbUpload:
-		return w.onceOnly(ctx, req, verb)
-	case mesh.VerbExec:
-		return w.exec(ctx, req)
-	case mesh.VerbSignal:
-		return w.signal(ctx, req)
-	case mesh.VerbInfo:
-		return w.info(), nil
-	default:
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown verb %q of a workspace", verb)
+	v, known := verbs[req.Verb]
+	switch {
+	case !known:
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown verb %.40q of a workspace", req.Verb)
+	case w.damage != nil && v.files:
+		return nil, w.damage
+	case v.changes:
+		return w.onceOnly(ctx, req, v)
 	}
+	return w.do(ctx, req, v)
+}
+
+func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
+	reply, err := v.do(w, ctx, req)
+	return reply, w.checked(err)
+}
+
+// verb is what the owner of a workspace does for one request.
+type verb struct {
+	do      func(*workspace, context.Context, *mesh.Request) (*mesh.Reply, error)
+	files   bool // needs the tree
+	changes bool // changes it: done once for any number of repeats
+}
+
+// verbs are the owner verbs. exec and signal have rules of their own for
+// repeats: an exec id starts once, whoever asks.
+var verbs = map[string]verb{
+	mesh.VerbStat:     {do: (*workspace).stat, files: true},
+	mesh.VerbList:     {do: (*workspace).list, files: true},
+	mesh.VerbRead:     {do: (*workspace).read, files: true},
+	mesh.VerbReadlink: {do: (*workspace).readlink, files: true},
+	mesh.VerbSearch:   {do: (*workspace).search, files: true},
+	mesh.VerbGrep:     {do: (*workspace).grep, files: true},
+	mesh.VerbDownload: {do: (*workspace).download, files: true},
+	mesh.VerbWrite:    {do: (*workspace).write, files: true, changes: true},
+	mesh.VerbMkdir:    {do: (*workspace).mkdir, files: true, changes: true},
+	mesh.VerbRemove:   {do: (*workspace).remove, files: true, changes: true},
+	mesh.VerbRename:   {do: (*workspace).rename, files: true, changes: true},
+	mesh.VerbCopy:     {do: (*workspace).copy, files: true, changes: true},
+	mesh.VerbChmod:    {do: (*workspace).chmod, files: true, changes: true},
+	mesh.VerbSymlink:  {do: (*workspace).symlink, files: true, changes: true},
+	mesh.VerbTouch:    {do: (*workspace).touch, files: true, changes: true},
+	mesh.VerbUpload:   {do: (*workspace).upload, files: true, changes: true},
+	mesh.VerbExec:     {do: (*workspace).exec, files: true},
+	mesh.VerbSignal:   {do: (*workspace).signal},
+	mesh.VerbInfo:     {do: (*workspace).info},
 }
 
 var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")
 
 // onceOnly does a change once for any number of requests with the same Mesh-Id:
 // repeats wait for the first and get its answer.
-func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, verb string) (*mesh.Reply, error) {
+func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
 	if req.ID == "" {
-		return w.change(ctx, req, verb)
+		return w.do(ctx, req, v)
 	}
+	// An id is known to who sent it only: another scope's gets no answer of it.
+	key := req.Verb + "\x00" + req.Scope + "\x00" + req.ID
 	w.once.Lock()
-	a, repeat := w.working[req.ID]
+	a, repeat := w.working[key]
 	if !repeat {
-		a, repeat = w.answers.Get(req.ID)
+		a, repeat = w.answers.Get(key)
 		repeat = repeat && time.Since(a.began) < DefaultAnswerAge
 	}
 	if !repeat {
 		a = &answer{began: time.Now(), done: make(chan struct{})}
-		w.working[req.ID] = a
+		w.working[key] = a
 	}
 	w.once.Unlock()
 	if repeat {
@@ -275,43 +312,46 @@ func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, verb string
 			return nil, mesh.Errorf(mesh.CodeBusy, "the first request with this id is still being worked on")
 		}
 	}
-	a.err = mesh.Errorf(mesh.CodeInternal, "%s failed on node %s; its log has the details", verb, w.node.cfg.Name) // stands after a panic
+	a.err = mesh.Errorf(mesh.CodeInternal, "%s failed on node %s; its log has the details", req.Verb, w.node.cfg.Name) // stands after a panic
 	defer func() {
 		w.once.Lock()
 		defer w.once.Unlock()
-		delete(w.working, req.ID)
+		delete(w.working, key)
 		if a.err == nil || !mesh.AsError(a.err).RetrySafe() { // else nothing was done: a repeat shall try
-			w.answers.Add(req.ID, a)
+			w.answers.Add(key, a)
 		}
 		close(a.done)
 	}()
 	// The caller's try may end before the work does; its repeat gets the answer.
 	ctx, cancel := context.WithTimeout(w.changes, maxChange)
 	defer cancel()
-	a.reply, a.err = w.change(ctx, req, verb)
+	a.reply, a.err = w.do(ctx, req, v)
 	return a.reply, a.err
 }
 
-func (w *workspace) change(ctx context.Context, req *mesh.Request, verb string) (*mesh.Reply, error) {
-	switch verb {
-	case mesh.VerbWrite:
-		return w.write(req)
-	case mesh.VerbMkdir:
-		return w.mkdir(req)
-	case mesh.VerbRemove:
-		return w.remove(req)
-	case mesh.VerbRename:
-		return w.rename(req)
+// checked is the outcome of a verb, unless the files themselves are gone: then
+// neither "not found" nor an empty directory is the truth about them.
+func (w *workspace) checked(err error) error {
+	if w.tree == nil || !w.tree.Gone() {
+		return err
 	}
-	return w.upload(ctx, req)
+	w.log.Error("the workspace's directory was removed on the host", "dir", w.dir())
+	gone := errFilesGone(w.name, w.node.cfg.Name)
+	w.stop(gone)
+	return gone
 }
 
-func (w *workspace) info() *mesh.Reply {
+func errFilesGone(w mesh.Workspace, n mesh.Node) *mesh.Error {
+	return mesh.Errorf(mesh.CodeInternal, "the files of workspace %s were removed on node %s behind its back; "+
+		"put its directory back and restart the node, or give them up with: wsmesh workspace rm %s", w, n, w)
+}
+
+func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	w.execMu.Lock()
 	running := len(w.execs)
 	w.execMu.Unlock()
 	return &mesh.Reply{Args: mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
 		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running,
-	}}
+	}}, nil
 }

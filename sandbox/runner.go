@@ -97,7 +97,9 @@ type Spec struct {
 	// Argv is the program, looked up in PATH if it has no slash, and its
 	// arguments.
 	Argv []string
-	// Env is K=V, added to HOME (Mount), PATH and LANG; a later one wins.
+	// Env is K=V, added to HOME (Mount), PATH and LANG; a later one wins. A
+	// bare K, of letters, digits and "_", takes that variable away, one of the
+	// three as well; a later K=V sets it again.
 	Env []string
 	// Stdin, Stdout and Stderr are pipe ends; nil is /dev/null. A file other
 	// than a pipe would show its path to the command.

@@ -117,6 +117,9 @@ func testEnvironment(t *testing.T, b *bench) {
 	}{
 		{name: "defaults", want: defaults},
 		{name: "ours and odd ones", env: odd, want: append(append([]string{}, defaults...), odd...)},
+		{name: "a bare name takes away", env: []string{"X=1", "LANG", "X", "NONE"}, want: defaults[:2]},
+		{name: "set again", env: []string{"X=1", "X", "LANG", "LANG=C", "X=2"}, want: append([]string{"LANG=C", "X=2"}, defaults[:2]...)},
+		{name: "no HOME", env: []string{"HOME"}, want: defaults[1:]},
 		{name: "later wins", env: []string{"HOME=/h", "X=1", "X=2"}, want: append([]string{"HOME=/h", "X=2"}, defaults[1:]...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,7 +193,8 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 
 func tenantID(id int) bool { return id > 0 && id <= math.MaxInt32 }
 
-// environment is the defaults and extra, one entry per name, the last one wins.
+// environment is the defaults and extra, one entry per name: the last one wins,
+// and a bare name takes away what came before it.
 func environment(home string, extra []string) []string {
 	all := append([]string{"HOME=" + home, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}, extra...)
 	at := make(map[string]int, len(all))
@@ -206,7 +208,19 @@ func environment(home string, extra []string) []string {
 		at[name] = len(list)
 		list = append(list, kv)
 	}
-	return list
+	return slices.DeleteFunc(list, isBareName)
+}
+
+// isBareName tells an entry that takes a variable away: a name as a shell has
+// it, so that a value whose "NAME=" was forgotten is still an error.
+func isBareName(kv string) bool {
+	for i, c := range []byte(kv) {
+		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return kv != ""
 }
 
 // checkWords refuses what no process can be started with.
@@ -223,7 +237,7 @@ func checkWords(argv, env []string) error {
 		case len(word) > MaxArgBytes:
 			return mesh.Errorf(mesh.CodeTooLarge, "exec: an argument or variable is over %d bytes; pass it through a file or stdin", MaxArgBytes)
 		case i >= len(argv) && strings.IndexByte(word, '=') < 1:
-			return mesh.Errorf(mesh.CodeInvalid, "exec: variable %q is not NAME=VALUE", word)
+			return mesh.Errorf(mesh.CodeInvalid, "exec: variable %.200q is not NAME=VALUE, or NAME to take it away", word)
 		}
 	}
 	if total > MaxArgsBytes {

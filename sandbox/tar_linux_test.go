@@ -304,6 +304,10 @@ func TestReadTarHostile(t *testing.T) {
 		{"the tenant's link", func(*treeFixture) []tar.Header { return []tar.Header{file("tenant/new")} }, mesh.CodeDenied},
 		{"hard link out", func(*treeFixture) []tar.Header { return []tar.Header{hard("h", "/nowhere/token")} }, mesh.CodeDenied},
 		{"hard link up", func(*treeFixture) []tar.Header { return []tar.Header{hard("h", "../../secret/token")} }, mesh.CodeDenied},
+		{"hard link up, inside of the workspace", func(f *treeFixture) []tar.Header {
+			f.put("beside", "x")
+			return []tar.Header{hard("h", "../beside")}
+		}, mesh.CodeDenied},
 		{"hard link through a link", func(*treeFixture) []tar.Header { return []tar.Header{hard("h", "tenant/token")} }, mesh.CodeDenied},
 		{"hard link to a link", func(f *treeFixture) []tar.Header {
 			return []tar.Header{symlink("l", f.secret+"/token"), hard("h", "l")}
@@ -345,10 +349,12 @@ func TestReadTarHostile(t *testing.T) {
 			eachWalk(t, func(t *testing.T, f *treeFixture) {
 				f.link(f.secret, "in/tenant")
 				f.put("in/keep", "x")
-				_, err := f.View("in").ReadTar(t.Context(), "in", tarOf(c.tar(f)...), TarLimits{Entries: 4, Bytes: 1000})
-				requireCode(t, c.code, err)
-				require.Empty(t, f.staged())
-				require.Equal(t, "x", f.content("in/keep"))
+				for _, scope := range []string{"in", "."} {
+					_, err := f.View(scope).ReadTar(t.Context(), "in", tarOf(c.tar(f)...), TarLimits{Entries: 4, Bytes: 1000})
+					requireCode(t, c.code, err)
+					require.Empty(t, f.staged())
+					require.Equal(t, "x", f.content("in/keep"))
+				}
 			})
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -90,6 +91,7 @@ type unpacker struct {
 	lim   TarLimits
 	count TarCount
 	buf   []byte
+	holes bool // where there are zeros
 
 	late      []lateDir
 	lateBytes int
@@ -236,13 +238,8 @@ func (u *unpacker) file(to string, hdr *tar.Header) error {
 	return nil
 }
 
-// stagedFile is the part of a file that fill needs.
-type stagedFile interface {
-	io.Writer
-	Fd() uintptr
-}
-
-func (u *unpacker) fill(f stagedFile, hdr *tar.Header) error {
+// fill writes the file; with holes, not the zeros at the end of a buffer.
+func (u *unpacker) fill(f *os.File, hdr *tar.Header) error {
 	for left := hdr.Size; left > 0; {
 		if err := u.tree.stopped(u.ctx); err != nil {
 			return err
@@ -251,10 +248,17 @@ func (u *unpacker) fill(f stagedFile, hdr *tar.Header) error {
 		if err != nil {
 			return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: the archive is cut off", hdr.Name)
 		}
-		if _, err := f.Write(u.buf[:n]); err != nil {
+		data := u.buf[:n]
+		if u.holes {
+			data = bytes.TrimRight(data, "\x00")
+		}
+		if _, err := f.WriteAt(data, hdr.Size-left); err != nil {
 			return err
 		}
 		left -= int64(n)
+	}
+	if err := f.Truncate(hdr.Size); err != nil {
+		return err
 	}
 	fd := int(f.Fd())
 	if err := u.tree.own(fd); err != nil {
@@ -291,7 +295,7 @@ func (u *unpacker) put(to, tmp string) error {
 			return err
 		}
 	}
-	return errBusyPath(to)
+	return u.tree.errBusy(to)
 }
 
 func (u *unpacker) symlink(tmp string, hdr *tar.Header) error {

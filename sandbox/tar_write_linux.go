@@ -42,7 +42,7 @@ func (v *View) WriteTar(ctx context.Context, path string, w io.Writer) error {
 		return failed("archive", path, err)
 	}
 	defer at.close()
-	p := packer{tree: v.tree, ctx: ctx, shown: path, out: tar.NewWriter(w), linked: map[inode]string{}, buf: make([]byte, copyBuffer)}
+	p := newPacker(ctx, v.tree, path, w)
 	if at.kind() == unix.S_IFDIR {
 		err = p.directory(at.obj)
 	} else {
@@ -76,6 +76,13 @@ type packer struct {
 	buf    []byte
 	root   int
 	stack  []*level
+}
+
+func newPacker(ctx context.Context, t *Tree, shown string, w io.Writer) *packer {
+	return &packer{
+		tree: t, ctx: ctx, shown: shown, out: tar.NewWriter(w),
+		linked: map[inode]string{}, buf: make([]byte, copyBuffer),
+	}
 }
 
 // level is one directory being read, from the top down.

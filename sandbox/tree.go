@@ -17,6 +17,17 @@ const (
 	// DefaultStageIdle is how long a staged write may rest before it is
 	// dropped: long enough for a client to find another node and go on.
 	DefaultStageIdle = 10 * time.Minute
+	// SearchEntries is how many names one page of Search or Grep looks at, about
+	// half a second's work on a busy host.
+	SearchEntries = 200_000
+	// GrepBytes is how many bytes of files one page of Grep reads: some more
+	// than a large repository's sources, read in less than SearchTime with a
+	// common pattern.
+	GrepBytes = 64 << 20
+	// SearchTime is after what time a page of Search or Grep ends, whatever it
+	// has found: well within the time a request has. One directory is read to
+	// its end nevertheless, and one line matched.
+	SearchTime = 2 * time.Second
 	// DefaultTarEntries and DefaultTarBytes bound one extraction.
 	DefaultTarEntries = 1_000_000
 	DefaultTarBytes   = 16 << 30
@@ -71,6 +82,15 @@ type WriteOptions struct {
 	// CreateOnly refuses with CodeExists whatever stands at the path, a
 	// dangling symbolic link included.
 	CreateOnly bool
+}
+
+// CopyOptions says what Copy may do.
+type CopyOptions struct {
+	// Recursive allows a directory.
+	Recursive bool
+	// NoReplace refuses with CodeExists whatever stands at the new name; a
+	// directory is never replaced.
+	NoReplace bool
 }
 
 // TarLimits bounds one extraction; zero values mean DefaultTarEntries and

@@ -63,7 +63,7 @@ func (v *View) mkdir(path string, mode uint32, parents bool) error {
 			return err
 		}
 	}
-	return errBusyPath(path)
+	return v.tree.errBusy(path)
 }
 
 // makeDir makes a directory in parent. It appears with its owner and mode, and

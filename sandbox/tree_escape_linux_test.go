@@ -38,6 +38,21 @@ var followers = []attempt{
 	{"read", func(v *View, p string) error { _, err := readAll(v, p); return err }},
 	{"write", func(v *View, p string) error { _, err := v.Write(p, []byte("evil"), WriteOptions{}); return err }},
 	{"mkdir parents", func(v *View, p string) error { return v.Mkdir(p, 0, true) }},
+	{"chmod", func(v *View, p string) error { return v.Chmod(p, 0o777) }},
+	{"touch", func(v *View, p string) error { return v.Touch(p, time.Unix(1, 0), false) }},
+	{"touch old", func(v *View, p string) error { return v.Touch(p, time.Unix(1, 0), true) }},
+	{"copy from", func(v *View, p string) error {
+		_, err := v.Copy(v.tree.testContext(), p, "safe/copy", CopyOptions{Recursive: true})
+		return err
+	}},
+	{"search", func(v *View, p string) error {
+		_, err := v.Search(v.tree.testContext(), p, &mesh.SearchRequest{})
+		return err
+	}},
+	{"grep", func(v *View, p string) error {
+		_, err := v.Grep(v.tree.testContext(), p, &mesh.GrepRequest{Pattern: "."})
+		return err
+	}},
 	{"tar", func(v *View, p string) error { return v.WriteTar(v.tree.testContext(), p, io.Discard) }},
 	{"untar", func(v *View, p string) error {
 		_, err := v.ReadTar(v.tree.testContext(), p, tarOf(tar.Header{Name: "x", Typeflag: tar.TypeReg}), TarLimits{})
@@ -57,6 +72,16 @@ var others = []attempt{
 	{"remove all", func(v *View, p string) error { return v.Remove(p, true) }},
 	{"rename from", func(v *View, p string) error { return v.Rename(p, "safe/y", false) }},
 	{"rename to", func(v *View, p string) error { return v.Rename("safe/x", p, false) }},
+	{"copy to", func(v *View, p string) error {
+		_, err := v.Copy(v.tree.testContext(), "safe/x", p, CopyOptions{})
+		return err
+	}},
+	{"copy tree to", func(v *View, p string) error {
+		_, err := v.Copy(v.tree.testContext(), "other", p, CopyOptions{Recursive: true})
+		return err
+	}},
+	{"symlink", func(v *View, p string) error { return v.Symlink("x", p) }},
+	{"readlink", func(v *View, p string) error { _, err := v.Readlink(p); return err }},
 	{"stage", func(v *View, p string) error {
 		const id = "0190b8a0-0000-4000-8000-000000000001"
 		defer v.tree.StageDrop(id)
@@ -156,6 +181,8 @@ func TestTreeLinkLimits(t *testing.T) {
 func TestTreeSpecialFiles(t *testing.T) {
 	eachWalk(t, func(t *testing.T, f *treeFixture) {
 		names := []string{"fifo", "socket"}
+		f.put("safe/x", "x")
+		require.NoError(t, unix.Mkfifo(f.tenant("safe/fifo"), 0o666))
 		require.NoError(t, unix.Mkfifo(f.tenant("fifo"), 0o666))
 		makeSocket(t, f.tenant("socket"))
 		if os.Geteuid() == 0 {
@@ -167,13 +194,22 @@ func TestTreeSpecialFiles(t *testing.T) {
 		for _, name := range names {
 			f.link(name, "to-"+name)
 			for _, p := range []string{name, "to-" + name} {
-				for _, a := range []string{"list", "open", "read", "write", "untar"} {
+				for _, a := range []string{"list", "open", "read", "write", "untar", "copy from", "copy to", "search", "grep"} {
+					if a == "copy to" && p != name {
+						continue // it replaces the link
+					}
 					t.Run(a+"/"+p, func(t *testing.T) { requireCode(t, mesh.CodeInvalid, call(a)(v, p)) })
 				}
 			}
 		}
 		var buf bytes.Buffer
 		require.NoError(t, v.WriteTar(t.Context(), ".", &buf))
+		_, err := v.Copy(t.Context(), "safe", "safe2", CopyOptions{Recursive: true})
+		require.NoError(t, err)
+		_, err = v.Grep(t.Context(), ".", &mesh.GrepRequest{Pattern: "."})
+		require.NoError(t, err)
+		require.NoError(t, v.Chmod("fifo", 0o600))
+		require.NoError(t, v.Touch("to-fifo", time.Unix(1, 0), false))
 		require.NoError(t, v.Rename("fifo", "pipe", false))
 		require.NoError(t, v.Remove("pipe", false))
 		require.NoError(t, v.Remove("socket", true))
@@ -201,8 +237,19 @@ func TestTreeLease(t *testing.T) {
 	}
 	defer func() { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK) }()
 	start := time.Now()
-	_, err = readAll(f.View("."), "f")
+	v := f.View(".")
+	_, err = readAll(v, "f")
 	requireCode(t, mesh.CodeBusy, err)
+	_, err = v.Copy(t.Context(), "f", "g", CopyOptions{})
+	requireCode(t, mesh.CodeBusy, err)
+	require.NoError(t, os.Mkdir(f.tenant("d"), 0o755))
+	require.NoError(t, os.Link(f.tenant("f"), f.tenant("d/f")))
+	_, err = v.Copy(t.Context(), "d", "e", CopyOptions{Recursive: true})
+	requireCode(t, mesh.CodeBusy, err)
+	require.NoDirExists(t, f.tenant("e"))
+	reply, err := v.Grep(t.Context(), "f", &mesh.GrepRequest{Pattern: "x"})
+	require.NoError(t, err)
+	require.Equal(t, mesh.GrepReply{Matches: []mesh.GrepMatch{}, Files: 1, Skipped: 1}, reply)
 	require.Less(t, time.Since(start), 5*time.Second)
 }
 
@@ -285,6 +332,52 @@ func TestTreeRaces(t *testing.T) {
 			), TarLimits{})
 			return err
 		}},
+		{"copy from", func(v *View, i int) error {
+			_, err := v.Copy(v.tree.testContext(), "a/d/f", "got", CopyOptions{})
+			return err
+		}},
+		{"copy from tree", func(v *View, i int) error {
+			_, err := v.Copy(v.tree.testContext(), "a", fmt.Sprintf("got%d", i), CopyOptions{Recursive: true})
+			return err
+		}},
+		{"copy to", func(v *View, i int) error {
+			if i%3 == 0 {
+				_, err := v.Copy(v.tree.testContext(), "b", fmt.Sprintf("a/d/b%d", i), CopyOptions{Recursive: true})
+				return err
+			}
+			_, err := v.Copy(v.tree.testContext(), "b/f", "a/d/token", CopyOptions{})
+			return err
+		}},
+		{"chmod", func(v *View, i int) error { return v.Chmod("a/d/f", uint32(0o600|i%8)) }},
+		{"touch", func(v *View, i int) error { return v.Touch("a/d/token", time.Unix(int64(i), 0), i%2 == 0) }},
+		{"symlink", func(v *View, i int) error { return v.Symlink("token", fmt.Sprintf("a/d/l%d", i)) }},
+		{"readlink", func(v *View, _ int) error {
+			target, err := v.Readlink("a/d/link")
+			if err == nil && target != "f" {
+				return fmt.Errorf("read the link %q", target)
+			}
+			return err
+		}},
+		{"search", func(v *View, i int) error {
+			reply, err := v.Search(v.tree.testContext(), "a", &mesh.SearchRequest{Limit: 1 + i%3, Cursor: []mesh.Path{"", "a/d", "a/d/f"}[i%3]})
+			for _, e := range reply.Entries {
+				if strings.HasSuffix(string(e.Path), "token") {
+					return fmt.Errorf("found %q", e.Path)
+				}
+			}
+			return err
+		}},
+		{"grep", func(v *View, i int) error {
+			req := &mesh.GrepRequest{Pattern: "SECRET"}
+			if i%2 == 0 {
+				req.Cursor = &mesh.GrepCursor{Path: "a/d/f"}
+			}
+			reply, err := v.Grep(v.tree.testContext(), "a", req)
+			if len(reply.Matches) > 0 {
+				return fmt.Errorf("found %v", reply.Matches)
+			}
+			return err
+		}},
 		{"tar", func(v *View, _ int) error {
 			var buf bytes.Buffer
 			err := v.WriteTar(v.tree.testContext(), "a", &buf)
@@ -298,6 +391,8 @@ func TestTreeRaces(t *testing.T) {
 			eachWalk(t, func(t *testing.T, f *treeFixture) {
 				f.put("a/d/f", "inside")
 				f.link(f.secret, "a/e")
+				f.link("f", "a/d/link")
+				f.put("b/f", "inside")
 				stop := swap(t, f.tenant("a/d"), f.tenant("a/e"))
 				v := f.View(".")
 				good, bad := 0, 0

@@ -430,7 +430,7 @@ func TestTreeDeep(t *testing.T) {
 	requireCode(t, mesh.CodeTooLarge, v.WriteTar(t.Context(), ".", &buf))
 	f.link("deep/"+deepest[:700*5+4], "far")
 	_, err = v.Stat("far", true)
-	requireCode(t, mesh.CodeInvalid, err)
+	require.NoError(t, err)
 	before := openDescriptors(t)
 	require.NoError(t, v.Remove("deep", true))
 	require.InDelta(t, before, openDescriptors(t), 3)

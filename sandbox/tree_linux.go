@@ -34,10 +34,13 @@ type Tree struct {
 
 	owned    bool // chown what we make
 	uid, gid int
-	seq      atomic.Uint64 // names in stage and trash
-	noBatch  bool          // do without openat2; set by tests, before use
+	seq      *atomic.Uint64 // names in stage and trash
+	noBatch  bool           // do without openat2; set by tests, before use
+	copies   TarLimits      // of one Copy; likewise
+	paging   pageLimits     // of one page of Search or Grep; likewise
 
-	walks chan struct{} // bounds the walks at a time, each holds up to maxDepth descriptors
+	scans chan struct{} // bounds the searches and greps at a time, each holds up to maxNamesHeld
+	walks chan struct{} // bounds the walks at a time, each holds up to maxHeld descriptors
 	done  chan struct{} // closed by Close
 
 	ops sync.WaitGroup // calls under way; the descriptors outlive them
@@ -49,8 +52,12 @@ type Tree struct {
 	sweep  *time.Timer // set while stages is not empty
 }
 
+// maxScans bounds the memory and the processors that searches of one Tree take
+// at a time; others wait.
+const maxScans = 4
+
 // maxWalks bounds the descriptors that slow walks of one Tree hold to
-// maxWalks*maxDepth.
+// about maxWalks*maxHeld.
 const maxWalks = 4
 
 // OpenTree opens the directory of a workspace and empties its stage. The error
@@ -61,6 +68,10 @@ func OpenTree(cfg TreeConfig) (*Tree, error) {
 	t := &Tree{
 		root: -1, stage: -1, trash: -1,
 		owned: os.Geteuid() == 0, uid: cfg.UID, gid: cfg.GID,
+		seq:    new(atomic.Uint64),
+		copies: TarLimits{Entries: DefaultTarEntries, Bytes: DefaultTarBytes},
+		paging: pageLimits{SearchEntries, GrepBytes, SearchTime},
+		scans:  make(chan struct{}, maxScans),
 		walks:  make(chan struct{}, maxWalks),
 		done:   make(chan struct{}),
 		idle:   cfg.StageIdle,
@@ -202,8 +213,8 @@ func (t *Tree) emptyPass(keep string) (int, error) {
 	}
 }
 
-// Close ends long operations (archives fail with CodeLost, lists with
-// CodeUnavailable), waits for all calls to return, drops what is staged and
+// Close ends long operations (archives fail with CodeLost, lists,
+// searches and greps with CodeUnavailable), waits for all calls to return, drops what is staged and
 // releases the directory. A call that waits for the caller's reader or writer
 // is waited for. Views of the Tree are of no use afterwards; files they
 // returned stay open. Idempotent.
@@ -235,6 +246,22 @@ func (t *Tree) closeDirs() {
 			unix.Close(fd)
 		}
 	}
+}
+
+// Gone says that the workspace directory itself was removed on the host: nothing
+// can be made in it any more, and what a method finds to be missing says nothing
+// about the workspace's content. False once the Tree is closed.
+func (t *Tree) Gone() bool {
+	if t.enter() != nil {
+		return false
+	}
+	defer t.leave()
+	return t.gone()
+}
+
+func (t *Tree) gone() bool {
+	var st unix.Stat_t
+	return unix.Fstat(t.root, &st) == nil && st.Nlink == 0
 }
 
 // enter admits one call; every enter without an error is followed by a leave.
@@ -337,7 +364,11 @@ func errOutside(p string) error {
 	return mesh.Errorf(mesh.CodeDenied, "path %.200q leaves the scope", p)
 }
 
-func errBusyPath(p string) error {
+// errBusy is what remains to be said when a path was not found to stay.
+func (t *Tree) errBusy(p string) error {
+	if t.gone() {
+		return mesh.Errorf(mesh.CodeNotFound, "path %.200q: the directory of the workspace was removed on its host", p)
+	}
 	return mesh.Errorf(mesh.CodeBusy, "path %.200q is being changed all the time; try again", p)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -25,6 +26,9 @@ func OpenTree(TreeConfig) (*Tree, error) { return nil, errLinux() }
 
 // Close does nothing.
 func (t *Tree) Close() error { return nil }
+
+// Gone returns false.
+func (t *Tree) Gone() bool { return false }
 
 // View returns a View of which every method returns CodeUnsupported.
 func (t *Tree) View(string) *View { return &View{} }
@@ -63,6 +67,33 @@ func (v *View) Remove(string, bool) error { return errLinux() }
 
 // Rename returns CodeUnsupported.
 func (v *View) Rename(string, string, bool) error { return errLinux() }
+
+// Copy returns CodeUnsupported.
+func (v *View) Copy(context.Context, string, string, CopyOptions) (mesh.CopyReply, error) {
+	return mesh.CopyReply{}, errLinux()
+}
+
+// Chmod returns CodeUnsupported.
+func (v *View) Chmod(string, uint32) error { return errLinux() }
+
+// Symlink returns CodeUnsupported.
+func (v *View) Symlink(string, string) error { return errLinux() }
+
+// Readlink returns CodeUnsupported.
+func (v *View) Readlink(string) (string, error) { return "", errLinux() }
+
+// Touch returns CodeUnsupported.
+func (v *View) Touch(string, time.Time, bool) error { return errLinux() }
+
+// Search returns CodeUnsupported.
+func (v *View) Search(context.Context, string, *mesh.SearchRequest) (mesh.SearchReply, error) {
+	return mesh.SearchReply{}, errLinux()
+}
+
+// Grep returns CodeUnsupported.
+func (v *View) Grep(context.Context, string, *mesh.GrepRequest) (mesh.GrepReply, error) {
+	return mesh.GrepReply{}, errLinux()
+}
 
 // Write returns CodeUnsupported.
 func (v *View) Write(string, []byte, WriteOptions) (Info, error) { return Info{}, errLinux() }

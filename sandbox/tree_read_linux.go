@@ -65,7 +65,7 @@ func (v *View) List(path, after string, limit int) (ListPage, error) {
 		}
 		after = last // all of them vanished between the two looks
 	}
-	return ListPage{}, errBusyPath(path)
+	return ListPage{}, v.tree.errBusy(path)
 }
 
 // page returns a page and the last name it looked at.
@@ -95,36 +95,70 @@ func (t *Tree) page(dir int, after string, limit int) (ListPage, string, error) 
 // smallest returns the n smallest names greater than after in the directory,
 // holding at most twice as many.
 func (t *Tree) smallest(dir int, after string, n int) ([]string, error) {
+	c := chunk{most: n, mostBytes: n * 2 * mesh.MaxNameBytes}
+	err := c.scan(dir, after, t.ending)
+	return c.names, err
+}
+
+// chunk is the sorted beginning of the names of a directory.
+type chunk struct {
+	most, mostBytes int // it holds at most this, while it is read twice as much
+
+	names []string
+	bytes int
+	bound string // the smallest name that was left out; "" is none
+}
+
+// nameBytes is about what a string takes in memory besides its bytes.
+const nameBytes = 24
+
+// scan fills the chunk with names of dir greater than after.
+func (c *chunk) scan(dir int, after string, stopped func() error) error {
 	d, err := openDirents(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer d.close()
-	var kept []string
 	for scanned := 0; scanned <= maxScan; {
-		if err := t.ending(); err != nil {
-			return nil, err
+		if err := stopped(); err != nil {
+			return err
 		}
 		names, err := d.next()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(names) == 0 {
-			slices.Sort(kept)
-			return kept[:min(n, len(kept))], nil
+			c.cut()
+			return nil
 		}
 		scanned += len(names)
 		for _, name := range names {
-			if name > after {
-				kept = append(kept, name)
+			if name > after && (c.bound == "" || name < c.bound) {
+				c.names = append(c.names, name)
+				c.bytes += len(name) + nameBytes
 			}
-			if len(kept) >= 2*n {
-				slices.Sort(kept)
-				kept = kept[:n]
+			if len(c.names) >= 2*c.most || c.bytes >= 2*c.mostBytes {
+				c.cut()
 			}
 		}
 	}
-	return nil, mesh.Errorf(mesh.CodeTooLarge, "a directory of more than %d entries cannot be listed", maxScan)
+	return mesh.Errorf(mesh.CodeTooLarge, "a directory of more than %d entries cannot be listed", maxScan)
+}
+
+// cut sorts the names and keeps as many as it may, and at least one.
+func (c *chunk) cut() {
+	slices.Sort(c.names)
+	c.names = slices.Compact(c.names) // one that was renamed may be met twice
+	keep, bytes := 0, 0
+	for keep < min(c.most, len(c.names)) && (keep == 0 || bytes < c.mostBytes) {
+		bytes += len(c.names[keep]) + nameBytes
+		keep++
+	}
+	if keep < len(c.names) {
+		c.bound = c.names[keep]
+		clear(c.names[keep:])
+	}
+	c.names, c.bytes = c.names[:keep], bytes
 }
 
 // Open opens a regular file for reading; the position of its end may move while

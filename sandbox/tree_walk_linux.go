@@ -14,9 +14,11 @@ import (
 
 const (
 	maxLinks = 40 // as Linux has it
-	// maxDepth bounds the descriptors a walk holds. Only paths through links
-	// or into directories that are yet to be made are walked.
-	maxDepth = 512
+	// maxHeld bounds the descriptors a walk holds, which are those of the last
+	// directories on its way and of the scope: a path may have 2,048 levels.
+	// Only paths through links or into directories that are yet to be made are
+	// walked.
+	maxHeld = 256
 	// maxTries bounds how often a step is repeated because the tenant changed
 	// the path between two calls.
 	maxTries = 16
@@ -187,13 +189,13 @@ func (v *View) openScope(create bool) (int, error) {
 		}
 		w.stack, w.names, w.todo = []int{root}, []string{"."}, v.parts
 	}
-	return -1, errBusyPath(v.scope)
+	return -1, v.tree.errBusy(v.scope)
 }
 
-// walker resolves a path name by name. It holds a descriptor of every directory
+// walker resolves a path name by name. It holds descriptors of the directories
 // on the way, so that ".." means the directory it came from and is never looked
-// up: the tenant may have moved it. It reads links itself, from the descriptor
-// it has found to be one.
+// up: the tenant may have moved it. A ".." past the last maxHeld is refused. It
+// reads links itself, from the descriptor it has found to be one.
 type walker struct {
 	tree  *Tree
 	shown string   // the path of the request, for texts
@@ -201,7 +203,7 @@ type walker struct {
 	how   lookup
 	rigid bool // any link is CodeDenied
 
-	stack []int    // O_PATH, stack[0] is the scope's root; owned, -1 once handed out
+	stack []int    // O_PATH, stack[0] is the scope's root; owned, -1 once closed or handed out
 	names []string // names[i] is what stack[i] was called in stack[i-1]
 	todo  []string
 	links int
@@ -220,6 +222,9 @@ func (w *walker) run() (*place, error) {
 				return nil, errOutside(w.shown)
 			}
 			w.cut(len(w.stack) - 1)
+			if w.stack[len(w.stack)-1] < 0 {
+				return nil, w.errDeep()
+			}
 			continue
 		}
 		at, err := w.step(name)
@@ -248,11 +253,7 @@ func (w *walker) step(name string) (*place, error) {
 	}
 	switch {
 	case at.kind() == unix.S_IFDIR:
-		if len(w.stack) > maxDepth {
-			at.close()
-			return nil, mesh.Errorf(mesh.CodeInvalid, "path %.200q is too deep to be followed", w.shown)
-		}
-		w.stack, w.names = append(w.stack, fd), append(w.names, name)
+		w.push(fd, name)
 		return nil, nil
 	case at.kind() == unix.S_IFLNK && (!last || w.how.follow || w.rigid):
 		defer at.close()
@@ -284,7 +285,7 @@ func (w *walker) open(name string, last bool) (int, error) {
 			return -1, err
 		}
 	}
-	return -1, errBusyPath(w.shown)
+	return -1, w.tree.errBusy(w.shown)
 }
 
 // expand puts the target of the link in place of its name.
@@ -315,6 +316,9 @@ func (w *walker) expand(link int) error {
 // here is the place of the directory on top.
 func (w *walker) here() (*place, error) {
 	n := len(w.stack) - 1
+	if n > 0 && w.stack[n-1] < 0 {
+		return nil, w.errDeep()
+	}
 	at := &place{dir: -1, name: w.names[n], obj: w.take(n)}
 	if n > 0 {
 		at.dir = w.take(n - 1)
@@ -324,6 +328,18 @@ func (w *walker) here() (*place, error) {
 		return nil, err
 	}
 	return at, nil
+}
+
+// push goes down into a directory and closes the one that is maxHeld above.
+func (w *walker) push(fd int, name string) {
+	w.stack, w.names = append(w.stack, fd), append(w.names, name)
+	if old := len(w.stack) - 1 - maxHeld; old > 0 && w.stack[old] >= 0 {
+		unix.Close(w.take(old))
+	}
+}
+
+func (w *walker) errDeep() error {
+	return mesh.Errorf(mesh.CodeInvalid, "path %.200q is too deep to be followed", w.shown)
 }
 
 func (w *walker) take(i int) int {

@@ -76,7 +76,7 @@ func (v *View) install(f *os.File, tmp, path string, opt WriteOptions) (Info, er
 		info.Path = v.shown(path)
 		return info, err
 	}
-	return Info{}, errBusyPath(path)
+	return Info{}, v.tree.errBusy(path)
 }
 
 func (t *Tree) putFile(fd int, tmp, path string, at *place, opt WriteOptions) error {

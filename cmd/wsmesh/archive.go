@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -47,6 +49,7 @@ func packOne(root *os.Root, w *tar.Writer, name string, info fs.FileInfo) error 
 		if target, err = root.Readlink(name); err != nil {
 			return err
 		}
+		target = filepath.ToSlash(target)
 	}
 	hdr, err := tar.FileInfoHeader(info, target)
 	if err != nil {
@@ -55,6 +58,12 @@ func packOne(root *os.Root, w *tar.Writer, name string, info fs.FileInfo) error 
 	hdr.Name, hdr.Format = name, tar.FormatPAX // PAX for times below a second
 	if info.IsDir() {
 		hdr.Name += "/"
+	}
+	if runtime.GOOS == "windows" && target == "" { // its modes only tell read-only files from others
+		hdr.Mode = 0o644
+		if info.IsDir() {
+			hdr.Mode = 0o755
+		}
 	}
 	hdr.Uid, hdr.Gid, hdr.Uname, hdr.Gname = 0, 0, "", ""
 	hdr.AccessTime, hdr.ChangeTime = hdr.ModTime, hdr.ModTime
@@ -89,6 +98,10 @@ func unpack(root *os.Root, in io.Reader, notes io.Writer) error {
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return err
+		}
+		if runtime.GOOS == "windows" && strings.ContainsAny(hdr.Name, `\:*?"<>|`) { // backslashes separate there
+			fmt.Fprintf(notes, "wsmesh: %s is left out: Windows has no such names\n", shownName(hdr.Name))
+			continue
 		}
 		name := filepath.Clean(filepath.FromSlash(hdr.Name))
 		if !filepath.IsLocal(name) {
@@ -126,7 +139,12 @@ func unpackOne(root *os.Root, in io.Reader, hdr *tar.Header, notes io.Writer) er
 	case tar.TypeReg:
 		return unpackFile(root, in, hdr)
 	case tar.TypeSymlink:
-		return root.Symlink(hdr.Linkname, hdr.Name)
+		err := root.Symlink(hdr.Linkname, hdr.Name)
+		if err != nil && runtime.GOOS == "windows" { // it takes a right there that few users have
+			fmt.Fprintf(notes, "wsmesh: %s is left out: %s\n", shownName(hdr.Name), err)
+			return nil
+		}
+		return err
 	case tar.TypeLink:
 		return root.Link(filepath.FromSlash(hdr.Linkname), hdr.Name)
 	}

@@ -19,9 +19,11 @@ func newBench() *cobra.Command {
 		Use:   "bench NAME",
 		Short: "Measure a running mesh next to the floor under it (operator)",
 		Long: "Measure a running mesh over TCP with the tenant's token, and next to it, interleaved, the floor under it:\n" +
-			"exec  a command, against os/exec of the same command\n" +
-			"read  a file of 4 KiB, against request and reply of the same bytes\n" +
-			"write a file of 4 KiB, against a fenced publish of the same bytes",
+			"exec      a command, against os/exec of the same command\n" +
+			"read      a file of 4 KiB, against request and reply of the same bytes\n" +
+			"write     a file of 4 KiB, against a fenced publish of the same bytes\n" +
+			"upload    a file of 1 MiB, against the same bytes in acknowledged NATS messages\n" +
+			"download  a file of 1 MiB, against the same bytes in replies of NATS",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -41,7 +43,7 @@ func newBench() *cobra.Command {
 			return showBench(cmd, row, asJSON)
 		},
 	}
-	t.bind(cmd)
+	t.bindOwn(cmd)
 	bindJSON(cmd, &asJSON)
 	cmd.Flags().BoolVar(&long, "long", false, "the whole set (not built yet)")
 	cmd.Flags().IntVar(&n, "n", 0, "measure `N` operations")
@@ -60,7 +62,7 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 		return nil, err
 	}
 	defer echo.Close()
-	own, err := t.config()
+	own, err := t.ownConfig()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -177,6 +178,38 @@ func newMv() *cobra.Command {
 	}
 	p.bind(cmd)
 	return cmd
+}
+
+func newCp() *cobra.Command {
+	var p place
+	var recursive bool
+	cmd := &cobra.Command{
+		Use:   "cp [-w WORKSPACE] [-r] FROM TO",
+		Short: "Copy a file within a workspace; TO is the new name itself",
+		Args:  between(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.with(cmd.Context(), func(ws *client.Workspace) error {
+				return copyWithin(cmd, ws, args[0], args[1], recursive)
+			})
+		},
+	}
+	p.bind(cmd)
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "a directory with everything below")
+	return cmd
+}
+
+// copyWithin asks what FROM is only where -r does not allow a directory.
+func copyWithin(cmd *cobra.Command, ws *client.Workspace, from, to string, recursive bool) error {
+	if !recursive {
+		info, err := ws.Stat(cmd.Context(), from)
+		if err != nil {
+			return err
+		}
+		if info.Type == "dir" {
+			return mesh.Errorf(mesh.CodeInvalid, "%s is a directory; copy it with everything below: wsmesh cp -r", cmp.Or(shownName(from), "."))
+		}
+	}
+	return ws.Copy(cmd.Context(), from, to)
 }
 
 func newMkdir() *cobra.Command {

@@ -56,8 +56,8 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", err) })
 	root.AddCommand(
 		newDev(), newExec(),
-		newLs(), newCat(), newStat(), newRm(), newMv(), newMkdir(), newPut(), newGet(),
-		newWorkspace(), newTenant(), newToken(), newStatus(), newBench(), newVersion(),
+		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(),
+		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)
 	return root
 }

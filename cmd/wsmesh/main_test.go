@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 // patience bounds every wait of the scripts.
@@ -26,11 +31,32 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"wsmesh": main})
 }
 
+// TestScripts runs every script against `wsmesh dev`, and those that say `mesh`
+// against a node on a cluster of three servers as well.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+	all, err := filepath.Glob("testdata/*.txtar")
+	require.NoError(t, err)
+	var onAny []string
+	for _, file := range all {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		if strings.Contains("\n"+string(text), "\nmesh\n") {
+			onAny = append(onAny, file)
+		}
+	}
+	require.NotEmpty(t, onAny)
+	t.Run("one server", func(t *testing.T) { runScripts(t, all, startDev) })
+	t.Run("cluster", func(t *testing.T) { runScripts(t, onAny, startCluster) })
+}
+
+// runScripts runs scripts, whose command `mesh` is start.
+func runScripts(t *testing.T, files []string, start func(ts *testscript.TestScript, neg bool, args []string)) {
+	testscript.RunT(scriptT{t}, testscript.Params{
+		Files: files,
 		Setup: func(e *testscript.Env) error {
+			e.Values[scriptT{}] = e.T().(scriptT).T
 			e.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // a second for each command otherwise
+			e.Setenv("WSMESH", program(e.Getenv("PATH")))
 			e.Setenv("WSMESH_DATA", filepath.Join(e.WorkDir, "d"))
 			for _, name := range []string{"WSMESH_URL", "WSMESH_TOKEN", "WSMESH_WORKSPACE"} {
 				e.Setenv(name, "")
@@ -39,6 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Condition: condition,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"mesh":       start,
 			"waitready":  waitReady,
 			"eventually": eventually,
 			"exits":      exits,
@@ -46,10 +73,32 @@ func TestScripts(t *testing.T) {
 			"shorten":    shorten,
 			"inherit":    inherit,
 			"address":    address,
+			"url":        urlOf,
 			"bigfile":    bigFile,
+			"mode":       mode,
 		},
 	})
 }
+
+// program is where testscript put the program under test.
+func program(path string) string {
+	for _, dir := range filepath.SplitList(path) {
+		if at := filepath.Join(dir, "wsmesh"); exists(at) {
+			return at
+		}
+	}
+	return ""
+}
+
+// scriptT is a test as testscript wants it. Unlike testscript's own it gives the
+// commands the *testing.T of their script, whose end ends what they started.
+type scriptT struct{ *testing.T }
+
+func (t scriptT) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(scriptT{t}) })
+}
+
+func (t scriptT) Verbose() bool { return testing.Verbose() }
 
 // condition answers [bwrap]. Where it is required, doing without is an error.
 func condition(name string) (bool, error) {
@@ -89,6 +138,75 @@ func waitReady(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 		return ts.Exec("wsmesh", "status") == nil
 	})
+}
+
+// startDev runs `wsmesh dev` until the script ends, and judges its end.
+func startDev(ts *testscript.TestScript, _ bool, _ []string) {
+	var out bytes.Buffer
+	cmd := exec.Command(ts.Getenv("WSMESH"), "dev", "--data", ts.Getenv("WSMESH_DATA"), "--nats", "127.0.0.1:0")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	for _, name := range []string{"PATH", "HOME", "GORACE", "TMPDIR"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	running := true
+	ts.Defer(func() {
+		if running {
+			cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
+			if err := <-ended; err != nil {
+				ts.Logf("dev: %s\n%s", err, out.String())
+				ts.Value(scriptT{}).(*testing.T).Fail()
+			}
+		}
+	})
+	poll(ts, "mesh", func() bool {
+		select {
+		case err := <-ended:
+			running = false
+			ts.Fatalf("dev has ended: %v\n%s", err, out.String())
+		default:
+		}
+		return ts.Exec("wsmesh", "status") == nil
+	})
+}
+
+// startCluster runs a node on three servers and leaves in the data directory what
+// dev leaves there: client.json of a tenant dev, and admin.creds.
+func startCluster(ts *testscript.TestScript, _ bool, _ []string) {
+	t := ts.Value(scriptT{}).(*testing.T)
+	m := nodetest.Start(t, meshtest.Cluster(t, 3), nodetest.Config{})
+	m.CreateTenant(t, defaultTenant)
+	var issued mesh.TokenIssueReply
+	require.NoError(t, m.Ask(t, mesh.VerbAdminTokenIssue, mesh.TokenIssueRequest{Tenant: defaultTenant}, &issued))
+	file, err := json.Marshal(client.File{URL: m.URL(), Token: issued.Token})
+	require.NoError(t, err)
+	admin, err := m.Keys.Signer().Admin()
+	require.NoError(t, err)
+	creds, err := admin.Encode()
+	require.NoError(t, err)
+	dir := ts.Getenv("WSMESH_DATA")
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "client.json"), file, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "admin.creds"), creds, 0o600))
+	poll(ts, "mesh", func() bool { return ts.Exec("wsmesh", "status") == nil })
+}
+
+// urlOf NAME FILE sets a variable to the URL of a client.json.
+func urlOf(ts *testscript.TestScript, _ bool, args []string) {
+	cfg, err := client.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	ts.Setenv(args[0], cfg.URL)
+}
+
+// mode WANT FILE checks the permission bits of a local file.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
+	}
 }
 
 // eventually repeats a command until it succeeds, with ! until it fails.

@@ -18,14 +18,18 @@ func newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show the nodes; succeeds once the mesh is ready",
 		Long: "Show the nodes and how they isolate commands; succeeds once the mesh is ready. Without the operator's\n" +
-			"credentials it shows the workspaces of the token's tenant instead.",
+			"credentials, and in a context other than default, it shows the workspaces that the token reaches instead.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := t.dir()
 			if err != nil {
 				return err
 			}
-			if !exists(filepath.Join(dir, "admin.creds")) {
+			contexts, err := client.ReadContexts(dir)
+			if err != nil {
+				return err
+			}
+			if !contexts.Default() || !exists(filepath.Join(dir, "admin.creds")) {
 				return ownStatus(cmd, &t, asJSON)
 			}
 			var reply mesh.StatusReply
@@ -83,11 +87,13 @@ func levelOf(n *mesh.NodeStatus) isolation {
 type reachable struct {
 	URL        string                `json:"url"`
 	Tenant     string                `json:"tenant"`
+	Workspace  string                `json:"workspace,omitempty"` // the one that the token is bound to
+	Scope      string                `json:"scope,omitempty"`     // the path in it that the token is bound to
 	Workspaces []mesh.WorkspaceEntry `json:"workspaces"`
 }
 
 func ownStatus(cmd *cobra.Command, t *target, asJSON bool) error {
-	cfg, err := t.config()
+	cfg, _, err := t.config()
 	if err != nil {
 		return err
 	}
@@ -97,6 +103,7 @@ func ownStatus(cmd *cobra.Command, t *target, asJSON bool) error {
 	}
 	defer c.Close()
 	state := reachable{URL: cfg.URL, Tenant: c.Tenant(), Workspaces: []mesh.WorkspaceEntry{}}
+	state.Workspace, state.Scope = c.Bound()
 	for w, err := range c.Workspaces(cmd.Context()) {
 		if err != nil {
 			return err
@@ -106,7 +113,7 @@ func ownStatus(cmd *cobra.Command, t *target, asJSON bool) error {
 	if asJSON {
 		return newOutput(cmd, true).row(state)
 	}
-	cmd.PrintErrf("the mesh answers at %s; tenant %s\n", state.URL, state.Tenant)
+	cmd.PrintErrf("the mesh answers at %s; tenant %s%s\n", state.URL, state.Tenant, boundTo(state.Workspace, state.Scope))
 	out := newOutput(cmd, false, "NAME", "NODE", "EPOCH", "CREATED")
 	for _, w := range state.Workspaces {
 		if err := out.workspace(w); err != nil {
@@ -114,4 +121,15 @@ func ownStatus(cmd *cobra.Command, t *target, asJSON bool) error {
 		}
 	}
 	return out.flush()
+}
+
+// boundTo says what a token is good for besides its tenant.
+func boundTo(workspace, scope string) string {
+	switch {
+	case workspace == "":
+		return ""
+	case scope == "" || scope == ".":
+		return ", workspace " + workspace
+	}
+	return ", workspace " + workspace + " below " + shownName(scope)
 }

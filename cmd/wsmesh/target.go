@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -19,15 +20,27 @@ const (
 	defaultWorkspace = "main"
 )
 
-// target is which mesh, as whom: flags, then the environment, then
-// DIR/client.json.
+// target is which mesh, as whom: flags, then the environment, then the context
+// in use in DIR, which is DIR/client.json where none was chosen.
 type target struct{ url, tokenFile, data string }
 
 func (t *target) bind(cmd *cobra.Command) {
 	f := cmd.Flags()
+	f.StringVar(&t.url, "url", "", "NATS `URL` of the mesh (default WSMESH_URL, else the context in use)")
+	f.StringVar(&t.tokenFile, "token-file", "", "`FILE` with the token (default WSMESH_TOKEN, else the context in use)")
+	t.bindData(cmd)
+}
+
+// bindOwn is bind for commands of the operator: they act on DIR's own mesh.
+func (t *target) bindOwn(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&t.url, "url", "", "NATS `URL` of the mesh (default WSMESH_URL, else DIR/client.json)")
 	f.StringVar(&t.tokenFile, "token-file", "", "`FILE` with the token (default WSMESH_TOKEN, else DIR/client.json)")
-	f.StringVar(&t.data, "data", "", "data directory `DIR` of a one box (default WSMESH_DATA, else ~/.local/share/wsmesh)")
+	t.bindData(cmd)
+}
+
+func (t *target) bindData(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.data, "data", "", "data directory `DIR` of a one box (default WSMESH_DATA, else ~/.local/share/wsmesh)")
 }
 
 func (t *target) dir() (string, error) {
@@ -43,45 +56,77 @@ func (t *target) given() (client.Config, error) {
 		cfg.URL = os.Getenv("WSMESH_URL")
 	}
 	if t.tokenFile != "" {
-		raw, err := os.ReadFile(t.tokenFile)
-		if err != nil {
-			return cfg, mesh.Errorf(mesh.CodeOf(err), "token file: %s", err)
-		}
-		if cfg.Token = strings.TrimSpace(string(raw)); cfg.Token == "" {
-			return cfg, mesh.Errorf(mesh.CodeInvalid, "token file %s is empty", t.tokenFile)
+		var err error
+		if cfg.Token, err = readToken(t.tokenFile); err != nil {
+			return cfg, err
 		}
 	}
 	return cfg, nil
 }
 
-func (t *target) config() (client.Config, error) {
-	cfg, err := t.given()
+func readToken(file string) (string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", mesh.Errorf(mesh.CodeOf(err), "token file: %s", err)
+	}
+	token := strings.TrimSpace(string(raw))
+	if token == "" {
+		return "", mesh.Errorf(mesh.CodeInvalid, "token file %s is empty", file)
+	}
+	return token, nil
+}
+
+// config is how to connect, and the workspace of the context if that had a part
+// in it: another mesh's says nothing here.
+func (t *target) config() (cfg client.Config, workspace string, err error) {
+	return t.filled(client.ContextIn)
+}
+
+// ownConfig is config on DIR's own mesh, whatever context is in use.
+func (t *target) ownConfig() (client.Config, error) {
+	cfg, _, err := t.filled(func(dir string) (client.Context, error) {
+		file, err := client.ReadFile(filepath.Join(dir, "client.json"))
+		return client.Context{URL: file.URL, Token: file.Token}, err
+	})
+	return cfg, err
+}
+
+// filled takes what flags and environment leave open from the data directory.
+func (t *target) filled(from func(dir string) (client.Context, error)) (cfg client.Config, workspace string, err error) {
+	cfg, err = t.given()
 	if err != nil || cfg.URL != "" && cfg.Token != "" {
-		return cfg, err
+		return cfg, "", err
 	}
 	dir, err := t.dir()
 	if err != nil {
-		return cfg, err
+		return cfg, "", err
 	}
-	file, err := client.ReadFile(filepath.Join(dir, "client.json"))
+	in, err := from(dir)
 	if err != nil {
-		return cfg, err
+		return cfg, "", err
 	}
 	if cfg.URL == "" {
-		cfg.URL = file.URL
+		cfg.URL = in.URL
 	}
 	if cfg.Token == "" {
-		cfg.Token = file.Token
+		cfg.Token = in.Token
 	}
-	return cfg, nil
+	return cfg, in.Workspace, nil
 }
 
 func (t *target) dial(ctx context.Context) (*client.Client, error) {
-	cfg, err := t.config()
+	c, _, err := t.dialNamed(ctx)
+	return c, err
+}
+
+// dialNamed is dial with the workspace of the context.
+func (t *target) dialNamed(ctx context.Context) (*client.Client, string, error) {
+	cfg, workspace, err := t.config()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return client.Dial(ctx, cfg)
+	c, err := client.Dial(ctx, cfg)
+	return c, workspace, err
 }
 
 // place is a target and which workspace, and what part of it.
@@ -92,32 +137,26 @@ type place struct {
 
 func (p *place) bind(cmd *cobra.Command) {
 	p.target.bind(cmd)
-	p.bindName(cmd)
-	cmd.Flags().StringVar(&p.scope, "scope", "", "see only what is below `PATH`")
+	f := cmd.Flags()
+	f.StringVarP(&p.name, "workspace", "w", "", "`WORKSPACE` (default WSMESH_WORKSPACE, else that of the token or context, else main)")
+	f.StringVar(&p.scope, "scope", "", "see only what is below `PATH`")
 }
 
-func (p *place) bindName(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&p.name, "workspace", "w", "", "`WORKSPACE` (default WSMESH_WORKSPACE, else main)")
-}
-
-func (p *place) workspace() string {
-	if p.name != "" {
-		return p.name
-	}
-	if w := os.Getenv("WSMESH_WORKSPACE"); w != "" {
-		return w
-	}
-	return defaultWorkspace
+// workspace is the first that is known: named, the only one that the token is
+// good for, the context's.
+func (p *place) workspace(c *client.Client, ofContext string) string {
+	bound, _ := c.Bound()
+	return cmp.Or(p.name, os.Getenv("WSMESH_WORKSPACE"), bound, ofContext, defaultWorkspace)
 }
 
 // with runs do on the workspace and closes the connection after it.
 func (p *place) with(ctx context.Context, do func(*client.Workspace) error) error {
-	c, err := p.dial(ctx)
+	c, ofContext, err := p.dialNamed(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	ws := c.Workspace(p.workspace())
+	ws := c.Workspace(p.workspace(c, ofContext))
 	if p.scope != "" {
 		ws = ws.Scope(p.scope)
 	}

@@ -29,7 +29,7 @@ func newTenantCreate() *cobra.Command {
 			return t.request(cmd.Context(), mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: tenant}, nil)
 		},
 	}
-	t.bind(cmd)
+	t.bindOwn(cmd)
 	return cmd
 }
 
@@ -54,7 +54,7 @@ func newTenantLs() *cobra.Command {
 			return out.flush()
 		},
 	}
-	t.bind(cmd)
+	t.bindOwn(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
 }
@@ -66,43 +66,70 @@ func newToken() *cobra.Command {
 }
 
 func newTokenIssue() *cobra.Command {
-	var p place
-	var tenant string
-	var ttl time.Duration
-	var asJSON bool
+	var i tokenIssue
 	cmd := &cobra.Command{
-		Use:   "issue --tenant T [--ttl D]",
+		Use:   "issue --tenant T [-w W [--scope P]] [--ttl D]",
 		Short: "Issue a token and print it, this once",
-		Args:  between(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			name, err := mesh.ParseTenant(tenant)
-			switch {
-			case err != nil:
-				return err
-			case cmd.Flags().Changed("workspace"):
-				return later("token issue -w")
-			case cmd.Flags().Changed("scope"):
-				return later("token issue --scope")
-			case cmd.Flags().Changed("ttl") && ttl < time.Second: // the token's own clock counts seconds
-				return wrongUse(cmd, "--ttl %s is less than a second", ttl)
-			}
-			var reply mesh.TokenIssueReply
-			req := mesh.TokenIssueRequest{Tenant: name, TTLMS: ttl.Milliseconds()}
-			if err := p.request(cmd.Context(), mesh.VerbAdminTokenIssue, req, &reply); err != nil {
-				return err
-			}
-			if asJSON {
-				return newOutput(cmd, true).row(reply)
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), reply.Token)
-			return err
-		},
+		Long: "Issue a token and print it, this once. It is good for all of the tenant; with -w only for that workspace,\n" +
+			"with --scope only for what is below that path of it.",
+		Args: between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return i.run(cmd) },
 	}
-	p.bind(cmd)
-	bindJSON(cmd, &asJSON)
-	cmd.Flags().StringVar(&tenant, "tenant", defaultTenant, "the `TENANT` whose token it is")
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long it is good for, e.g. 24h (default for ever)")
+	i.bindOwn(cmd)
+	f := cmd.Flags()
+	f.StringVar(&i.tenant, "tenant", defaultTenant, "the `TENANT` whose token it is")
+	f.StringVarP(&i.workspace, "workspace", "w", "", "bind it to `WORKSPACE` (WSMESH_WORKSPACE does not)")
+	f.StringVar(&i.scope, "scope", "", "bind it to what is below `PATH` of that workspace")
+	f.DurationVar(&i.ttl, "ttl", 0, "how long it is good for, e.g. 24h (default for ever)")
+	bindJSON(cmd, &i.json)
 	return cmd
+}
+
+type tokenIssue struct {
+	target
+	tenant, workspace, scope string
+	ttl                      time.Duration
+	json                     bool
+}
+
+// request turns the flags into a request. A flag that is given and empty, as in
+// -w "$UNSET", would quietly make a token for more than was meant.
+func (i *tokenIssue) request(cmd *cobra.Command) (req mesh.TokenIssueRequest, err error) {
+	given := cmd.Flags().Changed
+	switch {
+	case given("workspace") && i.workspace == "":
+		return req, wrongUse(cmd, "-w is empty; leave it out for a token of the whole tenant")
+	case given("scope") && i.scope == "":
+		return req, wrongUse(cmd, "--scope is empty; leave it out for a token of the whole workspace")
+	case given("scope") && !given("workspace"):
+		return req, wrongUse(cmd, "--scope needs -w")
+	case given("ttl") && i.ttl < time.Second: // the token's own clock counts seconds
+		return req, wrongUse(cmd, "--ttl %s is less than a second", i.ttl)
+	}
+	req = mesh.TokenIssueRequest{Scope: mesh.Path(i.scope), TTLMS: i.ttl.Milliseconds()}
+	if req.Tenant, err = mesh.ParseTenant(i.tenant); err != nil {
+		return req, err
+	}
+	if given("workspace") {
+		req.Workspace, err = mesh.ParseWorkspace(i.workspace)
+	}
+	return req, err
+}
+
+func (i *tokenIssue) run(cmd *cobra.Command) error {
+	req, err := i.request(cmd)
+	if err != nil {
+		return err
+	}
+	var reply mesh.TokenIssueReply
+	if err := i.target.request(cmd.Context(), mesh.VerbAdminTokenIssue, req, &reply); err != nil {
+		return err
+	}
+	if i.json {
+		return newOutput(cmd, true).row(reply)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), reply.Token)
+	return err
 }
 
 func newTokenLs() *cobra.Command {
@@ -117,20 +144,24 @@ func newTokenLs() *cobra.Command {
 			if err := t.request(cmd.Context(), mesh.VerbAdminTokenList, struct{}{}, &reply); err != nil {
 				return err
 			}
-			out := newOutput(cmd, asJSON, "ID", "TENANT", "ISSUED", "EXPIRES")
+			out := newOutput(cmd, asJSON, "ID", "TENANT", "WORKSPACE", "SCOPE", "ISSUED", "EXPIRES")
 			for _, e := range reply.Tokens {
 				expires := "never"
 				if e.Expires != nil {
 					expires = shownTime(*e.Expires)
 				}
-				if err := out.row(e, string(e.ID), string(e.Tenant), shownTime(e.Issued), expires); err != nil {
+				err := out.row(
+					e, string(e.ID), string(e.Tenant), orDash(string(e.Workspace)), orDash(shownName(string(e.Scope))),
+					shownTime(e.Issued), expires,
+				)
+				if err != nil {
 					return err
 				}
 			}
 			return out.flush()
 		},
 	}
-	t.bind(cmd)
+	t.bindOwn(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
 }

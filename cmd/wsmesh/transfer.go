@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +22,9 @@ func newPut() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put [-w WORKSPACE] SRC DST",
 		Short: "Copy a local file or directory into a workspace",
-		Long:  "Copy the local SRC into a workspace as DST. '-' is standard input. A directory SRC makes DST that directory.",
-		Args:  between(2, 2),
+		Long: "Copy the local SRC into a workspace as DST. '-' is standard input. A directory SRC makes DST that directory.\n" +
+			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
+		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.with(cmd.Context(), func(ws *client.Workspace) error { return put(cmd, ws, args[0], args[1]) })
 		},
@@ -32,7 +35,7 @@ func newPut() *cobra.Command {
 
 func put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	if from == "-" {
-		return ws.Put(cmd.Context(), to, cmd.InOrStdin(), 0)
+		return putStream(cmd, ws, cmd.InOrStdin(), to, fs.FileMode(0), -1)
 	}
 	f, err := os.Open(from)
 	if err != nil {
@@ -46,11 +49,17 @@ func put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	if info.IsDir() {
 		return putDir(cmd, ws, from, to)
 	}
-	perm := info.Mode().Perm()
-	if !info.Mode().IsRegular() {
-		perm = 0 // of a pipe: says nothing about the content
+	if !info.Mode().IsRegular() { // the mode of a pipe says nothing about the content
+		return putStream(cmd, ws, f, to, 0, -1)
 	}
-	return ws.Put(cmd.Context(), to, f, perm)
+	return putStream(cmd, ws, f, to, localPerm(info), info.Size())
+}
+
+// putStream writes a file of size bytes; -1 is an unknown number.
+func putStream(cmd *cobra.Command, ws *client.Workspace, in io.Reader, to string, perm fs.FileMode, size int64) error {
+	p := newProgress(cmd, "put", size, in)
+	defer p.end()
+	return ws.Put(cmd.Context(), to, p.reader(in), perm)
 }
 
 func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
@@ -59,13 +68,15 @@ func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 		return local(err)
 	}
 	defer root.Close()
+	p := newProgress(cmd, "put", -1, nil)
+	defer p.end()
 	r, w := io.Pipe()
 	packed := make(chan struct{})
 	go func() {
 		defer close(packed)
-		w.CloseWithError(pack(root, w, cmd.ErrOrStderr()))
+		w.CloseWithError(pack(root, w, p.notes(cmd.ErrOrStderr())))
 	}()
-	err = ws.PutDir(cmd.Context(), to, r)
+	err = ws.PutDir(cmd.Context(), to, p.reader(r))
 	r.Close() // ends the packing where the mesh gave up first
 	<-packed
 	return local(err)
@@ -76,8 +87,9 @@ func newGet() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get [-w WORKSPACE] SRC DST",
 		Short: "Copy a file or directory of a workspace to this machine",
-		Long:  "Copy SRC of a workspace to the local DST. '-' is standard output. A directory SRC makes DST that directory.",
-		Args:  between(2, 2),
+		Long: "Copy SRC of a workspace to the local DST. '-' is standard output. A directory SRC makes DST that directory.\n" +
+			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
+		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.with(cmd.Context(), func(ws *client.Workspace) error { return get(cmd, ws, args[0], args[1]) })
 		},
@@ -96,18 +108,25 @@ func get(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 		return mesh.Errorf(mesh.CodeInvalid, "%s is a directory: name a local directory instead of '-'", from)
 	case info.Type == "dir":
 		return getDir(cmd, ws, from, to)
-	case to == "-":
-		return ws.Get(cmd.Context(), from, cmd.OutOrStdout())
 	}
-	return getFile(cmd.Context(), ws, from, to, fs.FileMode(info.Mode).Perm())
+	out := any(nil)
+	if to == "-" {
+		out = cmd.OutOrStdout()
+	}
+	p := newProgress(cmd, "get", info.Size, out)
+	defer p.end()
+	if to == "-" {
+		return ws.Get(cmd.Context(), from, p.writer(cmd.OutOrStdout()))
+	}
+	return getFile(cmd.Context(), ws, from, to, fs.FileMode(info.Mode).Perm(), p)
 }
 
 // getFile puts the file in place when it is whole. What exists and is no
 // regular file, such as /dev/null or a pipe, is written to instead.
-func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs.FileMode) (err error) {
+func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs.FileMode, p *progress) (err error) {
 	old, statErr := os.Stat(to)
 	if statErr == nil && old.IsDir() {
-		return mesh.Errorf(mesh.CodeExists, "%s is a directory; name the file in it: %s", to, filepath.Join(to, filepath.Base(from)))
+		return mesh.Errorf(mesh.CodeExists, "%s is a directory; name the file in it: %s", to, filepath.Join(to, path.Base(from)))
 	}
 	if statErr == nil && !old.Mode().IsRegular() {
 		f, err := os.OpenFile(to, os.O_WRONLY, 0)
@@ -128,7 +147,7 @@ func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs
 			os.Remove(tmp.Name())
 		}
 	}()
-	err = ws.Get(ctx, from, tmp)
+	err = ws.Get(ctx, from, p.writer(tmp))
 	if err == nil {
 		err = tmp.Chmod(perm)
 	}
@@ -150,15 +169,17 @@ func getDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 		return local(err)
 	}
 	defer root.Close()
+	p := newProgress(cmd, "get", -1, nil)
+	defer p.end()
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	r, w := io.Pipe()
 	fetched := make(chan struct{})
 	go func() {
 		defer close(fetched)
-		w.CloseWithError(ws.GetDir(ctx, from, w))
+		w.CloseWithError(ws.GetDir(ctx, from, p.writer(w)))
 	}()
-	err = unpack(root, r, cmd.ErrOrStderr())
+	err = unpack(root, r, p.notes(cmd.ErrOrStderr()))
 	if err == nil {
 		_, err = io.Copy(io.Discard, r) // the stream's own end comes after the archive's
 	}
@@ -166,6 +187,15 @@ func getDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	r.Close()
 	<-fetched
 	return local(err)
+}
+
+// localPerm is what a local file's mode says about it in a workspace: nothing on
+// Windows, whose modes only tell read-only files from others.
+func localPerm(info fs.FileInfo) fs.FileMode {
+	if runtime.GOOS == "windows" {
+		return 0
+	}
+	return info.Mode().Perm()
 }
 
 // local gives an error of this machine's files a code; others stay.

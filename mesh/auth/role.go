@@ -46,14 +46,23 @@ func (r role) permissions() jwt.Permissions {
 	return p
 }
 
-// tenantRole asks and listens; it can neither answer nor touch a stream.
-func tenantRole(t mesh.Tenant, id mesh.TokenID) role {
-	return role{
-		principal: string(t),
-		id:        string(id),
-		pub:       []string{"ws.v1." + string(t) + ".>", "api.v1." + string(t) + ".>"},
-		sub:       []string{"out.v1." + string(t) + ".>", "ev.v1." + string(t) + ".>"},
+// tenantRole asks and listens; it can neither answer nor touch a stream. What a
+// bound token asks ends with what it is bound to, so that the node has it on the
+// broker's word. Only a token of a whole workspace hears what happens in it:
+// those subjects do not tell one path from another.
+func tenantRole(t mesh.Tenant, id mesh.TokenID, b *mesh.Bound) role {
+	r := role{principal: string(t), id: string(id)}
+	switch {
+	case b == nil:
+		r.pub = []string{"ws.v1." + string(t) + ".>", "api.v1." + string(t) + ".>"}
+		r.sub = []string{"out.v1." + string(t) + ".>", "ev.v1." + string(t) + ".>"}
+	case b.Scope == ".":
+		r.pub = b.Patterns(t)
+		r.sub = []string{"out.v1." + string(t) + "." + string(b.Workspace) + ".>", mesh.EventSubject(t, b.Workspace)}
+	default:
+		r.pub = b.Patterns(t)
 	}
+	return r
 }
 
 // doorRole hears requests and publishes replies, except into the inboxes of

@@ -185,9 +185,11 @@ func TestPermissions(t *testing.T) {
 		}
 	}
 	t.Run("queue groups", func(t *testing.T) {
-		all["door"].check(t, "Subscription", mesh.APIWildcard, mesh.APIQueue, true)
+		for _, subject := range mesh.APIWildcards {
+			all["door"].check(t, "Subscription", subject, mesh.APIQueue, true)
+			all["tenant"].check(t, "Subscription", subject, mesh.APIQueue, false)
+		}
 		all["door"].check(t, "Subscription", mesh.AdminWildcard, mesh.AdminQueue, true)
-		all["tenant"].check(t, "Subscription", mesh.APIWildcard, mesh.APIQueue, false)
 	})
 }
 

@@ -66,8 +66,10 @@ func (s *Signer) creds(r role) (Creds, error) {
 // TokenSpec says what token to issue.
 type TokenSpec struct {
 	Tenant     mesh.Tenant
-	Generation uint64        // of the tenant; a removed tenant's name comes back with another one
-	TTL        time.Duration // 0 is no expiry; rounded up to whole seconds
+	Generation uint64         // of the tenant; a removed tenant's name comes back with another one
+	Workspace  mesh.Workspace // the only one that the token reaches; "": all of the tenant
+	Scope      string         // the only path of Workspace that it reaches; "": all of it
+	TTL        time.Duration  // 0 is no expiry; rounded up to whole seconds
 }
 
 // Token is an issued token and what is recorded about it; the JWT alone is the
@@ -76,6 +78,7 @@ type Token struct {
 	ID         mesh.TokenID
 	Tenant     mesh.Tenant
 	Generation uint64
+	Bound      *mesh.Bound // nil: the whole tenant
 	JWT        string
 	Issued     time.Time
 	Expires    time.Time // zero is never
@@ -83,7 +86,8 @@ type Token struct {
 
 // Tenant issues a bearer token: whoever has it may use it, from any number of
 // connections, all with the same inbox. The error has CodeInvalid for a bad
-// tenant name or a negative TTL.
+// tenant or workspace name, a scope that cannot be one, or a negative TTL; and
+// CodeTooLarge for a scope over mesh.MaxBoundScope.
 func (s *Signer) Tenant(spec TokenSpec) (Token, error) {
 	if _, err := mesh.ParseTenant(string(spec.Tenant)); err != nil {
 		return Token{}, err
@@ -92,17 +96,22 @@ func (s *Signer) Tenant(spec TokenSpec) (Token, error) {
 		return Token{}, mesh.Errorf(mesh.CodeInvalid, "a token's ttl of %v is negative; use 0 for no expiry", spec.TTL)
 	}
 	id := mesh.NewTokenID()
-	r := tenantRole(spec.Tenant, id)
+	bound, err := spec.bound(id)
+	if err != nil {
+		return Token{}, err
+	}
+	r := tenantRole(spec.Tenant, id, bound)
 	user, err := newUser()
 	if err != nil {
 		return Token{}, fmt.Errorf("sign %s: %w", r.name(), err)
 	}
 	c := s.claims(r, user.public)
+	c.Name = mesh.TokenName(spec.Tenant, id, bound)
 	c.BearerToken = true
 	c.Limits.Subs = DefaultTokenSubs
 	c.Limits.Payload = mesh.MaxPayload
 	c.Tags.Add(TagGeneration + strconv.FormatUint(spec.Generation, 10))
-	token := Token{ID: id, Tenant: spec.Tenant, Generation: spec.Generation}
+	token := Token{ID: id, Tenant: spec.Tenant, Generation: spec.Generation, Bound: bound}
 	if spec.TTL > 0 {
 		token.Expires = time.Now().Add(spec.TTL + time.Second - 1).Truncate(time.Second)
 		c.Expires = token.Expires.Unix()
@@ -110,6 +119,27 @@ func (s *Signer) Tenant(spec TokenSpec) (Token, error) {
 	token.JWT, err = s.sign(c)
 	token.Issued = time.Unix(c.IssuedAt, 0)
 	return token, err
+}
+
+// bound is what token id of the spec is tied to; nil is the whole tenant.
+func (spec *TokenSpec) bound(id mesh.TokenID) (*mesh.Bound, error) {
+	if spec.Workspace == "" && spec.Scope == "" {
+		return nil, nil
+	}
+	if spec.Workspace == "" {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "a token's scope is a path of one workspace: name the workspace too")
+	}
+	if _, err := mesh.ParseWorkspace(string(spec.Workspace)); err != nil {
+		return nil, err
+	}
+	scope, err := mesh.ParseScope("", spec.Scope)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(mesh.EscapeScope(scope)); n > mesh.MaxBoundScope {
+		return nil, mesh.Errorf(mesh.CodeTooLarge, "a token's scope of %d bytes (percent-encoded) is longer than %d", n, mesh.MaxBoundScope)
+	}
+	return &mesh.Bound{Token: id, Workspace: spec.Workspace, Scope: scope}, nil
 }
 
 func (s *Signer) claims(r role, user string) *jwt.UserClaims {

@@ -49,9 +49,9 @@ func Server(t testing.TB) *Mesh {
 	m := prepare(t, 1)
 	s, err := natsd.Start(m.configs[0])
 	require.NoError(t, err)
-	t.Cleanup(s.Kill)
 	m.configs[0].Port = s.Port()
 	m.Servers = []*natsd.Server{s}
+	t.Cleanup(m.kill)
 	return m
 }
 
@@ -74,11 +74,17 @@ func Cluster(t testing.TB, n int) *Mesh {
 			require.NoError(t, err)
 		}
 	}
-	for _, s := range m.Servers {
-		t.Cleanup(s.Kill)
-	}
+	t.Cleanup(m.kill)
 	m.WaitReady(t)
 	return m
+}
+
+// kill ends the servers that run by then: a restarted one ends as late as the
+// one it replaced, after everything that was started on it.
+func (m *Mesh) kill() {
+	for _, s := range m.Servers {
+		s.Kill()
+	}
 }
 
 func prepare(t testing.TB, n int) *Mesh {
@@ -176,7 +182,6 @@ func (m *Mesh) Restart(t testing.TB, i int) {
 		s, err = natsd.Start(m.configs[i])
 	}
 	require.NoError(t, err)
-	t.Cleanup(s.Kill)
 	m.Servers[i] = s
 	m.WaitReady(t)
 }
@@ -205,7 +210,13 @@ func (m *Mesh) Replicas() int {
 // Token issues a token of a tenant's first generation that does not expire.
 func (m *Mesh) Token(t testing.TB, tenant mesh.Tenant) string {
 	t.Helper()
-	token, err := m.Keys.Signer().Tenant(auth.TokenSpec{Tenant: tenant, Generation: 1})
+	return m.BoundToken(t, tenant, "", "")
+}
+
+// BoundToken is Token for a token of one workspace, or of one path of it.
+func (m *Mesh) BoundToken(t testing.TB, tenant mesh.Tenant, w mesh.Workspace, scope string) string {
+	t.Helper()
+	token, err := m.Keys.Signer().Tenant(auth.TokenSpec{Tenant: tenant, Generation: 1, Workspace: w, Scope: scope})
 	require.NoError(t, err)
 	return token.JWT
 }

@@ -259,7 +259,7 @@ func TestInProcess(t *testing.T) {
 	answering, err := s.InProcess(door.Option())
 	require.NoError(t, err)
 	defer answering.Close()
-	_, err = answering.Subscribe(mesh.APIWildcard, func(m *nats.Msg) { _ = m.Respond([]byte("yes")) })
+	_, err = answering.Subscribe(mesh.APIWildcards[0], func(m *nats.Msg) { _ = m.Respond([]byte("yes")) })
 	require.NoError(t, err)
 	require.NoError(t, answering.Flush())
 

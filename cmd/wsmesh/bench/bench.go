@@ -23,10 +23,10 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "read", "write"}
+	Names = []string{"exec", "read", "write", "upload", "download"}
 	Later = []string{
-		"exec_32", "mem_get", "mem_put", "mem_list", "write_8", "mcp_exec", "mcp_read", "exec_output", "upload",
-		"download", "restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
+		"exec_32", "mem_get", "mem_put", "mem_list", "write_8", "mcp_exec", "mcp_read", "exec_output",
+		"restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
 	}
 )
 
@@ -47,7 +47,7 @@ const (
 // Config says what to measure and with what. The caller owns the connections.
 type Config struct {
 	Name   string         // one of Names
-	N      int            // operations to measure; default DefaultN, but no longer than DefaultTime
+	N      int            // operations to measure; default DefaultN (1000 of upload and download), but no longer than DefaultTime
 	Client *client.Client // ours, with a tenant's token
 	Floor  *nats.Conn     // the operator's
 	Echo   *nats.Conn     // the operator's second, which answers the first
@@ -87,6 +87,7 @@ type Setting struct {
 type pair struct {
 	floorName   string
 	ours, floor func(ctx context.Context, i int) error
+	check       func(ctx context.Context) error // what was written, when all is measured; nil: ours and floor did
 	close       func()
 }
 
@@ -96,6 +97,9 @@ type pair struct {
 func Run(ctx context.Context, cfg Config) (*Row, error) {
 	if cfg.N <= 0 {
 		cfg.N = DefaultN
+		if cfg.Name == "upload" || cfg.Name == "download" {
+			cfg.N = bulkN
+		}
 	}
 	name := "bench-" + mesh.NewID()[:8]
 	ws := cfg.Client.Workspace(name)
@@ -117,6 +121,9 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	}
 	defer p.close()
 	ours, floor, err := alternate(ctx, p, cfg.N)
+	if err == nil && p.check != nil {
+		err = p.check(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +144,10 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return readPair(ctx, cfg, ws)
 	case "write":
 		return writePair(ctx, cfg, ws, setting.Replicas)
+	case "upload":
+		return uploadPair(cfg, ws)
+	case "download":
+		return downloadPair(ctx, cfg, ws)
 	}
 	return nil, mesh.Errorf(mesh.CodeInvalid, "unknown bench %q", cfg.Name)
 }

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -42,22 +41,10 @@ func fileName(i int) string { return fmt.Sprintf("f%04d", i%files) }
 
 func readPair(ctx context.Context, cfg Config, ws *client.Workspace) (*pair, error) {
 	contents := make([][]byte, files)
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
 	for i := range contents {
 		contents[i] = random()
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fileName(i), Mode: 0o644, Size: payload})
-		if err == nil {
-			_, err = w.Write(contents[i])
-		}
-		if err != nil {
-			return nil, err
-		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	if err := ws.PutDir(ctx, ".", &archive); err != nil {
+	if err := putFiles(ctx, ws, contents); err != nil {
 		return nil, err
 	}
 	subject := "bench.echo." + mesh.NewID()

@@ -1,0 +1,145 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+)
+
+// owners plays a router and the owners of workspace acme/w in its first two
+// tenures.
+type owners struct {
+	epoch  atomic.Uint64          // where the router sends requests
+	gone   atomic.Bool            // the router knows no such workspace
+	answer map[uint64]mesh.Answer // of the owner in a tenure
+}
+
+// newOwners starts them and a client whose calls take at most wait.
+func newOwners(t *testing.T, wait time.Duration, o *owners) *client.Client {
+	t.Helper()
+	m := meshtest.Server(t)
+	r := mesh.NewResponder(m.Door(t, "n1"), "n1", nil)
+	o.epoch.Store(1)
+	_, err := r.Subscribe(t.Context(), mesh.APIWildcards[0], "", func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+		if o.gone.Load() {
+			return nil, mesh.Errorf(mesh.CodeNotFound, "no such workspace")
+		}
+		return &mesh.Reply{Args: mesh.Route{Node: "n1", Epoch: mesh.Epoch(o.epoch.Load())}}, nil
+	})
+	require.NoError(t, err)
+	for epoch, answer := range o.answer {
+		_, err := r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", mesh.Epoch(epoch)), "", answer)
+		require.NoError(t, err)
+	}
+	t.Cleanup(r.Wait)
+	c, err := client.Dial(t.Context(), client.Config{URL: m.URL(), Token: m.Token(t, "acme"), Wait: wait})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// A change that an owner left unanswered is lost when another owner answers next,
+// or none exists any more: neither knows what the first one did.
+func TestUnansweredChange(t *testing.T) {
+	mkdir := func(ws *client.Workspace) error { return ws.Mkdir(t.Context(), "d", 0) }
+	for _, r := range []struct {
+		name string
+		move func(*owners)
+		do   func(*client.Workspace) error
+	}{
+		{"another owner", func(o *owners) { o.epoch.Store(2) }, mkdir},
+		{"no workspace now", func(o *owners) { o.gone.Store(true) }, mkdir},
+		{"a command, no workspace now", func(o *owners) { o.gone.Store(true) }, func(ws *client.Workspace) error { return ws.Command(t.Context(), "x").Run() }},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel() // each waits for one try to end
+			var asked atomic.Int32
+			over := make(chan struct{})
+			defer close(over)
+			o := &owners{}
+			o.answer = map[uint64]mesh.Answer{
+				1: func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+					r.move(o)
+					<-over
+					return nil, nil
+				},
+				2: func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+					asked.Add(1)
+					return nil, nil
+				},
+			}
+			requireCode(t, mesh.CodeLost, r.do(newOwners(t, 20*time.Second, o).Workspace("w")))
+			require.Zero(t, asked.Load(), "the next owner was asked")
+		})
+	}
+}
+
+// The content that WriteFile stages is all on one owner: when the workspace gets
+// another one midway, it starts over there.
+func TestWriteFileOfAMovingWorkspace(t *testing.T) {
+	content := noise(1, 5*mesh.MaxMessage+1)
+	var mu sync.Mutex
+	var parts int
+	got := map[string][]byte{} // by stage, on the second owner
+	var whole []byte
+	o := &owners{}
+	o.answer = map[uint64]mesh.Answer{
+		1: func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if parts++; parts <= 2 {
+				return nil, nil
+			}
+			o.epoch.Store(2)
+			return nil, mesh.Errorf(mesh.CodeStale, "not the owner any more")
+		},
+		2: func(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			var a mesh.WriteRequest
+			if err := req.Args(&a); err != nil {
+				return nil, err
+			}
+			if a.Commit {
+				whole = got[a.Stage][:a.Size]
+				return nil, nil
+			}
+			if got[a.Stage] == nil {
+				got[a.Stage] = make([]byte, len(content))
+			}
+			copy(got[a.Stage][a.Offset:], req.Content())
+			return nil, nil
+		},
+	}
+	ws := newOwners(t, 20*time.Second, o).Workspace("w")
+	require.NoError(t, ws.WriteFile(t.Context(), "f", content, 0))
+	require.Len(t, got, 1, "parts of the first try on the second owner")
+	require.True(t, bytes.Equal(content, whole))
+
+	// A reader cannot be read again: Put says so.
+	o.epoch.Store(1)
+	parts = 0
+	ws = newOwners(t, 20*time.Second, o).Workspace("w")
+	requireCode(t, mesh.CodeConflict, ws.Put(t.Context(), "f", bytes.NewReader(content), 0))
+}
+
+// A read that is shorter than the file it describes is no content of it.
+func TestShortRead(t *testing.T) {
+	o := &owners{answer: map[uint64]mesh.Answer{1: func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+		return &mesh.Reply{Args: mesh.ReadReply{File: mesh.FileInfo{Type: "file", Size: 9}}, Content: []byte("short")}, nil
+	}}}
+	ws := newOwners(t, 5*time.Second, o).Workspace("w")
+	_, err := ws.ReadFile(t.Context(), "f")
+	requireCode(t, mesh.CodeConflict, err)
+	_, err = ws.FS(t.Context()).Open("f")
+	requireCode(t, mesh.CodeConflict, err)
+}

@@ -1,0 +1,72 @@
+package client
+
+import (
+	"context"
+	"iter"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Search yields the names below req.Path that the selection names, sorted by
+// path; each entry's path is relative to the scope. It asks page by page, so a
+// tree that changes meanwhile may show some changes and not others. Stop ranging
+// to stop searching; an error is the last that is yielded. Cursor and Limit of the
+// request are used as they are given: where to begin, and how much one page holds.
+// CodeInvalid: a glob that is none.
+func (w *Workspace) Search(ctx context.Context, req mesh.SearchRequest) iter.Seq2[mesh.FileInfo, error] {
+	return func(yield func(mesh.FileInfo, error) bool) {
+		for {
+			page, err := w.SearchPage(ctx, req)
+			if err != nil {
+				yield(mesh.FileInfo{}, err)
+				return
+			}
+			for _, e := range page.Entries {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if req.Cursor = page.Next; page.Next == "" {
+				return
+			}
+		}
+	}
+}
+
+// SearchPage asks for one page of a search: for callers that hand the cursor on. A
+// page can be empty and not the last; the last has no Next.
+func (w *Workspace) SearchPage(ctx context.Context, req mesh.SearchRequest) (mesh.SearchReply, error) {
+	var page mesh.SearchReply
+	_, err := w.request(ctx, call{verb: mesh.VerbSearch, args: req, reads: true}, &page)
+	return page, pathError("search", string(req.Path), err)
+}
+
+// Grep yields the matches that req asks for, by path and line. It asks page by
+// page, as Search does. CodeInvalid: Pattern is no regular expression.
+func (w *Workspace) Grep(ctx context.Context, req mesh.GrepRequest) iter.Seq2[mesh.GrepMatch, error] {
+	return func(yield func(mesh.GrepMatch, error) bool) {
+		for {
+			page, err := w.GrepPage(ctx, req)
+			if err != nil {
+				yield(mesh.GrepMatch{}, err)
+				return
+			}
+			for _, m := range page.Matches {
+				if !yield(m, nil) {
+					return
+				}
+			}
+			if req.Cursor = page.Next; page.Next == nil {
+				return
+			}
+		}
+	}
+}
+
+// GrepPage asks for one page of a grep, as SearchPage does. It also counts the
+// files that were read and skipped.
+func (w *Workspace) GrepPage(ctx context.Context, req mesh.GrepRequest) (mesh.GrepReply, error) {
+	var page mesh.GrepReply
+	_, err := w.request(ctx, call{verb: mesh.VerbGrep, args: req, reads: true}, &page)
+	return page, pathError("grep", string(req.Path), err)
+}

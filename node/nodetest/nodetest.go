@@ -1,0 +1,172 @@
+// Package nodetest runs a node on real NATS servers for tests: a mesh as its
+// users meet it, with a tenant and a client.
+//
+// Everything is ended by the test's cleanup, and a failure to start ends the
+// test. A Mesh belongs to one test; what runs in parallel in it must not start or
+// stop nodes.
+package nodetest
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node"
+)
+
+// Tenant is whose client a Mesh has.
+const Tenant = mesh.Tenant("acme")
+
+// NodeName is the name of the node.
+const NodeName = mesh.Node("n1")
+
+// Mesh is servers, one node and a client of Tenant.
+type Mesh struct {
+	*meshtest.Mesh
+	Dir    string         // the node's data directory
+	Client *client.Client // with a token of all of Tenant
+
+	cfg   node.Config
+	admin *nats.Conn
+	stop  func() // drains the node; nil while none runs
+}
+
+// Config changes how the node runs; the zero value is fine.
+type Config struct {
+	Isolation string // default Isolation()
+	Dir       string // the data directory; default a fresh one
+	Net       string // most network that commands may have
+}
+
+// Each runs a test on one server and on a cluster of three: a single server
+// never shows stale reads, lost leaders or late interest.
+func Each(t *testing.T, test func(t *testing.T, m *Mesh)) {
+	t.Run("one server", func(t *testing.T) { test(t, Start(t, meshtest.Server(t), Config{})) })
+	t.Run("cluster", func(t *testing.T) { test(t, Start(t, meshtest.Cluster(t, 3), Config{})) })
+}
+
+// Start starts a node on servers, makes Tenant and connects a client.
+func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
+	t.Helper()
+	m := &Mesh{Mesh: servers, Dir: cfg.Dir}
+	if m.Dir == "" {
+		m.Dir = t.TempDir()
+	}
+	if cfg.Isolation == "" {
+		cfg.Isolation = Isolation()
+	}
+	m.cfg = node.Config{
+		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, Grace: 2 * time.Second,
+		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
+	}
+	m.StartNode(t)
+	t.Cleanup(func() { m.StopNode(t) })
+	m.CreateTenant(t, Tenant)
+	m.Client = m.Connect(t, m.Token(t, Tenant))
+	return m
+}
+
+// Connect makes a client with a token.
+func (m *Mesh) Connect(t *testing.T, token string) *client.Client {
+	t.Helper()
+	c, err := client.Dial(t.Context(), client.Config{URL: m.URL(), Token: token})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// StartNode runs the node on the mesh's directory and returns when it serves.
+func (m *Mesh) StartNode(t *testing.T) {
+	t.Helper()
+	cfg := m.cfg
+	cfg.Door, cfg.Store = m.Door(t, NodeName), m.Store(t, NodeName)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	n, err := node.New(ctx, cfg)
+	require.NoError(t, err)
+	run, stop := context.WithCancel(context.Background())
+	serving, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- n.Run(run, func() { close(serving) }) }()
+	select {
+	case <-serving:
+	case err := <-ended:
+		stop()
+		require.Fail(t, "the node ended", "%v", err)
+	}
+	m.stop = func() {
+		stop()
+		require.NoError(t, <-ended)
+	}
+}
+
+// StopNode drains the node. Idempotent.
+func (m *Mesh) StopNode(t *testing.T) {
+	t.Helper()
+	if stop := m.stop; stop != nil {
+		m.stop = nil
+		stop()
+	}
+}
+
+// Ask does a request of the operator.
+func (m *Mesh) Ask(t *testing.T, verb string, args, reply any) error {
+	t.Helper()
+	if m.admin == nil {
+		m.admin = m.Admin(t)
+	}
+	req, err := mesh.NewRequest(mesh.AdminSubject(verb), "", "", args, nil)
+	require.NoError(t, err)
+	var answer *nats.Msg
+	require.Eventually(t, func() bool { // interest takes a moment to reach every server
+		answer, err = m.admin.RequestMsg(req, 5*time.Second)
+		return err == nil
+	}, 10*time.Second, 20*time.Millisecond)
+	_, err = mesh.DecodeReply(answer, reply)
+	return err
+}
+
+// CreateTenant makes a tenant.
+func (m *Mesh) CreateTenant(t *testing.T, name mesh.Tenant) {
+	t.Helper()
+	require.NoError(t, m.Ask(t, mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: name}, nil))
+}
+
+// Isolation is bwrap where it is installed, and auto elsewhere: tests of files
+// need none. WSMESH_TEST_ISOLATION names another one.
+func Isolation() string {
+	if as := os.Getenv("WSMESH_TEST_ISOLATION"); as != "" {
+		return as
+	}
+	if _, err := exec.LookPath("bwrap"); err == nil {
+		return "bwrap"
+	}
+	return "auto"
+}
+
+// Commands skips a test that runs commands where there is no isolation.
+func Commands(t *testing.T) {
+	t.Helper()
+	Need(t, Isolation() != "auto", "bwrap", "bubblewrap is missing")
+}
+
+// Need skips loudly when ok is false, or fails when WSMESH_REQUIRE names the need.
+func Need(t *testing.T, ok bool, need, why string) {
+	t.Helper()
+	if ok {
+		return
+	}
+	if strings.Contains(","+os.Getenv("WSMESH_REQUIRE")+",", ","+need+",") {
+		require.Fail(t, "required here: "+need, why)
+	}
+	t.Skipf("%s: %s", need, why)
+}
