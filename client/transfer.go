@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -146,6 +147,7 @@ func (w *Workspace) stage(ctx context.Context, in io.Reader) (*staged, error) {
 		if err != nil && !last {
 			cancel()
 			g.Wait() //nolint:errcheck // in has failed first
+			w.drop(ctx, s)
 			return nil, err
 		}
 		if n == 0 && s.size > 0 {
@@ -163,7 +165,22 @@ func (w *Workspace) stage(ctx context.Context, in io.Reader) (*staged, error) {
 	if ctx.Err() != nil { // in may not have been read to its end
 		err = mesh.AsError(context.Cause(ctx))
 	}
+	if err != nil {
+		w.drop(ctx, s)
+	}
 	return s, err
+}
+
+// dropTime bounds the courtesy of dropping a stage.
+const dropTime = 2 * time.Second
+
+// drop gives up what was staged, whose place on the node others can have then.
+// Without it the node drops a stage that rests.
+func (w *Workspace) drop(ctx context.Context, s *staged) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+	defer cancel()
+	req := mesh.WriteRequest{Stage: s.id, Drop: true}
+	w.request(ctx, call{verb: mesh.VerbWrite, args: req, reads: true, tenure: &s.tenure}, nil) //nolint:errcheck // the node does it in time
 }
 
 // PutDir unpacks a tar stream below path. It is staged whole first: a stream

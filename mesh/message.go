@@ -105,7 +105,7 @@ type LogRequest struct {
 
 // MaxLogWait is the longest wait of one LogRequest: shorter than the time after
 // which a client takes an unanswered request for lost.
-const MaxLogWait = 250 * time.Millisecond
+const MaxLogWait = 200 * time.Millisecond
 
 // LogReply comes with the frames as raw content, packed by PackFrames. Last is
 // the stream sequence of the last of them; More says that there are others.

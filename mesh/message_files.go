@@ -56,7 +56,7 @@ type ReadReply struct {
 // WriteRequest writes a file. Without Stage the content is the whole new file.
 // With Stage (a UUID) content is a part of a staged file at Offset; the request
 // with Commit, without content, puts the Size staged bytes at Path. Old content
-// stays until the new is complete. Mode 0 keeps the mode of an existing file,
+// stays until the new is complete. With Drop the staged file is forgotten. Mode 0 keeps the mode of an existing file,
 // or is 0644.
 type WriteRequest struct {
 	Path       Path   `json:"path"`
@@ -65,6 +65,7 @@ type WriteRequest struct {
 	Stage      string `json:"stage,omitempty"`
 	Offset     int64  `json:"offset,omitempty"`
 	Commit     bool   `json:"commit,omitempty"`
+	Drop       bool   `json:"drop,omitempty"` // forget Stage: nothing is written
 	Size       int64  `json:"size,omitempty"`
 }
 

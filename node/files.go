@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -69,27 +68,12 @@ func (w *workspace) read(_ context.Context, req *mesh.Request) (*mesh.Reply, err
 	if a.Length <= 0 || a.Length > mesh.MaxMessage {
 		a.Length = mesh.MaxMessage
 	}
-	if a.Offset < 0 {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "read %q: negative offset", a.Path)
-	}
 	view, path, err := w.resolve(req, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	f, info, err := view.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if a.Revision != "" && a.Revision != info.Revision {
-		return nil, mesh.Errorf(mesh.CodeConflict, "read %q: the file was replaced while it was being read; start over", a.Path)
-	}
-	buf := make([]byte, max(0, min(int64(a.Length), info.Size-a.Offset)))
-	n, err := f.ReadAt(buf, a.Offset)
-	if err != nil && err != io.EOF {
-		return nil, w.hostError("read a file", err)
-	}
-	return &mesh.Reply{Args: mesh.ReadReply{File: info}, Content: buf[:n]}, nil
+	content, info, err := view.ReadAt(path, a.Offset, a.Length, a.Revision)
+	return &mesh.Reply{Args: mesh.ReadReply{File: info}, Content: content}, err
 }
 
 func (w *workspace) write(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
@@ -98,6 +82,10 @@ func (w *workspace) write(_ context.Context, req *mesh.Request) (*mesh.Reply, er
 		return nil, err
 	}
 	a.Stage = stageOf(req, a.Stage)
+	if a.Stage != "" && a.Drop {
+		w.tree.StageDrop(a.Stage)
+		return nil, nil
+	}
 	if a.Stage != "" && !a.Commit {
 		return &mesh.Reply{Args: struct{}{}}, w.tree.StageWrite(a.Stage, a.Offset, req.Content())
 	}

@@ -176,7 +176,9 @@ func (w *workspace) forget() {
 func (w *workspace) quiesce(verdict *mesh.Error) {
 	w.serving.Store(false)
 	if w.sub != nil {
-		if err := w.sub.Unsubscribe(); err != nil {
+		// What has arrived is answered stale: unanswered, a change would be unknown
+		// to its caller although nothing was done.
+		if err := w.sub.Drain(); err != nil {
 			w.log.Debug("unsubscribe", "err", err)
 		}
 	}

@@ -98,13 +98,12 @@ func TestTreeCopySparse(t *testing.T) {
 		require.NoError(t, unix.Stat(f.tenant(c.file), &st))
 		require.Equal(t, int64(size), st.Size)
 		require.Less(t, st.Blocks*512, int64(2<<20))
-		buf := make([]byte, 6)
-		_, _, err = v.ReadAt(c.file, 30<<20, buf, "")
+		b, _, err := v.ReadAt(c.file, 30<<20, 6, "")
 		require.NoError(t, err)
-		require.Equal(t, "middle", string(buf))
-		_, _, err = v.ReadAt(c.file, 0, buf, "")
+		require.Equal(t, "middle", string(b))
+		b, _, err = v.ReadAt(c.file, 0, 6, "")
 		require.NoError(t, err)
-		require.Equal(t, "start\x00", string(buf))
+		require.Equal(t, "start\x00", string(b))
 	}
 }
 

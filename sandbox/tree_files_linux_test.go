@@ -82,15 +82,14 @@ func TestTreeReadAt(t *testing.T) {
 	f := newTreeFixture(t)
 	v := f.View(".")
 	f.put("f", "0123456789")
-	buf := make([]byte, 4)
-	n, info, err := v.ReadAt("f", 8, buf, "")
+	b, info, err := v.ReadAt("f", 8, 4, "")
 	require.NoError(t, err)
-	require.Equal(t, "89", string(buf[:n]))
+	require.Equal(t, "89", string(b))
 	require.Equal(t, int64(10), info.Size)
-	n, _, err = v.ReadAt("f", 100, buf, info.Revision)
+	b, _, err = v.ReadAt("f", 100, 4, info.Revision)
 	require.NoError(t, err)
-	require.Zero(t, n)
-	_, _, err = v.ReadAt("f", -1, buf, "")
+	require.Empty(t, b)
+	_, _, err = v.ReadAt("f", -1, 4, "")
 	requireCode(t, mesh.CodeInvalid, err)
 
 	for name, change := range map[string]func(){
@@ -99,12 +98,12 @@ func TestTreeReadAt(t *testing.T) {
 		"grown":    func() { f.put("f", "0123456789a") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, info, err := v.ReadAt("f", 0, buf, "")
+			_, info, err := v.ReadAt("f", 0, 4, "")
 			require.NoError(t, err)
 			// A file system may take the time of a change from a coarse clock.
 			require.Eventually(t, func() bool {
 				change()
-				_, _, err := v.ReadAt("f", 4, buf, info.Revision)
+				_, _, err := v.ReadAt("f", 4, 4, info.Revision)
 				return mesh.CodeOf(err) == mesh.CodeConflict
 			}, 5*time.Second, time.Millisecond)
 		})

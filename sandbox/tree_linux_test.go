@@ -116,14 +116,14 @@ func requireCode(t *testing.T, code mesh.Code, err error) {
 func readAll(v *View, p string) (string, error) {
 	var all []byte
 	rev := ""
-	for buf := make([]byte, 5); ; {
-		n, info, err := v.ReadAt(p, int64(len(all)), buf, rev)
+	for {
+		b, info, err := v.ReadAt(p, int64(len(all)), 5, rev)
 		if err != nil {
 			return "", err
 		}
 		rev = info.Revision
-		all = append(all, buf[:n]...)
-		if n < len(buf) {
+		all = append(all, b...)
+		if len(b) < 5 {
 			return string(all), nil
 		}
 	}

@@ -55,8 +55,8 @@ func (v *View) List(string, string, int) (ListPage, error) { return ListPage{}, 
 func (v *View) Open(string) (*os.File, Info, error) { return nil, Info{}, errLinux() }
 
 // ReadAt returns CodeUnsupported.
-func (v *View) ReadAt(string, int64, []byte, string) (int, Info, error) {
-	return 0, Info{}, errLinux()
+func (v *View) ReadAt(string, int64, int, string) ([]byte, Info, error) {
+	return nil, Info{}, errLinux()
 }
 
 // Mkdir returns CodeUnsupported.

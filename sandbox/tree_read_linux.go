@@ -219,37 +219,38 @@ func checkRegular(path string, st *unix.Stat_t) error {
 	return nil
 }
 
-// ReadAt reads from offset (bytes) into buf; n is less than len(buf) only at
-// the end of the file. With a revision, which the ranges after the first carry,
+// ReadAt reads at most most bytes from offset on; it returns fewer only at the
+// end of the file. With a revision, which the ranges after the first carry,
 // a file that is no longer that one, or changed while it was read, is
 // CodeConflict: start over. The Info is from before the read.
-func (v *View) ReadAt(path string, offset int64, buf []byte, revision string) (int, Info, error) {
+func (v *View) ReadAt(path string, offset int64, most int, revision string) ([]byte, Info, error) {
 	if offset < 0 {
-		return 0, Info{}, mesh.Errorf(mesh.CodeInvalid, "read %.200q: offset %d is negative", path, offset)
+		return nil, Info{}, mesh.Errorf(mesh.CodeInvalid, "read %.200q: offset %d is negative", path, offset)
 	}
 	f, info, err := v.Open(path)
 	if err != nil {
-		return 0, Info{}, err
+		return nil, Info{}, err
 	}
 	defer f.Close()
 	if revision != "" && revision != info.Revision {
-		return 0, info, errChanged(path)
+		return nil, info, errChanged(path)
 	}
+	buf := make([]byte, max(0, min(int64(most), info.Size-offset)))
 	n, err := f.ReadAt(buf, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, info, failed("read", path, err)
+		return nil, info, failed("read", path, err)
 	}
 	if revision == "" {
-		return n, info, nil
+		return buf[:n], info, nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, info, failed("read", path, err)
+		return nil, info, failed("read", path, err)
 	}
 	if revisionOf(&st) != revision {
-		return 0, info, errChanged(path)
+		return nil, info, errChanged(path)
 	}
-	return n, info, nil
+	return buf[:n], info, nil
 }
 
 func errChanged(path string) error {
