@@ -203,7 +203,6 @@ func TestReplyCheckOfPrincipals(t *testing.T) {
 				require.NoError(t, err)
 				got[reply.Subject] = true
 			}
-			responder.Wait()
 			require.Equal(t, c.answered, got[c.reply])
 			if !c.answered {
 				dropped++

@@ -81,6 +81,8 @@ type Responder struct {
 	node    Node
 	log     *slog.Logger
 	slots   *Slots
+	closing sync.Mutex // guards ended, and the step from there into flight
+	ended   bool
 	flight  sync.WaitGroup
 	dropped atomic.Uint64
 	busy    atomic.Uint64
@@ -129,9 +131,24 @@ func (r *Responder) Subscribe(ctx context.Context, subject, queue string, answer
 	return sub, nil
 }
 
-// Wait returns when no answer is being worked on. Call it after the
-// subscriptions have been drained.
-func (r *Responder) Wait() { r.flight.Wait() }
+// Wait ends the responder: what arrives from now on is refused as unavailable.
+// It returns when no answer is being worked on.
+func (r *Responder) Wait() {
+	r.closing.Lock()
+	r.ended = true
+	r.closing.Unlock()
+	r.flight.Wait()
+}
+
+// enter counts a request that is being worked on; false after Wait was called.
+func (r *Responder) enter() bool {
+	r.closing.Lock()
+	defer r.closing.Unlock()
+	if !r.ended {
+		r.flight.Add(1)
+	}
+	return !r.ended
+}
 
 // replyAllowed is the reply check. Who asks on a bound token's subject is
 // answered in that token's inbox only.
@@ -157,7 +174,11 @@ func (r *Responder) receive(ctx context.Context, m *nats.Msg, answer Answer) {
 		r.send(m, nil, Errorf(CodeBusy, "node %s is answering as many requests as it may, at all or of one tenant; try again", r.node))
 		return
 	}
-	r.flight.Add(1)
+	if !r.enter() {
+		r.slots.Give(principal)
+		r.send(m, nil, Errorf(CodeUnavailable, "node %s is stopping", r.node))
+		return
+	}
 	go func() {
 		defer func() { r.slots.Give(principal); r.flight.Done() }()
 		reply, err := r.answer(ctx, m, &Request{Subject: m.Subject, Verb: Verb(m.Subject), Principal: principal, Bound: bound, msg: m}, answer)

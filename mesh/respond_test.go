@@ -131,7 +131,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 }
 
 func TestPanicIsAnswered(t *testing.T) {
-	r, tenant := pair(t, func(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	_, tenant := pair(t, func(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 		if req.ID == oneID {
 			panic("at /srv/secret")
 		}
@@ -145,7 +145,6 @@ func TestPanicIsAnswered(t *testing.T) {
 		require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err))
 		require.NotContains(t, fmt.Sprint(reply.Header), "secret")
 	}
-	r.Wait()
 	_, err := mesh.DecodeReply(ask(t, tenant, nats.NewMsg(askSubject)), nil)
 	require.NoError(t, err, "the responder lives")
 }
@@ -262,9 +261,37 @@ func TestBusyWhenFull(t *testing.T) {
 	require.EqualValues(t, share, working.Load())
 
 	close(release)
-	r.Wait()
-	_, err = mesh.DecodeReply(ask(t, tenant, nats.NewMsg(askSubject)), nil)
-	require.NoError(t, err, "it answers again")
+	require.Eventually(t, func() bool {
+		_, err = mesh.DecodeReply(ask(t, tenant, nats.NewMsg(askSubject)), nil)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "it answers again")
+}
+
+// A responder that waits for its answers takes no more: they are refused in a way
+// that says that nothing was done.
+func TestWaitEndsIt(t *testing.T) {
+	release := make(chan struct{})
+	working := make(chan struct{}, 1)
+	r, tenant := pair(t, func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+		working <- struct{}{}
+		<-release
+		return nil, nil
+	})
+	require.NoError(t, tenant.PublishRequest(askSubject, "_INBOX.acme.ignored", nil))
+	<-working
+	ended := make(chan struct{})
+	go func() { r.Wait(); close(ended) }()
+	require.Eventually(t, func() bool {
+		_, err := mesh.DecodeReply(ask(t, tenant, nats.NewMsg(askSubject)), nil)
+		return mesh.CodeOf(err) == mesh.CodeUnavailable && mesh.AsError(err).RetrySafe()
+	}, 10*time.Second, time.Millisecond)
+	select {
+	case <-ended:
+		require.Fail(t, "it did not wait")
+	default:
+	}
+	close(release)
+	<-ended
 }
 
 func TestDeadlineEndsTheContext(t *testing.T) {
