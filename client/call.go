@@ -198,6 +198,17 @@ func retrySafe(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || mesh.CodeOf(err) == mesh.CodeInternal // not connected
 }
 
+// settles reports whether an answer stands although another try of the same
+// request is under way: that of a reading, and that a change is done.
+func (k call) settles(reply *nats.Msg) bool {
+	if k.verb != mesh.VerbMemoryCommit {
+		return true
+	}
+	var done mesh.MemoryCommitReply
+	_, err := mesh.DecodeReply(reply, &done)
+	return err == nil && !done.Unsure
+}
+
 // pause waits longer after each try, up to 200 ms.
 func pause(ctx context.Context, try int) bool {
 	d := min(200*time.Millisecond, time.Duration(5<<min(try, 6))*time.Millisecond)
@@ -257,7 +268,7 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		reply, err := c.hedged(ctx, k, service, scope, id)
+		reply, _, err := c.hedged(ctx, k, service, scope, id)
 		if err == nil {
 			c.lately.Store(mesh.Node(reply.Header.Get(mesh.HeaderNode)))
 			content, err := mesh.DecodeReply(reply, out)
@@ -284,8 +295,10 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 
 // hedged sends a request to the group and, when it stays unanswered for
 // hedgeAfter, the same request to the node that answered lately. A change is not
-// hedged: two nodes would do it side by side.
-func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) (*nats.Msg, error) {
+// hedged, since two nodes would do it side by side, but for memory's, of which the
+// second does nothing; a refusal of one then stands when the other is answered
+// too. open is how many were not answered.
+func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) (reply *nats.Msg, open int, err error) {
 	var asking sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); asking.Wait() }() // the answer ends the other try
@@ -295,7 +308,7 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 	}
 	results := make(chan result, 2)
 	ask := func(subject string) {
-		m, err := mesh.NewRequest(subject, id, scope, k.args, nil)
+		m, err := mesh.NewRequest(subject, id, scope, k.args, k.content)
 		if err == nil {
 			m, err = c.send(ctx, m, 2*tryTime)
 		}
@@ -308,8 +321,18 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 	for {
 		select {
 		case r := <-results:
-			if asked--; r.err == nil || asked == 0 {
-				return r.reply, r.err
+			asked--
+			switch {
+			case r.err == nil && (reply == nil || k.settles(r.reply)):
+				reply = r.reply
+			case mesh.CodeOf(r.err) == mesh.CodeDeadline:
+				open++
+			}
+			if reply != nil && (asked == 0 || k.settles(reply)) {
+				return reply, open + asked, nil
+			}
+			if asked == 0 {
+				return nil, open, r.err
 			}
 		case <-timer.C:
 			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" && k.reads {

@@ -116,7 +116,8 @@ type Client struct {
 	cfg    Config
 	claims mesh.TokenClaims
 	routes *lru.Cache[mesh.Workspace, mesh.Route]
-	lately atomic.Value // mesh.Node that answered an api request last
+	lately atomic.Value  // mesh.Node that answered an api request last
+	head   atomic.Uint64 // newest revision of the tenant's memory that was seen
 	link   atomic.Pointer[link]
 }
 

@@ -1,12 +1,12 @@
-// Package kv keeps what is small and shared by all nodes in JetStream KV: who
-// owns which workspace, which nodes live, and the records of workspaces and
-// tenants.
+// Package kv keeps what is small and shared by all nodes in JetStream: who owns
+// which workspace, which nodes live, the records of workspaces and tenants, and
+// the tenants' memories.
 //
 // Reads go to the stream's leader, so that a decision never rests on a
 // replica's old answer. Writes that decide something are compare-and-set and
 // are repeated until their answer is definite. Values are JSON; unknown fields
 // are ignored. All types are safe for concurrent use and own no goroutines,
-// except the watches, which end with their context.
+// except the watches, which end with their context, and Memory, which has Close.
 package kv
 
 import (

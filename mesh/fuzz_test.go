@@ -18,6 +18,7 @@ func requests() []any {
 		&StatRequest{}, &ListRequest{}, &ReadRequest{}, &WriteRequest{}, &MkdirRequest{}, &RemoveRequest{}, &RenameRequest{},
 		&CopyRequest{}, &ChmodRequest{}, &SymlinkRequest{}, &ReadlinkRequest{}, &TouchRequest{}, &SearchRequest{}, &GrepRequest{},
 		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{},
+		&MemoryGetRequest{}, &MemoryCommitRequest{}, &MemoryListRequest{}, &MemoryWatchRequest{},
 		&TenantRequest{}, &TokenIssueRequest{},
 	}
 }
@@ -99,5 +100,29 @@ func FuzzHeaders(f *testing.F) {
 		m := &nats.Msg{Subject: "x", Header: h}
 		require.False(t, strings.ContainsAny(m.Header.Get(HeaderError), "\r\n\x00"))
 		require.Equal(t, CodeInvalid, ErrorIn(h).Code)
+	})
+}
+
+// Two keys never share a subject, and a key comes back as it was.
+func FuzzMemorySubject(f *testing.F) {
+	for _, key := range []string{"a", "a/b", "a//b", "/", "~", "a/~/b", ".", "*", ">", "%7E", "a b", "\x00", "ü/ü", strings.Repeat("/", MaxKeyBytes)} {
+		f.Add(key)
+		f.Add("int.v1.mem.00.acme.main." + key)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if tenant, ns, key, err := ParseMemorySubject(s); err == nil {
+			require.Equal(t, s, MemorySubject(tenant, ns, key), "one spelling")
+		}
+		if CheckKey(s) != nil {
+			return
+		}
+		subject := MemorySubject("acme", "main", s)
+		require.True(t, strings.HasPrefix(subject, MemoryPrefix("acme", "main")))
+		require.False(t, strings.ContainsAny(subject, "*> \t\r\n\x00"), subject)
+		require.NotContains(t, subject+".", "..")
+		require.Less(t, len(subject), 2048)
+		_, _, key, err := ParseMemorySubject(subject)
+		require.NoError(t, err)
+		require.Equal(t, s, key)
 	})
 }

@@ -69,48 +69,85 @@ func Streams(s Storage) []jetstream.StreamConfig {
 	return all
 }
 
-// EnsureStreams creates the streams that do not exist. One that exists with
-// other settings is refused with CodeConflict, naming the stream and the
-// setting: a mesh on wrong settings would break its promises quietly. It waits
-// for a JetStream leader until ctx ends.
+// MemoryStreams returns the settings of the memory streams, which are made when
+// a tenant first uses its memory. One message a key; every message may have an
+// end of life, and leaves a marker when that comes, so that who watches hears of
+// it; several keys may change at once.
+func MemoryStreams(s Storage) []jetstream.StreamConfig {
+	var all []jetstream.StreamConfig
+	for i := range MemoryShards {
+		all = append(all, jetstream.StreamConfig{
+			Name:                   MemoryStream(i),
+			Subjects:               []string{fmt.Sprintf("int.v1.mem.%02d.>", i)},
+			Retention:              jetstream.LimitsPolicy,
+			Storage:                jetstream.FileStorage,
+			Discard:                jetstream.DiscardNew,
+			Replicas:               s.Replicas,
+			MaxMsgsPerSubject:      1,
+			AllowRollup:            true, // markers need it
+			AllowMsgTTL:            true,
+			SubjectDeleteMarkerTTL: TombstoneTTL,
+			AllowAtomicPublish:     true,
+		})
+	}
+	return all
+}
+
+// EnsureStreams creates the streams that do not exist, and looks at the memory
+// streams that do. One that exists with other settings is refused with
+// CodeConflict, naming the stream and the setting: a mesh on wrong settings would
+// break its promises quietly. It waits for a JetStream leader until ctx ends.
 func EnsureStreams(ctx context.Context, js jetstream.JetStream, s Storage) error {
 	for _, want := range Streams(s) {
-		stream, err := createStream(ctx, js, want)
-		if err != nil {
-			return fmt.Errorf("stream %s: %w", want.Name, err)
+		if _, err := findStream(ctx, js, want, true); err != nil {
+			return err
 		}
-		if field := streamDifference(want, stream.CachedInfo().Config); field != "" {
-			return Errorf(CodeConflict, "stream %s exists with another %s; this node does not start on it", want.Name, field)
+	}
+	for _, want := range MemoryStreams(s) {
+		_, err := findStream(ctx, js, want, false)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
 		}
 	}
 	return nil
 }
 
-func createStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+// EnsureStream is EnsureStreams for one stream, which it returns.
+func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	return findStream(ctx, js, want, true)
+}
+
+func findStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, create bool) (jetstream.Stream, error) {
 	for {
-		stream, err := createOnce(ctx, js, want)
+		stream, err := findOnce(ctx, js, want, create)
+		if err == nil {
+			if field := streamDifference(want, stream.CachedInfo().Config); field != "" {
+				return nil, Errorf(CodeConflict, "stream %s exists with another %s; this node does not work on it", want.Name, field)
+			}
+			return stream, nil
+		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			continue // another node created it meanwhile
 		}
 		var api jetstream.JetStreamError
-		if err == nil || (errors.As(err, &api) && api.APIError() != nil && api.APIError().Code < 500) {
-			return stream, err
+		if errors.As(err, &api) && api.APIError() != nil && api.APIError().Code < 500 {
+			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 		select { // no leader yet
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (last: %w)", ctx.Err(), err)
+			return nil, fmt.Errorf("stream %s: %w (last: %w)", want.Name, ctx.Err(), err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-// createOnce bounds one try: the server may never answer one of several that
+// findOnce bounds one try: the server may never answer one of several that
 // create a stream at once, and then another try finds the stream.
-func createOnce(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+func findOnce(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, create bool) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamTry)
 	defer cancel()
 	stream, err := js.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if create && errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = js.CreateStream(ctx, want)
 	}
 	return stream, err
@@ -133,6 +170,9 @@ func streamDifference(want, have jetstream.StreamConfig) string {
 		{"maximum number of messages", unlimited(have.MaxMsgs) == 0},
 		{"direct reads", want.AllowDirect == have.AllowDirect},
 		{"number of replicas", want.Replicas == have.Replicas},
+		{"lives of messages", want.AllowMsgTTL == have.AllowMsgTTL},
+		{"life of markers", want.SubjectDeleteMarkerTTL == have.SubjectDeleteMarkerTTL},
+		{"atomic publishing", want.AllowAtomicPublish == have.AllowAtomicPublish},
 		{"republish", sameRepublish(want.RePublish, have.RePublish)},
 	} {
 		if !c.same {

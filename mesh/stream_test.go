@@ -55,6 +55,10 @@ func wrongs(s mesh.Storage) []wrong {
 		}},
 		{"KV_" + mesh.BucketOwners, "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }},
 		{"KV_" + mesh.BucketTenants, "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
+		{mesh.MemoryStream(0), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
+		{mesh.MemoryStream(1), "life of markers", func(c *jetstream.StreamConfig) { c.SubjectDeleteMarkerTTL = time.Minute }},
+		{mesh.MemoryStream(2), "lives of messages", func(c *jetstream.StreamConfig) { c.AllowMsgTTL, c.SubjectDeleteMarkerTTL = false, 0 }},
+		{mesh.MemoryStream(15), "atomic publishing", func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }},
 	}
 	if s.Replicas > 1 {
 		return append(all[:3], wrong{mesh.JournalStream(0), "number of replicas", func(c *jetstream.StreamConfig) { c.Replicas = 1 }})
@@ -93,7 +97,9 @@ func testEnsure(t *testing.T, js jetstream.JetStream, s mesh.Storage) {
 
 	for _, w := range wrongs(s) {
 		t.Run(w.stream+"/"+w.setting, func(t *testing.T) {
-			require.NoError(t, js.DeleteStream(ctx, w.stream))
+			if err := js.DeleteStream(ctx, w.stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+				require.NoError(t, err)
+			}
 			require.NoError(t, createWrong(ctx, js, s, w))
 			err := mesh.EnsureStreams(ctx, js, s)
 			require.ErrorIs(t, err, &mesh.Error{Code: mesh.CodeConflict})
@@ -105,7 +111,7 @@ func testEnsure(t *testing.T, js jetstream.JetStream, s mesh.Storage) {
 }
 
 func createWrong(ctx context.Context, js jetstream.JetStream, s mesh.Storage, w wrong) error {
-	for _, c := range mesh.Streams(s) {
+	for _, c := range append(mesh.Streams(s), mesh.MemoryStreams(s)...) {
 		if c.Name == w.stream {
 			w.change(&c)
 			_, err := js.CreateStream(ctx, c)

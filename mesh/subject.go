@@ -37,12 +37,17 @@ const (
 	ServicePlace     = "place"
 	ServiceLog       = "log"
 	ServiceWorkspace = "workspace"
+	ServiceMemory    = "mem"
 
 	VerbPlaceOpen       = "open"   // route to a workspace, opening it if need be
 	VerbLogRead         = "read"   // frames of one exec from a sequence on
 	VerbWorkspaceCreate = "create" // make a workspace record
 	VerbWorkspaceList   = "list"   // workspaces of the tenant, paged
 	VerbWorkspaceRemove = "rm"     // remove a workspace and its files
+	VerbMemoryGet       = "get"    // a key's value
+	VerbMemoryCommit    = "commit" // change keys, all or none
+	VerbMemoryList      = "list"   // keys, paged
+	VerbMemoryWatch     = "watch"  // what changed since a cursor; may wait for it
 )
 
 // Verbs between nodes.

@@ -44,6 +44,13 @@ func tenantIn(req *mesh.Request) (mesh.Tenant, error) {
 // Limits is every bound of a node by the name of its exported constant.
 func Limits() map[string]int64 {
 	return map[string]int64{
+		"kv.DefaultMemoryKeys":       kv.DefaultMemoryKeys,
+		"kv.DefaultMemoryBytes":      kv.DefaultMemoryBytes,
+		"kv.DefaultMemoryBatches":    kv.DefaultMemoryBatches,
+		"mesh.MaxKeyBytes":           mesh.MaxKeyBytes,
+		"mesh.MaxValueBytes":         mesh.MaxValueBytes,
+		"mesh.MaxCommit":             mesh.MaxCommit,
+		"mesh.TombstoneTTL_ms":       mesh.TombstoneTTL.Milliseconds(),
 		"node.DefaultMaxExecs":       DefaultMaxExecs,
 		"node.DefaultMaxWorkspaces":  DefaultMaxWorkspaces,
 		"node.DefaultMaxLog":         DefaultMaxLog,

@@ -16,6 +16,9 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err != nil {
 		return nil, err
 	}
+	if a.Service == mesh.ServiceMemory {
+		return n.answerMemory(ctx, a, req)
+	}
 	switch a.Service + "." + a.Verb {
 	case mesh.ServicePlace + "." + mesh.VerbPlaceOpen:
 		return n.place(ctx, a.Tenant, req)

@@ -63,6 +63,7 @@ type Node struct {
 
 	js     jetstream.JetStream
 	kv     *kv.Store
+	memory *kv.Memory
 	shards []shard
 	router *router.Router
 	runner *sandbox.Runner
@@ -176,6 +177,7 @@ func (n *Node) bindStreams(ctx context.Context) error {
 	if n.kv, err = kv.Open(ctx, n.js); err != nil {
 		return err
 	}
+	n.memory = kv.NewMemory(n.cfg.Store, n.js, n.cfg.Storage)
 	for i := range n.cfg.Storage.Shards {
 		var s shard
 		if s.journal, err = n.js.Stream(ctx, mesh.JournalStream(i)); err != nil {
@@ -192,6 +194,9 @@ func (n *Node) bindStreams(ctx context.Context) error {
 // Close releases what New has taken. Run does it itself. Idempotent.
 func (n *Node) Close() error {
 	n.open.Wait()
+	if n.memory != nil {
+		n.memory.Close()
+	}
 	if n.runner != nil {
 		n.runner.Close()
 	}

@@ -318,12 +318,9 @@ func TestTreeGrepCostly(t *testing.T) {
 	}
 	req := &mesh.GrepRequest{Pattern: strings.Repeat("(x|xx|x.x){0,20}", 40) + "y$"}
 	f.paging.time = 100 * time.Millisecond
-	start := time.Now()
 	reply, err := f.View(".").Grep(t.Context(), "d", req)
 	require.NoError(t, err)
-	require.NotNil(t, reply.Next)
-	t.Logf("a page of %v took %v", f.paging.time, time.Since(start))
-	require.Less(t, time.Since(start), 10*time.Second)
+	require.NotNil(t, reply.Next, "the page ends before the files do")
 
 	f.paging.time = time.Hour
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

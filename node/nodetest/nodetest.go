@@ -79,7 +79,13 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 // Connect makes a client with a token.
 func (m *Mesh) Connect(t *testing.T, token string) *client.Client {
 	t.Helper()
-	c, err := client.Dial(t.Context(), client.Config{URL: m.URL(), Token: token})
+	return m.ConnectTo(t, m.URL(), token)
+}
+
+// ConnectTo is Connect to the servers at url.
+func (m *Mesh) ConnectTo(t *testing.T, url, token string) *client.Client {
+	t.Helper()
+	c, err := client.Dial(t.Context(), client.Config{URL: url, Token: token})
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
@@ -88,23 +94,35 @@ func (m *Mesh) Connect(t *testing.T, token string) *client.Client {
 // StartNode runs the node on the mesh's directory and returns when it serves.
 func (m *Mesh) StartNode(t *testing.T) {
 	t.Helper()
+	m.stop = m.run(t, m.cfg)
+}
+
+// AddNode runs another node, on a directory of its own, until the test ends.
+func (m *Mesh) AddNode(t *testing.T, name mesh.Node) {
+	t.Helper()
 	cfg := m.cfg
-	cfg.Door, cfg.Store = m.Door(t, NodeName), m.Store(t, NodeName)
+	cfg.Name, cfg.Data = name, t.TempDir()
+	t.Cleanup(m.run(t, cfg))
+}
+
+func (m *Mesh) run(t *testing.T, cfg node.Config) (stop func()) {
+	t.Helper()
+	cfg.Door, cfg.Store = m.Door(t, cfg.Name), m.Store(t, cfg.Name)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	n, err := node.New(ctx, cfg)
 	require.NoError(t, err)
-	run, stop := context.WithCancel(context.Background())
+	run, end := context.WithCancel(context.Background())
 	serving, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- n.Run(run, func() { close(serving) }) }()
 	select {
 	case <-serving:
 	case err := <-ended:
-		stop()
+		end()
 		require.Fail(t, "the node ended", "%v", err)
 	}
-	m.stop = func() {
-		stop()
+	return func() {
+		end()
 		require.NoError(t, <-ended)
 	}
 }
