@@ -445,11 +445,14 @@ func (s *memorySpace) page(req mesh.MemoryListRequest) (page []mesh.MemoryEntry,
 			case room.scanned():
 				next = last
 				return false
-			case key <= req.After || !h.live:
-				last = key
-				return true
 			}
 			shown, isLevel := level(key)
+			if key <= req.After || !h.live {
+				if !isLevel || shown != key { // as After it would stand for the whole level
+					last = key
+				}
+				return true
+			}
 			if !room.take(shown) {
 				next = last
 				return false

@@ -23,7 +23,10 @@ func newBench() *cobra.Command {
 			"read      a file of 4 KiB, against request and reply of the same bytes\n" +
 			"write     a file of 4 KiB, against a fenced publish of the same bytes\n" +
 			"upload    a file of 1 MiB, against the same bytes in acknowledged NATS messages\n" +
-			"download  a file of 1 MiB, against the same bytes in replies of NATS",
+			"download  a file of 1 MiB, against the same bytes in replies of NATS\n" +
+			"mem_get   a value of 4 KiB, against the same reading of a stream's leader\n" +
+			"mem_put   a value of 4 KiB, against the same write to a stream\n" +
+			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

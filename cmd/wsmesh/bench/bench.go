@@ -23,9 +23,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "read", "write", "upload", "download"}
+	Names = []string{"exec", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list"}
 	Later = []string{
-		"exec_32", "mem_get", "mem_put", "mem_list", "write_8", "mcp_exec", "mcp_read", "exec_output",
+		"exec_32", "write_8", "mcp_exec", "mcp_read", "exec_output",
 		"restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
 	}
 )
@@ -146,6 +146,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return writePair(ctx, cfg, ws, setting.Replicas)
 	case "upload":
 		return uploadPair(cfg, ws)
+	case "mem_get", "mem_put", "mem_list":
+		return memoryPair(ctx, cfg, setting.Replicas)
 	case "download":
 		return downloadPair(ctx, cfg, ws)
 	}

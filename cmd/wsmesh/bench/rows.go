@@ -103,25 +103,27 @@ func writePair(ctx context.Context, cfg Config, ws *client.Workspace, replicas i
 			last = seq
 			return err
 		},
-		close: func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
-			js.DeleteStream(ctx, stream) //nolint:errcheck // the next run removes it
-		},
+		close: func() { dropStream(ctx, js, stream) },
 	}, nil
 }
 
-// journalLike makes a stream with the settings of a journal under one of the
-// operator's names, and returns it with a subject of a shape like a journal's.
+// journalLike makes a stream with the settings of a journal, and returns it with
+// a subject of a shape like a journal's.
 func journalLike(ctx context.Context, js jetstream.JetStream, replicas int) (stream, subject string, err error) {
 	cfg := mesh.Streams(mesh.Storage{Shards: 1, Replicas: replicas})[0]
-	run := mesh.NewID()
-	cfg.Subjects = []string{"bench." + run + ".*.*"}
+	prefix := "bench." + mesh.NewID()
+	cfg.Subjects = []string{prefix + ".*.*"}
 	cfg.RePublish = &jetstream.RePublish{
 		Source:      cfg.Subjects[0],
 		Destination: "bench.seen.{{wildcard(1)}}.{{wildcard(2)}}",
 		HeadersOnly: true,
 	}
+	stream, err = createStream(ctx, js, cfg)
+	return stream, prefix + ".tenant.workspace", err
+}
+
+// createStream makes a stream under one of the operator's names.
+func createStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (name string, err error) {
 	for i := range auth.BenchStreams {
 		cfg.Name = auth.BenchStream(i)
 		_, err = js.CreateStream(ctx, cfg)
@@ -129,13 +131,20 @@ func journalLike(ctx context.Context, js jetstream.JetStream, replicas int) (str
 			_, err = js.CreateStream(ctx, cfg)
 		}
 		if err == nil {
-			return cfg.Name, "bench." + run + ".tenant.workspace", nil
+			return cfg.Name, nil
 		}
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return "", "", fmt.Errorf("bench: make stream %s: %w", cfg.Name, err)
+			return "", fmt.Errorf("bench: make stream %s: %w", cfg.Name, err)
 		}
 	}
-	return "", "", mesh.Errorf(mesh.CodeBusy, "bench: %d runs are under way; try again in a minute", auth.BenchStreams)
+	return "", mesh.Errorf(mesh.CodeBusy, "bench: %d runs are under way; try again in a minute", auth.BenchStreams)
+}
+
+// dropStream removes a stream; what fails is left to the next run.
+func dropStream(ctx context.Context, js jetstream.JetStream, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	js.DeleteStream(ctx, name) //nolint:errcheck // see above
 }
 
 // leftOver removes a stream that a run of long ago left, and reports whether it
