@@ -1,5 +1,5 @@
 // Package client is what a Go program imports to use a mesh: its workspaces'
-// files, and commands run in them. A Client is one tenant's connection; what it is
+// files, commands run in them, and the tenant's memory. A Client is one tenant's connection; what it is
 // told was done has been done, and survives the client.
 //
 // # A first program
@@ -67,6 +67,14 @@
 // once, however often it is asked for. When the context of a Cmd ends, or a writer
 // of its output fails, the command is killed.
 //
+// # Memory
+//
+// A Memory is values by key, of the tenant and not of a workspace: Put, Get,
+// Create, Update of a revision, Delete, List, Watch, and Commit of many keys, all or
+// none. Values can have an end of life (TTL). No read, listing or refusal is older
+// than the last change that anybody was told of. A change is made once: a node
+// finds out whether an earlier try of it was done.
+//
 // # Scopes
 //
 // Scope narrows a workspace to a directory, for files and for commands; scopes
@@ -96,7 +104,7 @@
 //
 // # Concurrency
 //
-// A Client and its Workspaces may be used by any number of goroutines; a Cmd by
+// A Client, its Workspaces and its Memories may be used by any number of goroutines; a Cmd by
 // one at a time, except Signal. Each Put, Get, PutDir and GetDir holds about 2 MiB
 // while it runs.
 package client

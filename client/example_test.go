@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -47,8 +48,8 @@ func Example() {
 	// Output: 12 greeting.txt
 }
 
-// example gives f a workspace with the files of a small project.
-func example(f func(ctx context.Context, ws *client.Workspace) error) {
+// exampleClient gives f a client of a mesh of its own.
+func exampleClient(f func(ctx context.Context, c *client.Client) error) {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "wsmesh")
 	check(err)
@@ -59,11 +60,18 @@ func example(f func(ctx context.Context, ws *client.Workspace) error) {
 	c, err := client.Dial(ctx, box.Client())
 	check(err)
 	defer c.Close()
-	ws := c.Workspace("demo")
-	check(ws.WriteFile(ctx, "README.md", []byte("# demo\n"), 0))
-	check(ws.WriteFile(ctx, "src/main.go", []byte("package main\n\nfunc main() { greet() }\n"), 0))
-	check(ws.WriteFile(ctx, "src/greet.go", []byte("package main\n\nfunc greet() {}\n"), 0))
-	check(f(ctx, ws))
+	check(f(ctx, c))
+}
+
+// example gives f a workspace with the files of a small project.
+func example(f func(ctx context.Context, ws *client.Workspace) error) {
+	exampleClient(func(ctx context.Context, c *client.Client) error {
+		ws := c.Workspace("demo")
+		check(ws.WriteFile(ctx, "README.md", []byte("# demo\n"), 0))
+		check(ws.WriteFile(ctx, "src/main.go", []byte("package main\n\nfunc main() { greet() }\n"), 0))
+		check(ws.WriteFile(ctx, "src/greet.go", []byte("package main\n\nfunc greet() {}\n"), 0))
+		return f(ctx, ws)
+	})
 }
 
 func check(err error) {
@@ -223,4 +231,51 @@ func ExampleCmd_Output() {
 		return err
 	})
 	// Output: exit 3: no such test
+}
+
+func ExampleClient_Memory() {
+	exampleClient(func(ctx context.Context, c *client.Client) error {
+		m := c.Memory("agent-7")
+		rev, err := m.Put(ctx, "user/name", []byte("Ada"), client.TTL(24*time.Hour))
+		if err != nil {
+			return err
+		}
+		if _, err := m.Update(ctx, "user/name", []byte("Ada Lovelace"), rev); err != nil {
+			return err
+		}
+		_, err = m.Create(ctx, "user/name", []byte("Bob"))
+		fmt.Println(errors.Is(err, fs.ErrExist))
+		e, err := m.Get(ctx, "user/name")
+		fmt.Println(string(e.Value))
+		return err
+	})
+	// Output:
+	// true
+	// Ada Lovelace
+}
+
+// Two keys change together or not at all, and only if one of them is as it was
+// read.
+func ExampleMemory_Commit() {
+	exampleClient(func(ctx context.Context, c *client.Client) error {
+		m := c.Memory("tasks")
+		rev, err := m.Put(ctx, "open/42", []byte("write the report"))
+		if err != nil {
+			return err
+		}
+		_, err = m.Commit(ctx,
+			client.MemoryOp{Key: "open/42", Delete: true}.With(client.IfRevision(rev)),
+			client.MemoryOp{Key: "done/42", Value: []byte("write the report")})
+		if err != nil {
+			return err
+		}
+		for e, err := range m.List(ctx, "") {
+			if err != nil {
+				return err
+			}
+			fmt.Println(e.Key)
+		}
+		return nil
+	})
+	// Output: done/42
 }

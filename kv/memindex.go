@@ -310,9 +310,6 @@ const (
 	maxScan = 20_000
 )
 
-// allMemory is every subject of every memory.
-const allMemory = "int.v1.mem.>"
-
 // catchUp returns when the index has every message below filter that was stored
 // when it was called.
 func (x *memoryIndex) catchUp(ctx context.Context, filter string) error {
@@ -347,7 +344,7 @@ func (x *memoryIndex) catchUp(ctx context.Context, filter string) error {
 		}
 	}
 	x.mu.Lock()
-	if filter == allMemory && x.applied >= pos {
+	if filter == mesh.MemoryWildcard && x.applied >= pos {
 		x.current = time.Now()
 	}
 	x.mu.Unlock()
@@ -395,7 +392,7 @@ func (x *memoryIndex) keepCurrent() {
 			return
 		case <-time.After(currentCheck):
 			ctx, cancel := context.WithTimeout(x.ctx, currentCheck)
-			x.catchUp(ctx, allMemory) //nolint:errcheck // the next minute tries again
+			x.catchUp(ctx, mesh.MemoryWildcard) //nolint:errcheck // the next minute tries again
 			cancel()
 		}
 	}

@@ -13,6 +13,7 @@
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
 //	int.v1.out.<shard>.<tenant>.<workspace>.<exec>  owner → stream EXECLOG_<shard>
+//	int.v1.mem.<shard>.<tenant>.<namespace>.<key>   any node → stream MEM_<shard>
 //	_INBOX.<principal>.<id>.>                   replies
 //
 // A tenant's token may publish ws.v1.<tenant>.> and api.v1.<tenant>.>, and
@@ -36,7 +37,7 @@
 // ev.v1.<tenant>.<workspace>; one of a path hears neither, since those subjects
 // do not tell paths apart, and reads logs with log read. Requests of a bound
 // token are answered below that token's own inbox only. It cannot list or create
-// another workspace, nor remove its own.
+// another workspace, nor remove its own, and has no memory.
 //
 // The epoch in an owner's address fences: nobody addresses a stale owner by
 // mistake, and a stale route is answered with "no responders" at once.
@@ -85,6 +86,7 @@
 //	place open                the route of a workspace, opened if need be
 //	workspace create list rm
 //	log read                  stored frames of one exec; may wait for new ones
+//	mem get commit list watch the tenant's memory; watch may wait
 //
 // # Routing and repeats
 //
@@ -94,7 +96,8 @@
 // the same tenure is answered: the next owner does not know the earlier answers
 // yet.
 // A reading api request unanswered after 300 ms is sent again to the node that answered
-// lately, because a frozen member of a queue group swallows its share.
+// lately, because a frozen member of a queue group swallows its share. So is a
+// commit of memory, which is done once (see below).
 //
 // # The exec log
 //
@@ -118,6 +121,35 @@
 // begins with an open record, which fences out all owners of lower epochs: their
 // next publish is refused. The open record, and a mark after every 1000 ops, name
 // the execs without an end, so that the next owner reads from there only.
+//
+// # Memory
+//
+// A memory is a namespace of a tenant: values by key, one message each, in the
+// tenant's stream, which is computed from its name. Reads go to the stream's
+// leader. A node keeps an index of the keys, made of the messages' headers in their
+// order; a listing is answered from it once it has caught up with the leader, and
+// a watch as far as it is in order.
+//
+// Every change is published expecting the key's message that it was decided on,
+// and carries that one's sequence (Mesh-Prev) and the request's Mesh-Id. A commit
+// of several keys is an atomic batch, each with its own expectation. A refused
+// publish is decided anew on what is there now.
+//
+// A request may reach several nodes, at any time, because a client repeats what is
+// not answered. It carries the newest revision that its client knew before it was
+// made (after). What a node finds of a key says one of three
+// things:
+//
+//   - it carries the request's Mesh-Id: done, and that is the answer;
+//   - it, or its predecessor, is not newer than after: the request was certainly not
+//     done up to now. It is done, or refused;
+//   - otherwise other messages hid what came between: unsure, nothing is done. A
+//     client without an unanswered try asks again with the newer after that it is
+//     told; any other reports lost.
+//
+// A deletion is a message without a body that lives TombstoneTTL, and so is the
+// marker that the server leaves where a value's life ended. A cursor of a watch
+// that is older is answered with resync.
 //
 // # Stored formats
 //

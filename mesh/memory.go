@@ -78,6 +78,9 @@ func MemorySubject(t Tenant, ns Namespace, key string) string {
 	return MemoryPrefix(t, ns) + strings.Join(parts, ".")
 }
 
+// MemoryWildcard is every subject of every memory.
+const MemoryWildcard = "int.v1.mem.>"
+
 // MemoryPrefix begins the subjects of one memory, with a final dot.
 func MemoryPrefix(t Tenant, ns Namespace) string {
 	return fmt.Sprintf("int.v1.mem.%02d.%s.%s.", MemoryShard(t), t, ns)
