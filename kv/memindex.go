@@ -130,9 +130,11 @@ func (x *memoryIndex) consume(ctx context.Context) error {
 		return err
 	}
 	x.mu.Lock()
-	x.target = info.State.LastSeq
-	if info.State.Msgs == 0 {
-		x.load()
+	if ctx.Err() == nil {
+		x.target = info.State.LastSeq
+		if info.State.Msgs == 0 {
+			x.load()
+		}
 	}
 	x.mu.Unlock()
 	feed, err := consumer.Consume(func(m jetstream.Msg) { x.receive(ctx, m) }, jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
