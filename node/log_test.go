@@ -101,3 +101,48 @@ func TestReadingALogWithoutAnEndEndsIt(t *testing.T) {
 		require.Equal(t, mesh.CodeLost, f.Final.ErrorCode)
 	})
 }
+
+// A log lasts longer than its claim, which is the oldest of its frames. What is
+// left of it is no scope's: neither output frames nor a final frame with output.
+func TestLogWithoutItsClaimIsNoScopes(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx := t.Context()
+		openRepo(t, m)
+		all := map[string]*caller{}
+		for _, c := range callers(t, m) {
+			all[c.name] = c
+		}
+		js, err := jetstream.New(m.Store(t, nodetest.NodeName))
+		require.NoError(t, err)
+		stream, err := js.Stream(ctx, mesh.ExecLogStream(0))
+		require.NoError(t, err)
+		for name, script := range map[string]string{
+			"only the end is left": "echo private",
+			"output is left":       "head -c 200000 /dev/zero",
+		} {
+			t.Run(name, func(t *testing.T) {
+				cmd := m.Client.Workspace("repo").Scope("users/u2").Command(ctx, "sh", "-c", script)
+				require.NoError(t, cmd.Run())
+				id := mesh.ExecID(cmd.ID)
+				claim, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(mesh.ExecLogSubject(0, nodetest.Tenant, "repo", id)))
+				require.NoError(t, err)
+				require.NoError(t, stream.DeleteMsg(ctx, claim.Sequence))
+				read := mesh.LogRequest{Workspace: "repo", ID: id}
+				c := all["scope"]
+				requireCode(t, mesh.CodeNotFound, c.ask(t, c.api(mesh.ServiceLog, mesh.VerbLogRead), "", read, nil))
+				c = all["tenant"]
+				requireCode(t, mesh.CodeNotFound, c.ask(t, c.api(mesh.ServiceLog, mesh.VerbLogRead), "users/u1", read, nil))
+				requireCode(t, "", c.ask(t, c.api(mesh.ServiceLog, mesh.VerbLogRead), "", read, nil))
+			})
+		}
+		t.Run("canceled before it started", func(t *testing.T) {
+			id := mesh.NewExecID()
+			info, err := m.Client.Workspace("repo").Info(ctx)
+			require.NoError(t, err)
+			c := all["scope"]
+			requireCode(t, "", c.ask(t, c.owner(info.Epoch, mesh.VerbSignal), "", mesh.SignalRequest{ID: id, Signal: "KILL"}, nil))
+			requireCode(t, "", c.ask(t, c.api(mesh.ServiceLog, mesh.VerbLogRead), "", mesh.LogRequest{Workspace: "repo", ID: id}, nil))
+		})
+	})
+}

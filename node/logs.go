@@ -59,8 +59,9 @@ func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*
 }
 
 // logInScope reports whether a scope sees a log: that of its own commands and of
-// those in scopes below. A log that has no claim was ended before its command
-// started and says nothing of any scope.
+// those in scopes below. A log that begins with its end was ended before its
+// command started and says nothing of any scope. One whose claim has expired
+// before the rest is nobody's: whose output it holds is not known any more.
 func logInScope(ctx context.Context, stream jetstream.Stream, subject, scope string) (bool, error) {
 	if scope == "." {
 		return true, nil
@@ -69,7 +70,10 @@ func logInScope(ctx context.Context, stream jetstream.Stream, subject, scope str
 	if err != nil || first.frame == nil {
 		return false, err
 	}
-	return first.frame.Claim == nil || mesh.Inside(scope, string(first.frame.Claim.Scope)), nil
+	if first.frame.Claim == nil {
+		return first.frame.Number == 0, nil
+	}
+	return mesh.Inside(scope, string(first.frame.Claim.Scope)), nil
 }
 
 // awaitFrame returns the last frame of a log; where the caller would wait for
