@@ -55,6 +55,8 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxWorkspaces":  DefaultMaxWorkspaces,
 		"node.DefaultMaxLog":         DefaultMaxLog,
 		"node.DefaultMaxDownloads":   DefaultMaxDownloads,
+		"node.DefaultMaxBulk":        DefaultMaxBulk,
+		"node.DefaultMaxLists":       DefaultMaxLists,
 		"node.DefaultMaxSearches":    DefaultMaxSearches,
 		"node.DefaultAnswers":        DefaultAnswers,
 		"mesh.DefaultMaxInFlight":    mesh.DefaultMaxInFlight,

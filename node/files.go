@@ -40,6 +40,10 @@ func (w *workspace) list(_ context.Context, req *mesh.Request) (*mesh.Reply, err
 	if err != nil {
 		return nil, err
 	}
+	if !w.node.lists.Take(string(w.tenant)) {
+		return nil, mesh.Errorf(mesh.CodeBusy, "node %s lists as many directories as it may, at all or for one tenant; try again", w.node.cfg.Name)
+	}
+	defer w.node.lists.Give(string(w.tenant))
 	page, err := view.List(path, string(a.After), a.Limit)
 	if err != nil {
 		return nil, err
@@ -127,7 +131,14 @@ func (w *workspace) remove(_ context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err != nil {
 		return nil, err
 	}
-	return nil, view.Remove(path, a.Recursive)
+	if !a.Recursive {
+		return nil, view.Remove(path, false)
+	}
+	if err := w.node.takeBulk(w.tenant); err != nil {
+		return nil, err
+	}
+	defer w.node.bulk.Give(string(w.tenant))
+	return nil, view.Remove(path, true)
 }
 
 func (w *workspace) rename(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
@@ -159,6 +170,10 @@ func (w *workspace) copy(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err != nil {
 		return nil, err
 	}
+	if err := w.node.takeBulk(w.tenant); err != nil {
+		return nil, err
+	}
+	defer w.node.bulk.Give(string(w.tenant))
 	count, err := view.Copy(ctx, from, to, sandbox.CopyOptions{Recursive: a.Recursive, NoReplace: a.NoReplace})
 	return &mesh.Reply{Args: count}, err
 }
@@ -216,9 +231,25 @@ func (w *workspace) touch(_ context.Context, req *mesh.Request) (*mesh.Reply, er
 	return nil, view.Touch(path, at, a.NoCreate)
 }
 
-// DefaultMaxSearches is how many searches and greps one node works on at a time:
-// each keeps a processor busy for up to two seconds.
-const DefaultMaxSearches = 16
+// What one node works on at a time besides short requests, so that no tenant
+// keeps all processors from the others.
+const (
+	// DefaultMaxSearches bounds searches and greps: each keeps a processor busy
+	// for up to two seconds.
+	DefaultMaxSearches = 16
+	// DefaultMaxBulk bounds copies, uploads being unpacked and recursive removals:
+	// minutes each, and a sparse file of many GiB costs its sender nothing.
+	DefaultMaxBulk = 16
+	// DefaultMaxLists bounds lists, each of which reads the whole directory.
+	DefaultMaxLists = 64
+)
+
+func (n *Node) takeBulk(t mesh.Tenant) error {
+	if n.bulk.Take(string(t)) {
+		return nil
+	}
+	return mesh.Errorf(mesh.CodeBusy, "node %s copies, unpacks and removes as much as it may, at all or for one tenant; try again", n.cfg.Name)
+}
 
 func (w *workspace) search(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.SearchRequest

@@ -73,6 +73,8 @@ type Node struct {
 	ready     atomic.Bool // the door's subscriptions are known to the server
 	execs     *mesh.Slots // of running commands
 	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
+	bulk      *mesh.Slots // of copies, unpackings and recursive removals
+	lists     *mesh.Slots // of lists
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
 
 	mu         sync.Mutex
@@ -111,7 +113,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
-		searches: mesh.NewSlots(DefaultMaxSearches),
+		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists),
 	}
 	defer func() {
 		if err != nil {

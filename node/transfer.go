@@ -23,6 +23,10 @@ func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	if err != nil {
 		return nil, err
 	}
+	if err := w.node.takeBulk(w.tenant); err != nil {
+		return nil, err // the stage stays for a repeat
+	}
+	defer w.node.bulk.Give(string(w.tenant))
 	a.Stage = stageOf(req, a.Stage)
 	f, err := w.tree.StageOpen(a.Stage, a.Size)
 	if err != nil {

@@ -33,8 +33,15 @@ func TestConformance(t *testing.T) {
 			t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
 			t.Run("refusals", func(t *testing.T) { testRefusals(t, b) })
 			t.Run("account", func(t *testing.T) { testAccount(t, b) })
+			t.Run("niceness", func(t *testing.T) { testNiceness(t, b) })
 		})
 	}
+}
+
+// A command gives way to the node, which is in a hurry when many are busy.
+func testNiceness(t *testing.T, b *bench) {
+	o := b.run(t, "cut", "-d ", "-f19", "/proc/self/stat")
+	require.Equal(t, strconv.Itoa(commandNice)+"\n", o.stdout)
 }
 
 func testStatus(t *testing.T, b *bench) {
