@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -60,7 +61,8 @@ type Box struct {
 
 // Start starts a one box and returns when it answers requests. It writes
 // client.json and admin.creds (0600) into the data directory. Errors: CodeBusy
-// when another process has the directory; what natsd.Start and node.New say.
+// when another process has the directory; CodeDenied when it belongs to another
+// user or anybody can write to it; what natsd.Start and node.New say.
 func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 	if cfg.Data == "" {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "one box: no data directory")
@@ -80,6 +82,9 @@ func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 			code = mesh.CodeDenied // the place is the caller's choice, and this one cannot be had
 		}
 		return nil, mesh.Errorf(code, "make the data directory: %s", err)
+	}
+	if err := checkOwner(cfg.Data); err != nil {
+		return nil, err
 	}
 	keys, err := auth.LoadOrCreate(filepath.Join(cfg.Data, "keys"))
 	if err != nil {
@@ -109,6 +114,23 @@ func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// checkOwner refuses a data directory in which another user could have put keys
+// of his own, such as one he made in a shared /tmp before us.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return mesh.Errorf(mesh.CodeOf(err), "look at the data directory: %s", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return mesh.Errorf(mesh.CodeDenied, "data directory %s belongs to another user, who could be the operator of this mesh; use another directory", dir)
+	}
+	if mode := info.Mode(); mode.Perm()&0o002 != 0 {
+		return mesh.Errorf(mesh.CodeDenied, "data directory %s has mode %04o, which lets other users put keys there; chmod 700 it or use another directory", dir, mode.Perm())
+	}
+	return nil
 }
 
 func (b *Box) connect(signer *auth.Signer) error {
