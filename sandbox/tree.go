@@ -11,8 +11,8 @@ const (
 	// MaxListPage is the most entries one List returns: at 255-byte names a
 	// page stays below the wire's 512 KiB.
 	MaxListPage = 1000
-	// MaxStages is how many staged writes a Tree keeps open: each holds one
-	// descriptor and its bytes on disk.
+	// MaxStages is how many staged writes a Tree keeps: each holds its bytes on
+	// disk.
 	MaxStages = 64
 	// DefaultStageIdle is how long a staged write may rest before it is
 	// dropped: long enough for a client to find another node and go on.

@@ -17,9 +17,9 @@ import (
 const maxSpans = 4096
 
 // staged is a file that arrives in parts. Its fields are guarded by Tree.mu;
-// the file is written outside of it.
+// the file is written outside of it. It is open only while a part is written: a
+// tenant has many workspaces, and all of a process share its descriptors.
 type staged struct {
-	file    *os.File
 	tmp     string
 	have    []span // what has arrived: sorted, apart from each other
 	writers int    // parts being written
@@ -52,10 +52,7 @@ func (t *Tree) StageWrite(id string, offset int64, data []byte) error {
 	if err != nil {
 		return failed("staged write", id, err)
 	}
-	_, err = s.file.WriteAt(data, offset)
-	if errors.Is(err, os.ErrClosed) {
-		err = errNoStage(id)
-	}
+	err = t.writePart(id, s, offset, data)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.writers--
@@ -69,6 +66,27 @@ func (t *Tree) StageWrite(id string, offset int64, data []byte) error {
 	}
 	s.have = have
 	return nil
+}
+
+func (t *Tree) writePart(id string, s *staged, offset int64, data []byte) error {
+	f, err := t.openStaged(id, s, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, offset)
+	return errors.Join(err, f.Close())
+}
+
+// openStaged opens a staged file, which was dropped where it is missing.
+func (t *Tree) openStaged(id string, s *staged, flags int) (*os.File, error) {
+	fd, err := openAt(t.stage, s.tmp, flags|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, errNoStage(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "staged"), nil
 }
 
 func checkStageID(id string) error {
@@ -93,7 +111,8 @@ func (t *Tree) beginPart(id string) (*staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &staged{file: f, tmp: tmp}
+	f.Close()
+	made := &staged{tmp: tmp}
 	s, err = t.joinStage(id, made)
 	if s != made {
 		t.dropStaged(made)
@@ -155,14 +174,8 @@ func (t *Tree) StageOpen(id string, size int64) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := openAt(t.stage, s.tmp, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, errNoStage(id)
-	}
-	if err != nil {
-		return nil, failed("open staged write", id, err)
-	}
-	return os.NewFile(uintptr(fd), "staged"), nil
+	f, err := t.openStaged(id, s, unix.O_RDONLY)
+	return f, failed("open staged write", id, err)
 }
 
 // StageCommit puts a staged file of size bytes at path as Write would, and
@@ -189,10 +202,14 @@ func (v *View) StageCommit(id string, size int64, path string, opt WriteOptions)
 	if !mine {
 		return Info{}, errNoStage(id)
 	}
-	info, err := v.install(s.file, s.tmp, path, opt)
+	f, err := t.openStaged(id, s, unix.O_RDWR)
 	if err == nil {
-		s.file.Close()
-		return info, nil
+		var info Info
+		info, err = v.install(f, s.tmp, path, opt)
+		f.Close()
+		if err == nil {
+			return info, nil
+		}
 	}
 	t.keepStage(id, s)
 	return Info{}, failed("write", path, err)
@@ -230,9 +247,8 @@ func (t *Tree) StageDrop(id string) {
 }
 
 // dropStaged removes a file that is in stages no more. A part being written
-// goes to a file without a name, or finds it closed.
+// goes to a file without a name, or finds none.
 func (t *Tree) dropStaged(s *staged) {
-	s.file.Close()
 	_ = unix.Unlinkat(t.stage, s.tmp, 0)
 }
 

@@ -244,3 +244,14 @@ func TestTreeFullDisk(t *testing.T) {
 		require.NoError(t, v.Remove("fill", false))
 	})
 }
+
+// A tenant's staged writes hold no descriptors: with those of a thousand
+// workspaces it would take all that the node has.
+func TestStagesHoldNoDescriptors(t *testing.T) {
+	f := newTreeFixture(t)
+	before := openDescriptors(t)
+	for range MaxStages {
+		require.NoError(t, f.StageWrite(uuid.NewString(), 0, []byte("x")))
+	}
+	require.Equal(t, before, openDescriptors(t))
+}
