@@ -1,10 +1,12 @@
 package mesh_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -303,4 +305,21 @@ func TestDeadlineEndsTheContext(t *testing.T) {
 	m.Header.Set(mesh.HeaderDeadline, "10")
 	_, err := mesh.DecodeReply(ask(t, tenant, m), nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// What a hostile caller can do a million times is not logged a million times.
+func TestDroppedRequestsAreLoggedSparingly(t *testing.T) {
+	server := meshtest.Server(t)
+	door := server.Door(t, "n1")
+	var log bytes.Buffer
+	r := mesh.NewResponder(door, "n1", slog.New(slog.NewTextHandler(&log, nil)))
+	_, err := r.Subscribe(t.Context(), "ws.v1.>", "", func(context.Context, *mesh.Request) (*mesh.Reply, error) { return nil, nil })
+	require.NoError(t, err)
+	caller := server.DialToken(t, server.Token(t, "acme"))
+	for range 1000 {
+		require.NoError(t, caller.PublishRequest("ws.v1.acme.repo.1.stat", "_INBOX.other.x", nil))
+	}
+	require.Eventually(t, func() bool { return r.Stats().Dropped == 1000 }, 10*time.Second, 5*time.Millisecond)
+	door.Close()
+	require.Equal(t, 10, strings.Count(log.String(), "\n"), "%s", log.String())
 }

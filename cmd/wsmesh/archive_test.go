@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,4 +120,24 @@ func TestErrorTextSaysTheCodeOnce(t *testing.T) {
 	var out bytes.Buffer
 	require.Equal(t, exitMesh, report(&out, newRoot(), err))
 	require.Equal(t, "wsmesh: not_found: no file\n", out.String())
+}
+
+// The names in a workspace are a stranger's: what a failing get says of them moves
+// no cursor and sets no title.
+func TestErrorTextIsNoTerminalCommand(t *testing.T) {
+	const evil = "\x1b]0;title\a\nwsmesh: done\u202e\xff"
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, evil, "full"), 0o700))
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	err = unpack(root, archiveOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: evil, Format: tar.FormatPAX}), io.Discard)
+	require.Error(t, err)
+	var out bytes.Buffer
+	report(&out, newRoot(), local(err))
+	line, rest, _ := strings.Cut(out.String(), "\n")
+	require.Empty(t, rest)
+	require.Contains(t, line, `\x1b]0;title\a\nwsmesh: done\u202e\xff`)
+	require.NotContains(t, line, "\x1b")
+	require.Equal(t, `"näher" \ 'b'`, shownText(`"näher" \ 'b'`), "what prints stays")
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -58,8 +60,24 @@ func report(out io.Writer, cmd *cobra.Command, err error) int {
 		fmt.Fprintf(out, "wsmesh: usage: %s; see: wsmesh --help\n", text)
 		return exitUsage
 	}
-	fmt.Fprintf(out, "wsmesh: %s: %s\n", mesh.CodeOf(err), errorText(err))
+	fmt.Fprintf(out, "wsmesh: %s: %s\n", mesh.CodeOf(err), shownText(errorText(err)))
 	return code
+}
+
+// shownText is one line that no terminal obeys: texts of errors hold names of
+// files, which a command in a workspace chooses.
+func shownText(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		q := strconv.Quote(text[:n])
+		if strconv.IsPrint(r) {
+			q = `"` + text[:n] + `"`
+		}
+		b.WriteString(q[1 : len(q)-1])
+		text = text[n:]
+	}
+	return b.String()
 }
 
 // errorText is the whole text without the code, which stands before it.
