@@ -151,14 +151,25 @@ func (r *Responder) enter() bool {
 }
 
 // replyAllowed is the reply check. Who asks on a bound token's subject is
-// answered in that token's inbox only.
+// answered in that token's inbox only. A subject that the broker would refuse to
+// take is nobody's inbox: each refusal would be an error of our connection.
 func replyAllowed(principal string, bound *Bound, reply string) bool {
 	inbox := "_INBOX." + principal + "."
 	if bound != nil {
 		inbox += string(bound.Token) + "."
 	}
 	below, ok := strings.CutPrefix(reply, inbox)
-	return principal != "" && ok && below != ""
+	return principal != "" && ok && isLiteral(below)
+}
+
+// isLiteral says that a subject has no empty tokens and no wildcards.
+func isLiteral(subject string) bool {
+	for token := range strings.SplitSeq(subject, ".") {
+		if token == "" || token == "*" || token == ">" {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Responder) receive(ctx context.Context, m *nats.Msg, answer Answer) {

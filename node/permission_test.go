@@ -185,6 +185,8 @@ var replies = []may{
 	{"an inbox of the tenant that is another token's", "_INBOX.acme." + otherToken + ".x", "r", "", ""},
 	{"an inbox that only begins like the own", "OWNx.y", "r", "", ""},
 	{"the own inbox itself", "OWN", "r", "", ""},
+	{"own inbox, with an empty token", "OWN..x", "", "", ""},
+	{"own inbox, for all to hear", "OWN.>", "", "", ""},
 	{"another tenant's inbox", "_INBOX.other." + otherToken + ".x", "", "", ""},
 	{"a node's inbox", "_INBOX._node.n1-" + otherToken + ".x", "", "", ""},
 	{"the operator's inbox", "_INBOX._admin." + otherToken + ".x", "", "", ""},
