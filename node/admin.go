@@ -53,6 +53,7 @@ func Limits() map[string]int64 {
 		"mesh.TombstoneTTL_ms":       mesh.TombstoneTTL.Milliseconds(),
 		"node.DefaultMaxExecs":       DefaultMaxExecs,
 		"node.DefaultMaxWorkspaces":  DefaultMaxWorkspaces,
+		"node.DefaultMaxCreations":   DefaultMaxCreations,
 		"node.DefaultMaxLog":         DefaultMaxLog,
 		"node.DefaultMaxDownloads":   DefaultMaxDownloads,
 		"node.DefaultMaxBulk":        DefaultMaxBulk,

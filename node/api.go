@@ -56,8 +56,13 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	return &mesh.Reply{Args: route}, err
 }
 
-// newWorkspace makes the record of a workspace within the tenant's quota.
+// newWorkspace makes the record of a workspace within the tenant's quota, which
+// those created at the same moment can exceed: by three on each node.
 func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace) error {
+	if !n.creations.Take(string(t)) {
+		return mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
+	}
+	defer n.creations.Give(string(t))
 	if _, err := n.kv.Tenants.Get(ctx, t); err != nil {
 		return err
 	}

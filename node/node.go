@@ -32,6 +32,8 @@ const (
 	DefaultMaxExecs = 256
 	// DefaultMaxWorkspaces bounds the workspaces of one tenant.
 	DefaultMaxWorkspaces = 1000
+	// DefaultMaxCreations bounds the workspaces being created at a time on one node.
+	DefaultMaxCreations = 16
 )
 
 // Config says who the node is and what it works with. Door, Store, Data and
@@ -75,6 +77,7 @@ type Node struct {
 	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
 	bulk      *mesh.Slots // of copies, unpackings and recursive removals
 	lists     *mesh.Slots // of lists
+	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
 
 	mu         sync.Mutex
@@ -113,7 +116,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
-		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists),
+		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
 	}
 	defer func() {
 		if err != nil {

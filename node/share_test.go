@@ -72,3 +72,37 @@ func TestListsAreShared(t *testing.T) {
 		require.Less(t, refused.Load(), int64(all))
 	})
 }
+
+// A burst of creations does not pass the quota all at once: few are between the
+// look at the number of workspaces and the record.
+func TestCreationsAreFewAtATime(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		openRepo(t, m)
+		c := callers(t, m)[0]
+		codes := make(chan mesh.Code, 200)
+		sub, err := c.Subscribe(c.inbox+".made", func(m *nats.Msg) {
+			_, err := mesh.DecodeReply(m, nil)
+			codes <- mesh.CodeOf(err)
+		})
+		require.NoError(t, err)
+		defer sub.Unsubscribe() //nolint:errcheck // the connection ends
+		for n := range cap(codes) {
+			args := mesh.WorkspaceRequest{Workspace: mesh.Workspace(fmt.Sprintf("burst-%d", n))}
+			req, err := mesh.NewRequest(c.api(mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate), "", "", args, nil)
+			require.NoError(t, err)
+			req.Reply = c.inbox + ".made"
+			require.NoError(t, c.PublishMsg(req))
+		}
+		made := 0
+		for range cap(codes) {
+			switch code := <-codes; code {
+			case "":
+				made++
+			default:
+				require.Equal(t, mesh.CodeBusy, code)
+			}
+		}
+		require.Positive(t, made)
+		require.Less(t, made, cap(codes))
+	})
+}
