@@ -83,7 +83,7 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 			return content, err
 		}
 	}
-	return nil, w.client.gaveUp(ctx, k.verb, t.unknown && !k.reads, t.last)
+	return nil, w.client.gaveUp(ctx, t.unknown && !k.reads, t.last)
 }
 
 // try sends a call once. With again it has come to no answer, and t says why.
@@ -101,7 +101,7 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 	case doubt && (err != nil || k.verb != mesh.VerbExec && route.Epoch != t.silent):
 		// The new owner does not know what the old one did: its answer to a
 		// repeat would be about another state.
-		return nil, false, c.gaveUp(ctx, k.verb, true, nil)
+		return nil, false, c.gaveUp(ctx, true, nil)
 	case err != nil:
 		return nil, false, err
 	case k.tenure != nil && !k.tenure.is(route.Epoch):
@@ -124,10 +124,10 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 		return nil, true, nil
 	}
 	if c.conn.IsClosed() {
-		return nil, false, c.closed(k.verb)
+		return nil, false, c.closed()
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
-		return nil, false, mesh.Errorf(mesh.CodeTooLarge, "%s: arguments are too large for one message", k.verb)
+		return nil, false, mesh.Errorf(mesh.CodeTooLarge, "the arguments are too large for one message")
 	}
 	if mesh.CodeOf(err) == mesh.CodeDeadline && !t.unknown {
 		t.unknown, t.silent = true, route.Epoch
@@ -166,26 +166,26 @@ func bounded(ctx context.Context, wait time.Duration) (context.Context, context.
 
 // closed is the error of a connection that is over for good: closed by its
 // owner, or given up because the server refused the token twice.
-func (c *Client) closed(verb string) error {
+func (c *Client) closed() error {
 	if err := refused(c.cfg.Token, c.claims.Tenant, c.conn.LastError()); err != nil {
 		return err
 	}
-	return mesh.Errorf(mesh.CodeUnavailable, "%s: the client is closed", verb)
+	return mesh.Errorf(mesh.CodeUnavailable, "the client is closed")
 }
 
 // gaveUp is the error after the last try.
-func (c *Client) gaveUp(ctx context.Context, verb string, unknown bool, last error) error {
+func (c *Client) gaveUp(ctx context.Context, unknown bool, last error) error {
 	switch {
 	case unknown:
-		return mesh.Errorf(mesh.CodeLost, "%s: outcome unknown: a request was sent and not answered in time", verb)
+		return mesh.Errorf(mesh.CodeLost, "outcome unknown: the request was sent and not answered in time")
 	case errors.Is(ctx.Err(), context.Canceled):
-		return mesh.Errorf(mesh.CodeCanceled, "%s: canceled", verb)
+		return mesh.Errorf(mesh.CodeCanceled, "the caller gave up")
 	case mesh.CodeOf(last) == mesh.CodeDeadline || last == nil:
-		return mesh.Errorf(mesh.CodeDeadline, "%s: no answer in time", verb)
+		return mesh.Errorf(mesh.CodeDeadline, "no answer in time")
 	case errors.Is(last, nats.ErrNoResponders):
-		return mesh.Errorf(mesh.CodeUnavailable, "%s: no node answers; is one running?", verb)
+		return mesh.Errorf(mesh.CodeUnavailable, "no node answers; is one running?")
 	case mesh.CodeOf(last) == mesh.CodeInternal:
-		return mesh.Errorf(mesh.CodeUnavailable, "%s: the connection to the mesh is down (%s)", verb, last)
+		return mesh.Errorf(mesh.CodeUnavailable, "the connection to the mesh is down (%s)", last)
 	}
 	return last
 }
@@ -282,7 +282,7 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 			continue
 		}
 		if c.conn.IsClosed() {
-			return nil, c.closed(service + " " + k.verb)
+			return nil, c.closed()
 		}
 		if mesh.CodeOf(err) == mesh.CodeTooLarge {
 			return nil, err
@@ -290,7 +290,7 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
 		last = err
 	}
-	return nil, c.gaveUp(ctx, service+" "+k.verb, unknown && changes, last)
+	return nil, c.gaveUp(ctx, unknown && changes, last)
 }
 
 // hedged sends a request to the group and, when it stays unanswered for

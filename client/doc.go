@@ -88,7 +88,8 @@
 // found with errors.As or mesh.CodeOf, and answers errors.Is for fs.ErrNotExist,
 // fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported,
 // context.DeadlineExceeded and context.Canceled. Errors about files are wrapped in
-// an *fs.PathError. A command that ran and failed is an *ExitError instead.
+// an *fs.PathError, or an *os.LinkError where there are two names, with the paths
+// as they were given. A command that ran and failed is an *ExitError instead.
 //
 // What is safe to repeat is repeated for you: a busy node, a workspace on its way to
 // another node, a lost connection. CodeLost is what is left: a change was sent, no

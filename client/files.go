@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -85,6 +86,14 @@ func pathError(op, path string, err error) error {
 		return nil
 	}
 	return &fs.PathError{Op: op, Path: cmp.Or(path, "."), Err: err}
+}
+
+// linkError is pathError for what has two names.
+func linkError(op, from, to string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.LinkError{Op: op, Old: cmp.Or(from, "."), New: cmp.Or(to, "."), Err: err}
 }
 
 // ReadDir yields a directory's entries, sorted by the bytes of their names; each
@@ -196,7 +205,7 @@ func (w *Workspace) RemoveAll(ctx context.Context, path string) error {
 // Rename moves a name, replacing a file at the new one; its parents are made.
 func (w *Workspace) Rename(ctx context.Context, from, to string) error {
 	_, err := w.request(ctx, call{verb: mesh.VerbRename, args: mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to)}}, nil)
-	return pathError("rename", from, err)
+	return linkError("rename", from, to, err)
 }
 
 // Copy copies a file, or a directory with all that is below it, to a name that
@@ -205,7 +214,7 @@ func (w *Workspace) Rename(ctx context.Context, from, to string) error {
 func (w *Workspace) Copy(ctx context.Context, from, to string) error {
 	req := mesh.CopyRequest{From: mesh.Path(from), To: mesh.Path(to), Recursive: true}
 	_, err := w.request(ctx, call{verb: mesh.VerbCopy, args: req, long: true}, nil)
-	return pathError("copy", from, err)
+	return linkError("copy", from, to, err)
 }
 
 // Chmod sets the permission bits of what path leads to, and the sticky bit;
@@ -227,7 +236,7 @@ func (w *Workspace) Chmod(ctx context.Context, path string, mode fs.FileMode) er
 func (w *Workspace) Symlink(ctx context.Context, target, path string) error {
 	req := mesh.SymlinkRequest{Target: mesh.Path(target), Path: mesh.Path(path)}
 	_, err := w.request(ctx, call{verb: mesh.VerbSymlink, args: req, create: true}, nil)
-	return pathError("symlink", path, err)
+	return linkError("symlink", target, path, err)
 }
 
 // Readlink returns the text of a symbolic link.

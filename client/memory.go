@@ -220,7 +220,7 @@ func (c *Client) commitMemory(ctx context.Context, req mesh.MemoryCommitRequest,
 		t.unknown = t.unknown || open > 0
 		if err != nil {
 			if c.conn.IsClosed() {
-				return 0, c.closed("mem commit")
+				return 0, c.closed()
 			}
 			if mesh.CodeOf(err) == mesh.CodeTooLarge {
 				return 0, err
@@ -237,7 +237,7 @@ func (c *Client) commitMemory(ctx context.Context, req mesh.MemoryCommitRequest,
 		case err == nil && !answer.Unsure:
 			return answer.Revision, nil
 		case err == nil && t.unknown:
-			return 0, c.gaveUp(ctx, "mem commit", true, nil)
+			return 0, c.gaveUp(ctx, true, nil)
 		case err == nil: // nothing was done, and nothing else is under way
 			req.After = answer.Head
 			try = -1
@@ -247,12 +247,12 @@ func (c *Client) commitMemory(ctx context.Context, req mesh.MemoryCommitRequest,
 			t.last = err
 		case t.unknown:
 			// A try that still is under way may be done after this refusal.
-			return 0, c.gaveUp(ctx, "mem commit", true, nil)
+			return 0, c.gaveUp(ctx, true, nil)
 		default:
 			return 0, err
 		}
 	}
-	return 0, c.gaveUp(ctx, "mem commit", t.unknown, t.last)
+	return 0, c.gaveUp(ctx, t.unknown, t.last)
 }
 
 // MemoryList says what a page shows.

@@ -125,6 +125,19 @@ func AsError(err error) *Error {
 	return &Error{Code: CodeOf(err), Text: err.Error()}
 }
 
+// About says before the text of err what it is about; the code stays, and nil is
+// nil. Unlike a wrapping error it crosses the wire.
+func About(what string, err error) error {
+	e, ok := unwrapError(err)
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return Errorf(e.Code, "%s: %s", what, e.Text)
+}
+
 func unwrapError(err error) (*Error, bool) {
 	var e *Error
 	ok := errors.As(err, &e)

@@ -65,7 +65,7 @@ type rawPath struct {
 //   - /workspace and what is below it counts from the workspace root;
 //   - "" is the scope's root;
 //   - leaving the scope is CodeDenied, a NUL byte or an over-long name or path
-//     is CodeInvalid.
+//     is CodeInvalid; the error says why and does not repeat the path.
 //
 // scope is a result of ParseScope.
 func ResolvePath(scope, p string) (string, error) {
@@ -78,11 +78,11 @@ func ResolvePath(scope, p string) (string, error) {
 	}
 	rel := path.Clean("./" + strings.TrimLeft(rest, "/"))
 	if rel == ".." || strings.HasPrefix(rel, "../") {
-		return "", errLeaves(p)
+		return "", errLeaves()
 	}
 	full := path.Join(base, rel)
 	if !Inside(scope, full) {
-		return "", errLeaves(p)
+		return "", errLeaves()
 	}
 	return full, nil
 }
@@ -94,23 +94,25 @@ func ParseScope(outer, s string) (string, error) {
 	if outer == "" {
 		outer = "."
 	}
-	return ResolvePath(outer, s)
+	scope, err := ResolvePath(outer, s)
+	if err != nil {
+		return "", About(fmt.Sprintf("scope %.200q", s), err)
+	}
+	return scope, nil
 }
 
-func errLeaves(p string) error {
-	return Errorf(CodeDenied, "path %.200q leaves the scope", p)
-}
+func errLeaves() error { return Errorf(CodeDenied, "the path leaves the scope") }
 
 func checkPathBytes(p string) error {
 	if strings.IndexByte(p, 0) >= 0 {
-		return Errorf(CodeInvalid, "path %.200q holds a NUL byte", p)
+		return Errorf(CodeInvalid, "the path holds a NUL byte")
 	}
 	if len(p) > MaxPathBytes {
-		return Errorf(CodeInvalid, "path of %d bytes is longer than %d", len(p), MaxPathBytes)
+		return Errorf(CodeInvalid, "the path has %d bytes, more than %d", len(p), MaxPathBytes)
 	}
 	for name := range strings.SplitSeq(p, "/") {
 		if len(name) > MaxNameBytes {
-			return Errorf(CodeInvalid, "name %.60q… of %d bytes is longer than %d", name, len(name), MaxNameBytes)
+			return Errorf(CodeInvalid, "a name in the path has %d bytes, more than %d", len(name), MaxNameBytes)
 		}
 	}
 	return nil

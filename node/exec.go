@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec id %s is of %s: too far from now; make a fresh one", id, id.Time().UTC().Format(time.RFC3339))
 	}
 	if c.dir, err = mesh.ResolvePath(req.Scope, string(c.Dir)); err != nil {
-		return nil, err
+		return nil, aboutDir(c.Dir, err)
 	}
 	if err := c.check(w.node.cfg.MaxNet); err != nil {
 		return nil, err
@@ -209,16 +210,20 @@ func (w *workspace) prepare(x *run) error {
 	}
 	var err error
 	if x.root, err = w.tree.View(x.command.scope).OpenRoot(true); err != nil {
-		return err
+		return mesh.About("the scope's directory", err)
 	}
 	if x.command.dir == x.command.scope {
 		return nil
 	}
 	info, err := w.tree.View(x.command.scope).Stat(x.command.dir, true)
 	if err == nil && info.Type != "dir" {
-		err = mesh.Errorf(mesh.CodeInvalid, "working directory %q is not a directory", x.command.Dir)
+		err = mesh.Errorf(mesh.CodeInvalid, "it is a %s, not a directory", info.Type)
 	}
-	return err
+	return aboutDir(x.command.Dir, err)
+}
+
+func aboutDir(dir mesh.Path, err error) error {
+	return mesh.About(fmt.Sprintf("working directory %.200q", dir), err)
 }
 
 func errOtherCommand(id mesh.ExecID) error {

@@ -152,7 +152,7 @@ func (w *workspace) rename(_ context.Context, req *mesh.Request) (*mesh.Reply, e
 	}
 	to, err := mesh.ResolvePath(req.Scope, string(a.To))
 	if err != nil {
-		return nil, err
+		return nil, mesh.About("the new name", err)
 	}
 	return nil, view.Rename(from, to, a.NoReplace)
 }
@@ -168,7 +168,7 @@ func (w *workspace) copy(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	}
 	to, err := mesh.ResolvePath(req.Scope, string(a.To))
 	if err != nil {
-		return nil, err
+		return nil, mesh.About("the new name", err)
 	}
 	if err := w.node.takeBulk(w.tenant); err != nil {
 		return nil, err

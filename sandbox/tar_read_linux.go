@@ -54,9 +54,9 @@ func (v *View) ReadTar(ctx context.Context, path string, r io.Reader, lim TarLim
 		err = u.all()
 	}
 	if src.err != nil && err != nil {
-		return u.count, fmt.Errorf("extract to %.200q: %w", path, src.err)
+		return u.count, fmt.Errorf("read the archive: %w", src.err)
 	}
-	return u.count, failed("extract to", path, err)
+	return u.count, failed(err)
 }
 
 // tarSource remembers an error of the reader, and how many zeros it ended with:
@@ -113,17 +113,17 @@ func (u *unpacker) all() error {
 			return u.finishDirs()
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return mesh.Errorf(mesh.CodeInvalid, "extract to %.200q: after %d entries: not a tar archive, or cut off", u.base, u.count.Entries)
+			return mesh.Errorf(mesh.CodeInvalid, "after %d entries: not a tar archive, or cut off", u.count.Entries)
 		}
 		if u.count.Entries >= u.lim.Entries {
-			return mesh.Errorf(mesh.CodeTooLarge, "extract to %.200q: more than %d entries", u.base, u.lim.Entries)
+			return mesh.Errorf(mesh.CodeTooLarge, "more than %d entries", u.lim.Entries)
 		}
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
 			u.count.Entries++ // against an archive of nothing else
 			continue
 		}
 		if err := u.entry(hdr); err != nil {
-			return err
+			return mesh.About(fmt.Sprintf("entry %.200q", hdr.Name), failed(err))
 		}
 		u.count.Entries++
 		u.src.zeros = 0
@@ -139,10 +139,10 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	case tar.TypeDir:
 		return u.directory(to, hdr)
 	case tar.TypeChar, tar.TypeBlock:
-		return mesh.Errorf(mesh.CodeDenied, "extract %.200q: devices are not allowed", hdr.Name)
+		return mesh.Errorf(mesh.CodeDenied, "devices are not allowed")
 	}
 	if to == u.base {
-		return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: would replace the directory itself", hdr.Name)
+		return mesh.Errorf(mesh.CodeInvalid, "would replace the directory itself")
 	}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
@@ -154,28 +154,28 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	case tar.TypeLink:
 		err = u.make(to, func(tmp string) error { return u.hardLink(tmp, hdr) })
 	default:
-		err = mesh.Errorf(mesh.CodeInvalid, "extract %.200q: unknown kind of entry %q", hdr.Name, hdr.Typeflag)
+		err = mesh.Errorf(mesh.CodeInvalid, "unknown kind of entry %q", hdr.Typeflag)
 	}
-	return failed("extract", to, err)
+	return err
 }
 
 // target is the path, relative to the workspace root, that a name in the
 // archive stands for.
 func (u *unpacker) target(name string) (string, error) {
 	if strings.HasPrefix(name, "/") {
-		return "", mesh.Errorf(mesh.CodeDenied, "extract %.200q: absolute names are not allowed", name)
+		return "", mesh.Errorf(mesh.CodeDenied, "absolute names are not allowed")
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", mesh.Errorf(mesh.CodeDenied, `extract %.200q: ".." is not allowed`, name)
+			return "", mesh.Errorf(mesh.CodeDenied, `".." is not allowed`)
 		}
 		if len(part) > mesh.MaxNameBytes {
-			return "", mesh.Errorf(mesh.CodeInvalid, "extract %.200q: name too long", name)
+			return "", mesh.Errorf(mesh.CodeInvalid, "name too long")
 		}
 	}
 	to := path.Join(u.base, name)
 	if name == "" || strings.IndexByte(name, 0) >= 0 || len(to) > mesh.MaxPathBytes {
-		return "", mesh.Errorf(mesh.CodeInvalid, "extract %.200q: no name for a file here", name)
+		return "", mesh.Errorf(mesh.CodeInvalid, "no name for a file here")
 	}
 	return to, nil
 }
@@ -186,7 +186,7 @@ func (u *unpacker) directory(to string, hdr *tar.Header) error {
 		err = unix.ENOTDIR
 	}
 	if err != nil || to == u.base {
-		return failed("extract", to, err)
+		return err
 	}
 	u.late = append(u.late, lateDir{to, modeOf(hdr), hdr.ModTime})
 	if u.lateBytes += len(to) + 64; u.lateBytes > maxLateBytes {
@@ -220,7 +220,7 @@ func (u *unpacker) finishDirs() error {
 
 func (u *unpacker) file(to string, hdr *tar.Header) error {
 	if hdr.Size > u.lim.Bytes-u.count.Bytes {
-		return mesh.Errorf(mesh.CodeTooLarge, "extract %.200q: more than %d bytes in all", hdr.Name, u.lim.Bytes)
+		return mesh.Errorf(mesh.CodeTooLarge, "more than %d bytes in all", u.lim.Bytes)
 	}
 	f, tmp, err := u.tree.temp()
 	if err != nil {
@@ -246,7 +246,7 @@ func (u *unpacker) fill(f *os.File, hdr *tar.Header) error {
 		}
 		n, err := io.ReadFull(u.in, u.buf[:min(left, copyBuffer)])
 		if err != nil {
-			return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: the archive is cut off", hdr.Name)
+			return mesh.Errorf(mesh.CodeInvalid, "the archive is cut off")
 		}
 		data := u.buf[:n]
 		if u.holes {
@@ -295,12 +295,12 @@ func (u *unpacker) put(to, tmp string) error {
 			return err
 		}
 	}
-	return u.tree.errBusy(to)
+	return u.tree.errBusy()
 }
 
 func (u *unpacker) symlink(tmp string, hdr *tar.Header) error {
 	if hdr.Linkname == "" || strings.IndexByte(hdr.Linkname, 0) >= 0 {
-		return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: a symbolic link to nothing", hdr.Name)
+		return mesh.Errorf(mesh.CodeInvalid, "a symbolic link to nothing")
 	}
 	if err := unix.Symlinkat(hdr.Linkname, u.tree.stage, tmp); err != nil {
 		return err
@@ -342,18 +342,18 @@ func (u *unpacker) hardLink(tmp string, hdr *tar.Header) error {
 	}
 	at, err := u.find(from, false)
 	if errors.Is(err, unix.ENOENT) {
-		return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: hard link to %.200q, which is missing", hdr.Name, hdr.Linkname)
+		return mesh.Errorf(mesh.CodeInvalid, "hard link to %.200q, which is missing", hdr.Linkname)
 	}
 	if err != nil {
 		return err
 	}
 	defer at.close()
-	if err := checkRegular(from, &at.st); err != nil {
+	if err := checkRegular(&at.st); err != nil {
 		return err
 	}
 	err = unix.Linkat(unix.AT_FDCWD, again(at.obj), u.tree.stage, tmp, unix.AT_SYMLINK_FOLLOW)
 	if errors.Is(err, unix.ENOENT) { // it has no name any more
-		return mesh.Errorf(mesh.CodeInvalid, "extract %.200q: hard link to %.200q, which is missing", hdr.Name, hdr.Linkname)
+		return mesh.Errorf(mesh.CodeInvalid, "hard link to %.200q, which is missing", hdr.Linkname)
 	}
 	return err
 }

@@ -39,10 +39,10 @@ func (v *View) WriteTar(ctx context.Context, path string, w io.Writer) error {
 	defer v.tree.leave()
 	at, err := v.find(path, true)
 	if err != nil {
-		return failed("archive", path, err)
+		return failed(err)
 	}
 	defer at.close()
-	p := newPacker(ctx, v.tree, path, w)
+	p := newPacker(ctx, v.tree, w)
 	if at.kind() == unix.S_IFDIR {
 		err = p.directory(at.obj)
 	} else {
@@ -53,9 +53,9 @@ func (v *View) WriteTar(ctx context.Context, path string, w io.Writer) error {
 	}
 	var foreign *writerError
 	if errors.As(err, &foreign) {
-		return fmt.Errorf("archive %.200q: %w", path, foreign.err)
+		return fmt.Errorf("write the archive: %w", foreign.err)
 	}
-	return failed("archive", path, err)
+	return failed(err)
 }
 
 // writerError keeps what the caller's writer said from being read as an error
@@ -70,7 +70,6 @@ type inode struct{ dev, ino uint64 }
 type packer struct {
 	tree   *Tree
 	ctx    context.Context
-	shown  string
 	out    *tar.Writer
 	linked map[inode]string
 	buf    []byte
@@ -78,9 +77,9 @@ type packer struct {
 	stack  []*level
 }
 
-func newPacker(ctx context.Context, t *Tree, shown string, w io.Writer) *packer {
+func newPacker(ctx context.Context, t *Tree, w io.Writer) *packer {
 	return &packer{
-		tree: t, ctx: ctx, shown: shown, out: tar.NewWriter(w),
+		tree: t, ctx: ctx, out: tar.NewWriter(w),
 		linked: map[inode]string{}, buf: make([]byte, copyBuffer),
 	}
 }
@@ -234,7 +233,7 @@ func (p *packer) entry(l *level, name string) error {
 		rel = l.rel + "/" + name
 	}
 	if len(rel) > mesh.MaxPathBytes {
-		return mesh.Errorf(mesh.CodeTooLarge, "archive %.200q: a path in it is longer than %d bytes", p.shown, mesh.MaxPathBytes)
+		return mesh.Errorf(mesh.CodeTooLarge, "a path in the archive is longer than %d bytes", mesh.MaxPathBytes)
 	}
 	obj, err := openAt(l.dir.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ENOENT) {

@@ -14,10 +14,10 @@ import (
 // Setuid and setgid are CodeDenied; the bits of neither kind are CodeInvalid.
 func (v *View) Chmod(path string, mode uint32) error {
 	if mode&0o6000 != 0 {
-		return mesh.Errorf(mesh.CodeDenied, "chmod %.200q: setuid and setgid are not allowed", path)
+		return mesh.Errorf(mesh.CodeDenied, "setuid and setgid are not allowed")
 	}
 	if mode&^0o1777 != 0 {
-		return mesh.Errorf(mesh.CodeInvalid, "chmod %.200q: %#o is no mode; use bits of 01777", path, mode)
+		return mesh.Errorf(mesh.CodeInvalid, "%#o is no mode; use bits of 01777", mode)
 	}
 	if err := v.tree.enter(); err != nil {
 		return err
@@ -25,10 +25,10 @@ func (v *View) Chmod(path string, mode uint32) error {
 	defer v.tree.leave()
 	at, err := v.find(path, true)
 	if err != nil {
-		return failed("chmod", path, err)
+		return failed(err)
 	}
 	defer at.close()
-	return failed("chmod", path, unix.Chmod(again(at.obj), mode))
+	return failed(unix.Chmod(again(at.obj), mode))
 }
 
 // Symlink makes a symbolic link at path with the text target, which need not
@@ -37,13 +37,13 @@ func (v *View) Chmod(path string, mode uint32) error {
 // longer than mesh.MaxPathBytes is CodeInvalid.
 func (v *View) Symlink(target, path string) error {
 	if target == "" || strings.IndexByte(target, 0) >= 0 || len(target) > mesh.MaxPathBytes {
-		return mesh.Errorf(mesh.CodeInvalid, "symlink %.200q: a target has 1 to %d bytes and no zero byte", path, mesh.MaxPathBytes)
+		return mesh.Errorf(mesh.CodeInvalid, "a target has 1 to %d bytes and no zero byte", mesh.MaxPathBytes)
 	}
 	if err := v.tree.enter(); err != nil {
 		return err
 	}
 	defer v.tree.leave()
-	return failed("symlink", path, v.symlink(target, path))
+	return failed(v.symlink(target, path))
 }
 
 func (v *View) symlink(target, path string) error {
@@ -70,7 +70,7 @@ func (v *View) place(tmp, path string) error {
 	for range maxTries {
 		at, err := v.resolve(path, lookup{mkdirs: true})
 		if err == nil && at.obj >= 0 {
-			err = unix.EEXIST
+			err = errTaken()
 		}
 		if err == nil {
 			err = unix.Renameat2(v.tree.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE)
@@ -82,7 +82,7 @@ func (v *View) place(tmp, path string) error {
 			return err
 		}
 	}
-	return v.tree.errBusy(path)
+	return v.tree.errBusy()
 }
 
 // Readlink returns the text of the symbolic link at path. What is there and no
@@ -94,14 +94,14 @@ func (v *View) Readlink(path string) (string, error) {
 	defer v.tree.leave()
 	at, err := v.find(path, false)
 	if err != nil {
-		return "", failed("readlink", path, err)
+		return "", failed(err)
 	}
 	defer at.close()
 	if kind := typeOf(&at.st); kind != TypeSymlink {
-		return "", mesh.Errorf(mesh.CodeInvalid, "readlink %.200q: it is a %s, not a symbolic link", path, kind)
+		return "", mesh.Errorf(mesh.CodeInvalid, "it is a %s, not a symbolic link", kind)
 	}
 	target, err := readLink(at.obj)
-	return target, failed("readlink", path, err)
+	return target, failed(err)
 }
 
 // Touch sets the modification time of what path leads to, be it a directory or
@@ -115,13 +115,13 @@ func (v *View) Touch(path string, at time.Time, noCreate bool) error {
 	}
 	mtime, err := unix.TimeToTimespec(at)
 	if err != nil {
-		return mesh.Errorf(mesh.CodeInvalid, "touch %.200q: a time out of range", path)
+		return mesh.Errorf(mesh.CodeInvalid, "the time is out of range")
 	}
 	if err := v.tree.enter(); err != nil {
 		return err
 	}
 	defer v.tree.leave()
-	return failed("touch", path, v.touch(path, mtime, noCreate))
+	return failed(v.touch(path, mtime, noCreate))
 }
 
 func (v *View) touch(path string, mtime unix.Timespec, noCreate bool) error {
@@ -136,7 +136,7 @@ func (v *View) touch(path string, mtime unix.Timespec, noCreate bool) error {
 			return err
 		}
 	}
-	return v.tree.errBusy(path)
+	return v.tree.errBusy()
 }
 
 func (v *View) touchPlace(at *place, mtime unix.Timespec, noCreate bool) error {

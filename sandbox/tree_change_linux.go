@@ -33,7 +33,16 @@ func (v *View) Mkdir(path string, mode uint32, parents bool) error {
 		return err
 	}
 	defer v.tree.leave()
-	return failed("mkdir", path, v.mkdir(path, mode, parents))
+	err := v.mkdir(path, mode, parents)
+	switch {
+	case errors.Is(err, unix.EEXIST) && parents:
+		return errTaken()
+	case errors.Is(err, unix.EEXIST):
+		return mesh.Errorf(mesh.CodeExists, "something is there already; mkdir -p is content with a directory")
+	case errors.Is(err, unix.ENOENT) && !parents:
+		return mesh.Errorf(mesh.CodeNotFound, "a directory above it is missing; mkdir -p makes it too")
+	}
+	return failed(err)
 }
 
 func (v *View) mkdir(path string, mode uint32, parents bool) error {
@@ -63,7 +72,7 @@ func (v *View) mkdir(path string, mode uint32, parents bool) error {
 			return err
 		}
 	}
-	return v.tree.errBusy(path)
+	return v.tree.errBusy()
 }
 
 // makeDir makes a directory in parent. It appears with its owner and mode, and
@@ -106,34 +115,53 @@ func (v *View) Rename(from, to string, noReplace bool) error {
 	}
 	defer v.tree.leave()
 	if strings.HasPrefix(to, from+"/") {
-		return mesh.Errorf(mesh.CodeInvalid, "rename %.200q: into itself, to %.200q", from, to)
+		return errIntoItself()
 	}
 	src, err := v.find(from, false)
 	if err != nil {
-		return failed("rename", from, err)
+		return failed(err)
 	}
 	defer src.close()
 	if src.isRoot() {
-		return errRoot(from)
+		return errRoot()
 	}
 	dst, err := v.resolve(to, lookup{mkdirs: true})
 	if err != nil {
-		return failed("rename to", to, err)
+		return failedNew(err)
 	}
 	defer dst.close()
 	if dst.isRoot() {
-		return errRoot(to)
+		return failedNew(errRoot())
 	}
 	err = v.tree.rename(src, dst, noReplace)
 	switch {
 	case errors.Is(err, unix.ENOTEMPTY):
-		return mesh.Errorf(mesh.CodeExists, "rename to %.200q: a directory that is not empty is there", to)
+		return mesh.Errorf(mesh.CodeExists, "the new name is a directory that is not empty; name the new place in it")
+	case errors.Is(err, unix.EISDIR):
+		return failedNew(errIsDir())
+	case errors.Is(err, unix.ENOTDIR):
+		return mesh.Errorf(mesh.CodeInvalid, "the new name is no directory, and a directory does not replace it; remove it first")
+	case errors.Is(err, unix.EEXIST):
+		return failedNew(errTaken())
 	case errors.Is(err, unix.EINVAL):
-		return mesh.Errorf(mesh.CodeInvalid, "rename %.200q: into itself, to %.200q", from, to)
-	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR):
-		return failed("rename to", to, err)
+		return errIntoItself()
 	}
-	return failed("rename", from, err)
+	return failed(err)
+}
+
+// failedNew is failed for the new name of what has an old one as well.
+func failedNew(err error) error { return mesh.About("the new name", failed(err)) }
+
+func errIntoItself() error {
+	return mesh.Errorf(mesh.CodeInvalid, "the new name is inside of the directory itself")
+}
+
+func errIsDir() error {
+	return mesh.Errorf(mesh.CodeInvalid, "it is a directory; name the file in it")
+}
+
+func errTaken() error {
+	return mesh.Errorf(mesh.CodeExists, "something is there already; remove it first or take another name")
 }
 
 func (t *Tree) rename(src, dst *place, noReplace bool) error {
@@ -162,8 +190,8 @@ func (t *Tree) withWritable(at *place, move func() error) error {
 	return err
 }
 
-func errRoot(path string) error {
-	return mesh.Errorf(mesh.CodeDenied, "%.200q is the root of the view: refused, root kept", path)
+func errRoot() error {
+	return mesh.Errorf(mesh.CodeDenied, "it is the root of the view: refused, root kept")
 }
 
 // Remove removes what stands at path, a symbolic link and not what it leads to.
@@ -178,20 +206,20 @@ func (v *View) Remove(path string, recursive bool) error {
 	defer v.tree.leave()
 	at, err := v.find(path, false)
 	if err != nil {
-		return failed("remove", path, err)
+		return failed(err)
 	}
 	defer at.close()
 	if at.isRoot() {
-		return errRoot(path)
+		return errRoot()
 	}
 	err = unlink(at.dir, at.name)
 	if recursive && isNotEmpty(err) {
 		err = v.tree.withWritable(at, func() error { return v.tree.discard(at.dir, at.name) })
 	}
 	if isNotEmpty(err) {
-		return mesh.Errorf(mesh.CodeInvalid, "remove %.200q: the directory is not empty", path)
+		return mesh.Errorf(mesh.CodeInvalid, "the directory is not empty; rm -r removes it with everything below")
 	}
-	return failed("remove", path, err)
+	return failed(err)
 }
 
 // isNotEmpty knows both answers POSIX has for rmdir.

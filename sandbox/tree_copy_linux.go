@@ -39,14 +39,14 @@ func (v *View) Copy(ctx context.Context, from, to string, opt CopyOptions) (mesh
 	defer v.tree.leave()
 	src, err := v.find(from, true)
 	if err != nil {
-		return mesh.CopyReply{}, failed("copy", from, err)
+		return mesh.CopyReply{}, failed(err)
 	}
 	defer src.close()
 	switch rel, err := v.below(to); {
 	case err != nil:
-		return mesh.CopyReply{}, err
+		return mesh.CopyReply{}, failedNew(err)
 	case rel == "":
-		return mesh.CopyReply{}, errRoot(to)
+		return mesh.CopyReply{}, failedNew(errRoot())
 	}
 	c := copier{View: v, ctx: ctx, from: from, to: to, opt: opt, lim: v.tree.copies}
 	if src.kind() != unix.S_IFDIR {
@@ -55,7 +55,7 @@ func (v *View) Copy(ctx context.Context, from, to string, opt CopyOptions) (mesh
 		err = c.directory(src)
 	}
 	if err != nil {
-		return mesh.CopyReply{}, failed("copy to", to, err)
+		return mesh.CopyReply{}, failed(err)
 	}
 	return c.count, nil
 }
@@ -71,15 +71,15 @@ type copier struct {
 }
 
 func (c *copier) file(src *place) error {
-	if err := checkRegular(c.from, &src.st); err != nil {
+	if err := checkRegular(&src.st); err != nil {
 		return err
 	}
 	if src.st.Size > c.lim.Bytes {
-		return mesh.Errorf(mesh.CodeTooLarge, "copy %.200q: more than %d bytes", c.from, c.lim.Bytes)
+		return mesh.Errorf(mesh.CodeTooLarge, "more than %d bytes", c.lim.Bytes)
 	}
 	fd, err := openRegular(src.obj)
 	if err != nil {
-		return failed("copy", c.from, err)
+		return failed(err)
 	}
 	defer unix.Close(fd)
 	if err := c.checkTarget(src); err != nil {
@@ -195,7 +195,7 @@ func (c *copier) checkTarget(src *place) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return failedNew(err)
 	}
 	defer at.close()
 	return c.mayReplace(src, at)
@@ -206,15 +206,15 @@ func (c *copier) mayReplace(src, at *place) error {
 	case at.obj < 0:
 		return nil
 	case c.opt.NoReplace || src.kind() == unix.S_IFDIR:
-		return unix.EEXIST
+		return failedNew(errTaken())
 	case at.kind() == unix.S_IFDIR:
-		return unix.EISDIR
+		return failedNew(errIsDir())
 	case at.st.Dev == src.st.Dev && at.st.Ino == src.st.Ino:
-		return mesh.Errorf(mesh.CodeInvalid, "copy %.200q: onto itself, to %.200q", c.from, c.to)
+		return mesh.Errorf(mesh.CodeInvalid, "the new name is the file itself")
 	case at.kind() == unix.S_IFLNK:
 		return nil
 	}
-	return checkRegular(c.to, &at.st)
+	return checkRegular(&at.st)
 }
 
 // putFile moves the finished file to its name.
@@ -234,14 +234,14 @@ func (c *copier) putFile(src *place, tmp string) error {
 			return err
 		}
 	}
-	return c.tree.errBusy(c.to)
+	return c.tree.errBusy()
 }
 
 // directory makes the copy in the stage, where nothing sees it, and moves it to
 // its name.
 func (c *copier) directory(src *place) error {
 	if !c.opt.Recursive {
-		return mesh.Errorf(mesh.CodeInvalid, "copy %.200q: it is a directory, and recursive was not asked for", c.from)
+		return mesh.Errorf(mesh.CodeInvalid, "it is a directory, and recursive was not asked for")
 	}
 	if err := c.checkTarget(src); err != nil {
 		return err
@@ -280,7 +280,7 @@ func (c *copier) checkInside(src *place) error {
 		}
 		defer at.close()
 		if strings.HasPrefix(c.to, c.from+"/") || isInside(at.obj, src.obj) {
-			return mesh.Errorf(mesh.CodeInvalid, "copy %.200q: into itself, to %.200q", c.from, c.to)
+			return errIntoItself()
 		}
 		return nil
 	}
@@ -325,10 +325,10 @@ func (c *copier) fillDir(src *place, tmp string) error {
 	err = u.all()
 	r.CloseWithError(errUnpacked)
 	if perr := <-packed; perr != nil && !errors.Is(perr, errUnpacked) {
-		return failed("copy", c.from, perr)
+		return failed(perr)
 	}
 	if mesh.CodeOf(err) == mesh.CodeTooLarge {
-		return mesh.Errorf(mesh.CodeTooLarge, "copy %.200q: more than %d entries or %d bytes", c.from, c.lim.Entries, c.lim.Bytes)
+		return mesh.Errorf(mesh.CodeTooLarge, "more than %d entries or %d bytes", c.lim.Entries, c.lim.Bytes)
 	}
 	c.count = mesh.CopyReply{Entries: u.count.Entries + 1, Bytes: u.count.Bytes}
 	return err
@@ -338,7 +338,7 @@ func (c *copier) fillDir(src *place, tmp string) error {
 var errUnpacked = errors.New("the archive is read no more")
 
 func (c *copier) pack(src *place, w io.Writer) error {
-	p := newPacker(c.ctx, c.tree, c.from, w)
+	p := newPacker(c.ctx, c.tree, w)
 	err := p.directory(src.obj)
 	if err == nil {
 		err = p.write(p.out.Close())

@@ -55,7 +55,7 @@ func (v *View) Grep(ctx context.Context, path string, req *mesh.GrepRequest) (me
 	g.reply.Matches = []mesh.GrepMatch{}
 	g.in = bufio.NewReaderSize(nil, maxLine+2)
 	if err := g.run(); err != nil {
-		return mesh.GrepReply{}, failed("grep", path, err)
+		return mesh.GrepReply{}, failed(err)
 	}
 	return g.reply, nil
 }
@@ -210,7 +210,7 @@ func (g *grepper) behind(cursor string) *mesh.GrepCursor {
 
 // onlyFile greps the file the request names.
 func (g *grepper) onlyFile(at *place) error {
-	if err := checkRegular(g.path, &at.st); err != nil {
+	if err := checkRegular(&at.st); err != nil {
 		return err
 	}
 	begin := mesh.GrepCursor{Path: g.shown(g.path), Line: 1}

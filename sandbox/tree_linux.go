@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -82,7 +83,7 @@ func OpenTree(cfg TreeConfig) (*Tree, error) {
 	}
 	if err := t.open(cfg); err != nil {
 		t.closeDirs()
-		return nil, failed("open workspace directory", ".", err)
+		return nil, fmt.Errorf("open the workspace directory: %w", failed(err))
 	}
 	return t, nil
 }
@@ -320,7 +321,8 @@ func (t *Tree) View(scope string) *View {
 // back; one that is absolute must begin with /workspace and then with the
 // scope's own path. Anything else is CodeDenied, whether it exists or not.
 //
-// Errors are *mesh.Error. Besides those a method names: CodeNotFound, CodeDenied,
+// Errors are *mesh.Error whose texts say why, and leave out what was asked for:
+// who asked names it better. Besides those a method names: CodeNotFound, CodeDenied,
 // CodeInvalid (not a directory, too many links, a name too long), CodeBusy (out
 // of descriptors, or the tenant changes the path faster than it can be
 // followed), CodeUnavailable (closed), CodeInternal. Methods that create make the scope
@@ -338,7 +340,7 @@ func (v *View) below(p string) (string, error) {
 		return "", mesh.Errorf(mesh.CodeInvalid, "path %.200q is not clean and relative", p)
 	}
 	if p == ".." || strings.HasPrefix(p, "../") {
-		return "", errOutside(p)
+		return "", errOutside()
 	}
 	switch {
 	case p == v.scope:
@@ -348,7 +350,7 @@ func (v *View) below(p string) (string, error) {
 	case strings.HasPrefix(p, v.scope+"/"):
 		return p[len(v.scope)+1:], nil
 	}
-	return "", errOutside(p)
+	return "", errOutside()
 }
 
 // shown is the path an Info carries.
@@ -360,16 +362,14 @@ func (v *View) shown(p string) mesh.Path {
 	return mesh.Path(rel)
 }
 
-func errOutside(p string) error {
-	return mesh.Errorf(mesh.CodeDenied, "path %.200q leaves the scope", p)
-}
+func errOutside() error { return mesh.Errorf(mesh.CodeDenied, "the path leaves the scope") }
 
 // errBusy is what remains to be said when a path was not found to stay.
-func (t *Tree) errBusy(p string) error {
+func (t *Tree) errBusy() error {
 	if t.gone() {
-		return mesh.Errorf(mesh.CodeNotFound, "path %.200q: the directory of the workspace was removed on its host", p)
+		return mesh.Errorf(mesh.CodeNotFound, "the directory of the workspace was removed on its host")
 	}
-	return mesh.Errorf(mesh.CodeBusy, "path %.200q is being changed all the time; try again", p)
+	return mesh.Errorf(mesh.CodeBusy, "the path is being changed all the time; try again")
 }
 
 // OpenRoot returns the scope's directory, opened with O_PATH: good to bind,
@@ -382,21 +382,21 @@ func (v *View) OpenRoot(create bool) (*os.File, error) {
 	defer v.tree.leave()
 	fd, err := v.openScope(create)
 	if err != nil {
-		return nil, failed("open scope", v.scope, err)
+		return nil, failed(err)
 	}
 	return os.NewFile(uintptr(fd), v.scope), nil
 }
 
-// failed translates an error where it leaves the package. p is a path relative
-// to the workspace root; what the error itself says about paths is dropped.
-func failed(op, p string, err error) error {
+// failed translates an error where it leaves the package. It says why, and not
+// what was asked for: the caller knows that, and the path in its own terms.
+func failed(err error) error {
 	var known *mesh.Error
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
 	var no unix.Errno
 	if !errors.As(err, &no) {
-		return mesh.Errorf(mesh.CodeInternal, "%s %.200q: the host failed", op, p)
+		return mesh.Errorf(mesh.CodeInternal, "the host failed")
 	}
 	code, text := mesh.CodeInternal, no.Error()
 	switch no {
@@ -417,5 +417,5 @@ func failed(op, p string, err error) error {
 	case unix.EOPNOTSUPP, unix.ENOSYS:
 		code = mesh.CodeUnsupported
 	}
-	return mesh.Errorf(code, "%s %.200q: %s", op, p, text)
+	return mesh.Errorf(code, "%s", text)
 }

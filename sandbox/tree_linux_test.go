@@ -414,7 +414,7 @@ func openDescriptors(t *testing.T) int {
 
 func TestFailedNamesNoHostPath(t *testing.T) {
 	_, err := os.Open(filepath.Join(t.TempDir(), "x"))
-	requireCode(t, mesh.CodeNotFound, failed("open", "x", err))
-	requireCode(t, mesh.CodeInternal, failed("open", "x", errors.New(os.TempDir()+"/y: odd")))
-	require.NoError(t, failed("open", "x", nil))
+	requireCode(t, mesh.CodeNotFound, failed(err))
+	requireCode(t, mesh.CodeInternal, failed(errors.New(os.TempDir()+"/y: odd")))
+	require.NoError(t, failed(nil))
 }

@@ -26,12 +26,12 @@ func (v *View) Stat(path string, follow bool) (Info, error) {
 	defer v.tree.leave()
 	at, err := v.find(path, follow)
 	if err != nil {
-		return Info{}, failed("stat", path, err)
+		return Info{}, failed(err)
 	}
 	defer at.close()
 	info, err := describe(at.obj, &at.st)
 	info.Path = v.shown(path)
-	return info, failed("stat", path, err)
+	return info, failed(err)
 }
 
 // List returns the entries of a directory whose names are greater than after,
@@ -49,23 +49,23 @@ func (v *View) List(path, after string, limit int) (ListPage, error) {
 	defer v.tree.leave()
 	at, err := v.find(path, true)
 	if err != nil {
-		return ListPage{}, failed("list", path, err)
+		return ListPage{}, failed(err)
 	}
 	defer at.close()
 	if at.kind() != unix.S_IFDIR {
-		return ListPage{}, failed("list", path, unix.ENOTDIR)
+		return ListPage{}, failed(unix.ENOTDIR)
 	}
 	for range maxTries {
 		page, last, err := v.tree.page(at.obj, after, limit)
 		if err != nil {
-			return ListPage{}, failed("list", path, err)
+			return ListPage{}, failed(err)
 		}
 		if len(page.Entries) > 0 || !page.More {
 			return page, nil
 		}
 		after = last // all of them vanished between the two looks
 	}
-	return ListPage{}, v.tree.errBusy(path)
+	return ListPage{}, v.tree.errBusy()
 }
 
 // page returns a page and the last name it looked at.
@@ -171,7 +171,7 @@ func (v *View) Open(path string) (*os.File, Info, error) {
 	}
 	defer v.tree.leave()
 	f, info, err := v.openFile(path)
-	return f, info, failed("open", path, err)
+	return f, info, failed(err)
 }
 
 func (v *View) openFile(path string) (*os.File, Info, error) {
@@ -180,7 +180,7 @@ func (v *View) openFile(path string) (*os.File, Info, error) {
 		return nil, Info{}, err
 	}
 	defer at.close()
-	if err := checkRegular(path, &at.st); err != nil {
+	if err := checkRegular(&at.st); err != nil {
 		return nil, Info{}, err
 	}
 	fd, err := openRegular(at.obj)
@@ -212,11 +212,15 @@ func openRegular(obj int) (int, error) {
 	return fd, nil
 }
 
-func checkRegular(path string, st *unix.Stat_t) error {
-	if kind := typeOf(st); kind != TypeFile {
-		return mesh.Errorf(mesh.CodeInvalid, "%.200q is a %s, not a regular file", path, kind)
+func checkRegular(st *unix.Stat_t) error {
+	switch kind := typeOf(st); kind {
+	case TypeFile:
+		return nil
+	case TypeDir:
+		return mesh.Errorf(mesh.CodeInvalid, "it is a directory, not a regular file")
+	default:
+		return mesh.Errorf(mesh.CodeInvalid, "it is a %s, not a regular file", kind)
 	}
-	return nil
 }
 
 // ReadAt reads at most most bytes from offset on; it returns fewer only at the
@@ -225,7 +229,7 @@ func checkRegular(path string, st *unix.Stat_t) error {
 // CodeConflict: start over. The Info is from before the read.
 func (v *View) ReadAt(path string, offset int64, most int, revision string) ([]byte, Info, error) {
 	if offset < 0 {
-		return nil, Info{}, mesh.Errorf(mesh.CodeInvalid, "read %.200q: offset %d is negative", path, offset)
+		return nil, Info{}, mesh.Errorf(mesh.CodeInvalid, "offset %d is negative", offset)
 	}
 	f, info, err := v.Open(path)
 	if err != nil {
@@ -233,28 +237,28 @@ func (v *View) ReadAt(path string, offset int64, most int, revision string) ([]b
 	}
 	defer f.Close()
 	if revision != "" && revision != info.Revision {
-		return nil, info, errChanged(path)
+		return nil, info, errChanged()
 	}
 	buf := make([]byte, max(0, min(int64(most), info.Size-offset)))
 	n, err := f.ReadAt(buf, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, info, failed("read", path, err)
+		return nil, info, failed(err)
 	}
 	if revision == "" {
 		return buf[:n], info, nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, info, failed("read", path, err)
+		return nil, info, failed(err)
 	}
 	if revisionOf(&st) != revision {
-		return nil, info, errChanged(path)
+		return nil, info, errChanged()
 	}
 	return buf[:n], info, nil
 }
 
-func errChanged(path string) error {
-	return mesh.Errorf(mesh.CodeConflict, "file %.200q changed since the first range was read; start over", path)
+func errChanged() error {
+	return mesh.Errorf(mesh.CodeConflict, "the file changed since its first range was read; start over")
 }
 
 // describeEntry is describe for a name in a directory.

@@ -56,7 +56,7 @@ func (v *View) Search(ctx context.Context, path string, req *mesh.SearchRequest)
 	defer done()
 	s.reply.Entries = []mesh.FileInfo{}
 	if err := s.run(ctx, sel); err != nil {
-		return mesh.SearchReply{}, failed("search", path, err)
+		return mesh.SearchReply{}, failed(err)
 	}
 	return s.reply, nil
 }

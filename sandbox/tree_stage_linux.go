@@ -50,7 +50,7 @@ func (t *Tree) StageWrite(id string, offset int64, data []byte) error {
 	}
 	s, err := t.beginPart(id)
 	if err != nil {
-		return failed("staged write", id, err)
+		return failed(err)
 	}
 	err = t.writePart(id, s, offset, data)
 	t.mu.Lock()
@@ -58,7 +58,7 @@ func (t *Tree) StageWrite(id string, offset int64, data []byte) error {
 	s.writers--
 	s.touched = time.Now()
 	if err != nil {
-		return failed("staged write", id, err)
+		return failed(err)
 	}
 	have := addSpan(s.have, span{offset, end})
 	if len(have) > maxSpans {
@@ -175,7 +175,7 @@ func (t *Tree) StageOpen(id string, size int64) (*os.File, error) {
 		return nil, err
 	}
 	f, err := t.openStaged(id, s, unix.O_RDONLY)
-	return f, failed("open staged write", id, err)
+	return f, failed(err)
 }
 
 // StageCommit puts a staged file of size bytes at path as Write would, and
@@ -212,7 +212,7 @@ func (v *View) StageCommit(id string, size int64, path string, opt WriteOptions)
 		}
 	}
 	t.keepStage(id, s)
-	return Info{}, failed("write", path, err)
+	return Info{}, failed(err)
 }
 
 // keepStage puts back what could not be committed, unless the client has

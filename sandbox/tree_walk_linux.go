@@ -92,7 +92,7 @@ func (v *View) resolve(p string, how lookup) (*place, error) {
 		return nil, err
 	}
 	w := walker{
-		tree: v.tree, shown: p, scope: v.parts, how: how,
+		tree: v.tree, scope: v.parts, how: how,
 		stack: []int{root}, names: []string{"."}, todo: splitNames(rel),
 	}
 	return w.run()
@@ -160,7 +160,7 @@ func (v *View) openScope(create bool) (int, error) {
 		return -1, err
 	}
 	w := walker{
-		tree: v.tree, shown: v.scope, rigid: true, how: lookup{follow: true, mkdirs: create},
+		tree: v.tree, rigid: true, how: lookup{follow: true, mkdirs: create},
 		stack: []int{root}, names: []string{"."}, todo: v.parts,
 	}
 	for range maxTries {
@@ -189,7 +189,7 @@ func (v *View) openScope(create bool) (int, error) {
 		}
 		w.stack, w.names, w.todo = []int{root}, []string{"."}, v.parts
 	}
-	return -1, v.tree.errBusy(v.scope)
+	return -1, v.tree.errBusy()
 }
 
 // walker resolves a path name by name. It holds descriptors of the directories
@@ -198,7 +198,6 @@ func (v *View) openScope(create bool) (int, error) {
 // reads links itself, from the descriptor it has found to be one.
 type walker struct {
 	tree  *Tree
-	shown string   // the path of the request, for texts
 	scope []string // the names a target must have after /workspace
 	how   lookup
 	rigid bool // any link is CodeDenied
@@ -219,11 +218,11 @@ func (w *walker) run() (*place, error) {
 		w.todo = w.todo[1:]
 		if name == ".." {
 			if len(w.stack) == 1 {
-				return nil, errOutside(w.shown)
+				return nil, errLinkOutside()
 			}
 			w.cut(len(w.stack) - 1)
 			if w.stack[len(w.stack)-1] < 0 {
-				return nil, w.errDeep()
+				return nil, errDeep()
 			}
 			continue
 		}
@@ -285,16 +284,16 @@ func (w *walker) open(name string, last bool) (int, error) {
 			return -1, err
 		}
 	}
-	return -1, w.tree.errBusy(w.shown)
+	return -1, w.tree.errBusy()
 }
 
 // expand puts the target of the link in place of its name.
 func (w *walker) expand(link int) error {
 	if w.rigid {
-		return mesh.Errorf(mesh.CodeDenied, "scope %.200q passes through a symbolic link", w.shown)
+		return mesh.Errorf(mesh.CodeDenied, "the scope passes through a symbolic link")
 	}
 	if w.links++; w.links > maxLinks {
-		return mesh.Errorf(mesh.CodeInvalid, "path %.200q: too many levels of symbolic links", w.shown)
+		return mesh.Errorf(mesh.CodeInvalid, "too many levels of symbolic links")
 	}
 	target, err := readLink(link)
 	if err != nil {
@@ -304,7 +303,7 @@ func (w *walker) expand(link int) error {
 	if strings.HasPrefix(target, "/") {
 		prefix := append(splitNames(mesh.WorkspaceRoot), w.scope...)
 		if len(names) < len(prefix) || !slices.Equal(names[:len(prefix)], prefix) {
-			return errOutside(w.shown)
+			return errLinkOutside()
 		}
 		names = names[len(prefix):]
 		w.cut(1)
@@ -313,11 +312,15 @@ func (w *walker) expand(link int) error {
 	return nil
 }
 
+func errLinkOutside() error {
+	return mesh.Errorf(mesh.CodeDenied, "a symbolic link on the way leads out of the scope")
+}
+
 // here is the place of the directory on top.
 func (w *walker) here() (*place, error) {
 	n := len(w.stack) - 1
 	if n > 0 && w.stack[n-1] < 0 {
-		return nil, w.errDeep()
+		return nil, errDeep()
 	}
 	at := &place{dir: -1, name: w.names[n], obj: w.take(n)}
 	if n > 0 {
@@ -338,8 +341,8 @@ func (w *walker) push(fd int, name string) {
 	}
 }
 
-func (w *walker) errDeep() error {
-	return mesh.Errorf(mesh.CodeInvalid, "path %.200q is too deep to be followed", w.shown)
+func errDeep() error {
+	return mesh.Errorf(mesh.CodeInvalid, "the path is too deep to be followed")
 }
 
 func (w *walker) take(i int) int {

@@ -5,8 +5,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/wsmesh/wsmesh/mesh"
 )
 
 // Write makes data the content of the file at path, all of it or, after any
@@ -21,7 +19,7 @@ func (v *View) Write(path string, data []byte, opt WriteOptions) (Info, error) {
 	}
 	defer v.tree.leave()
 	info, err := v.write(path, data, opt)
-	return info, failed("write", path, err)
+	return info, failed(err)
 }
 
 func (v *View) write(path string, data []byte, opt WriteOptions) (Info, error) {
@@ -76,7 +74,7 @@ func (v *View) install(f *os.File, tmp, path string, opt WriteOptions) (Info, er
 		info.Path = v.shown(path)
 		return info, err
 	}
-	return Info{}, v.tree.errBusy(path)
+	return Info{}, v.tree.errBusy()
 }
 
 func (t *Tree) putFile(fd int, tmp, path string, at *place, opt WriteOptions) error {
@@ -87,11 +85,11 @@ func (t *Tree) putFile(fd int, tmp, path string, at *place, opt WriteOptions) er
 	if at.obj >= 0 {
 		switch {
 		case opt.CreateOnly:
-			return mesh.Errorf(mesh.CodeExists, "write %.200q: exists", path)
+			return errTaken()
 		case at.kind() == unix.S_IFDIR:
-			return unix.EISDIR
+			return errIsDir()
 		}
-		if err := checkRegular(path, &at.st); err != nil {
+		if err := checkRegular(&at.st); err != nil {
 			return err
 		}
 		if opt.Mode == 0 {

@@ -155,13 +155,11 @@ func newRm() *cobra.Command {
 
 // remove finds a name that is not there a mistake, with -r as well.
 func remove(cmd *cobra.Command, ws *client.Workspace, path string, recursive bool) error {
-	if !recursive {
-		return ws.Remove(cmd.Context(), path)
+	err := ws.Remove(cmd.Context(), path)
+	if recursive && mesh.CodeOf(err) == mesh.CodeInvalid { // a directory that is not empty, most likely
+		err = ws.RemoveAll(cmd.Context(), path)
 	}
-	if _, err := ws.Lstat(cmd.Context(), path); err != nil {
-		return err
-	}
-	return ws.RemoveAll(cmd.Context(), path)
+	return err
 }
 
 func newMv() *cobra.Command {
