@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,9 @@ func newPut() *cobra.Command {
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[1] == "-" {
+				return wrongUse(cmd, "DST is a name in the workspace; a file called - is ./-")
+			}
 			return p.with(cmd.Context(), func(ws *client.Workspace) error { return put(cmd, ws, args[0], args[1]) })
 		},
 	}
@@ -91,6 +95,9 @@ func newGet() *cobra.Command {
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "-" {
+				return wrongUse(cmd, "SRC is a name in the workspace; a file called - is ./-")
+			}
 			return p.with(cmd.Context(), func(ws *client.Workspace) error { return get(cmd, ws, args[0], args[1]) })
 		},
 	}
@@ -109,38 +116,40 @@ func get(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	case info.Type == "dir":
 		return getDir(cmd, ws, from, to)
 	}
-	out := any(nil)
 	if to == "-" {
-		out = cmd.OutOrStdout()
+		return getStream(cmd, ws, from, cmd.OutOrStdout(), info.Size)
 	}
-	p := newProgress(cmd, "get", info.Size, out)
-	defer p.end()
-	if to == "-" {
-		return ws.Get(cmd.Context(), from, p.writer(cmd.OutOrStdout()))
-	}
-	return getFile(cmd.Context(), ws, from, to, fs.FileMode(info.Mode).Perm(), p)
-}
-
-// getFile puts the file in place when it is whole. What exists and is no
-// regular file, such as /dev/null or a pipe, is written to instead.
-func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs.FileMode, p *progress) (err error) {
-	old, statErr := os.Stat(to)
-	if statErr == nil && old.IsDir() {
+	old, err := os.Stat(to)
+	switch {
+	case err == nil && old.IsDir():
 		return mesh.Errorf(mesh.CodeExists, "%s is a directory; name the file in it: %s", to, filepath.Join(to, path.Base(from)))
-	}
-	if statErr == nil && !old.Mode().IsRegular() {
+	case err == nil && !old.Mode().IsRegular(): // such as /dev/null or a pipe
 		f, err := os.OpenFile(to, os.O_WRONLY, 0)
 		if err != nil {
 			return local(err)
 		}
-		return errors.Join(ws.Get(ctx, from, f), f.Close())
+		return errors.Join(getStream(cmd, ws, from, f, info.Size), f.Close())
 	}
+	p := newProgress(cmd, "get", info.Size, nil)
+	defer p.end()
+	return getFile(cmd.Context(), ws, from, to, fs.FileMode(info.Mode).Perm(), p)
+}
+
+// getStream writes a file of size bytes to what is open already.
+func getStream(cmd *cobra.Command, ws *client.Workspace, from string, out io.Writer, size int64) error {
+	p := newProgress(cmd, "get", size, out)
+	defer p.end()
+	return ws.Get(cmd.Context(), from, p.writer(out))
+}
+
+// getFile puts the file in place when it is whole.
+func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs.FileMode, p *progress) (err error) {
 	if resolved, err := filepath.EvalSymlinks(to); err == nil {
 		to = resolved // a link stays a link
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(to), ".wsmesh-*")
 	if err != nil {
-		return local(err)
+		return noPlace(filepath.Dir(to), err)
 	}
 	defer func() {
 		if err != nil {
@@ -162,7 +171,7 @@ func getFile(ctx context.Context, ws *client.Workspace, from, to string, perm fs
 
 func getDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	if err := os.MkdirAll(to, 0o777); err != nil {
-		return local(err)
+		return noPlace(to, err)
 	}
 	root, err := os.OpenRoot(to)
 	if err != nil {
@@ -187,6 +196,21 @@ func getDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	r.Close()
 	<-fetched
 	return local(err)
+}
+
+// noPlace says that nothing can be put into a directory of this machine.
+func noPlace(dir string, err error) error {
+	var why *fs.PathError // whose path may be one that nobody has named
+	if errors.As(err, &why) {
+		err = why.Err
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return mesh.Errorf(mesh.CodeNotFound, "there is no local directory %s; make it first: mkdir -p %s", dir, shellQuote(dir))
+	case errors.Is(err, syscall.ENOTDIR):
+		return mesh.Errorf(mesh.CodeInvalid, "%s is no local directory; name another place", dir)
+	}
+	return mesh.Errorf(mesh.CodeOf(err), "local directory %s: %s", dir, err)
 }
 
 // localPerm is what a local file's mode says about it in a workspace: nothing on
