@@ -53,6 +53,13 @@ func parseName[T ~string](kind, s string) (T, error) {
 	return "", Errorf(CodeInvalid, "%s name %q: %s", kind, s, nameRule)
 }
 
+// CheckName checks what is called like an id and is none, as a kind of thing; the
+// error has CodeInvalid.
+func CheckName(kind, s string) error {
+	_, err := parseName[string](kind, s)
+	return err
+}
+
 // ParseTenant parses a tenant name; the error has CodeInvalid.
 func ParseTenant(s string) (Tenant, error) { return parseName[Tenant]("tenant", s) }
 

@@ -73,10 +73,7 @@ func contextName(s string) (string, error) {
 	if s == client.DefaultContext {
 		return "", mesh.Errorf(mesh.CodeInvalid, "default is the context of client.json; choose another name")
 	}
-	if _, err := mesh.ParseWorkspace(s); err != nil { // names of all kinds have one form
-		return "", mesh.Errorf(mesh.CodeInvalid, "%s", strings.Replace(errorText(err), "workspace", "context", 1))
-	}
-	return s, nil
+	return s, mesh.CheckName("context", s)
 }
 
 func noContext(name string, all *client.Contexts) error {

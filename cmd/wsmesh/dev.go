@@ -68,7 +68,7 @@ func (d *devFlags) fromEnv(cmd *cobra.Command) error {
 			continue
 		}
 		if err := cmd.Flags().Set(name, value); err != nil {
-			return wrongUse(cmd, "%s: %s", variable, err)
+			return wrongUse(cmd, "%s: %s", variable, flagText(err))
 		}
 	}
 	return nil

@@ -39,7 +39,7 @@ func list(cmd *cobra.Command, ws *client.Workspace, path string, asJSON bool) er
 	if err != nil {
 		return err
 	}
-	out := newOutput(cmd, asJSON)
+	out := newOutput(cmd, asJSON, "TYPE", "SIZE", "MODIFIED", "NAME")
 	if info.Type != "dir" {
 		info.Path = mesh.Path(path)
 		if err := out.entry(info); err != nil {

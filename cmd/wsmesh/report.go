@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -115,7 +116,41 @@ func needsSubcommand(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return &usageError{text: fmt.Sprintf("unknown command %q", args[0]), use: right}
 	}
-	return &usageError{text: "which command?", use: right}
+	return &usageError{text: "a command is missing", use: right}
+}
+
+// flagText is what is wrong with a flag; of a value it says what was expected,
+// in words of people and not of the parser's.
+func flagText(err error) string {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return err.Error()
+	}
+	expected := map[string]string{
+		"duration": "a time such as 90s or 5m",
+		"int":      "a whole number",
+		"int64":    "a whole number",
+		"bool":     "true or false",
+	}[bad.GetFlag().Value.Type()]
+	if expected == "" {
+		return err.Error()
+	}
+	return fmt.Sprintf("--%s %q is not %s", bad.GetFlag().Name, bad.GetValue(), expected)
+}
+
+// laterCommands are the names of commands that are not built yet, so that they
+// are told from mistakes.
+func laterCommands(names ...string) []*cobra.Command {
+	var all []*cobra.Command
+	for _, name := range names {
+		all = append(all, &cobra.Command{
+			Use: name, Hidden: true, DisableFlagParsing: true,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return later(strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "))
+			},
+		})
+	}
+	return all
 }
 
 // later refuses what is part of the command line but not built yet.

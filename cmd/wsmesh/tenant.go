@@ -12,6 +12,7 @@ import (
 func newTenant() *cobra.Command {
 	cmd := &cobra.Command{Use: "tenant", Short: "Create and list tenants (operator)", RunE: needsSubcommand}
 	cmd.AddCommand(newTenantCreate(), newTenantLs())
+	cmd.AddCommand(laterCommands("rm", "quota")...)
 	return cmd
 }
 
@@ -62,6 +63,7 @@ func newTenantLs() *cobra.Command {
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Issue and list tokens (operator)", RunE: needsSubcommand}
 	cmd.AddCommand(newTokenIssue(), newTokenLs())
+	cmd.AddCommand(laterCommands("revoke")...)
 	return cmd
 }
 

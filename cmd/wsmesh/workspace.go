@@ -12,6 +12,7 @@ import (
 func newWorkspace() *cobra.Command {
 	cmd := &cobra.Command{Use: "workspace", Short: "List, create, remove and describe workspaces", RunE: needsSubcommand}
 	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo())
+	cmd.AddCommand(laterCommands("move", "verify")...)
 	return cmd
 }
 
