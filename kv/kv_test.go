@@ -177,7 +177,7 @@ func TestLostAnswers(t *testing.T) {
 			require.NoError(t, s.Owners.Release(ctx, "acme", w, owner, epoch))
 
 			l.lose.Store(lost)
-			record, err := s.Workspaces.Create(ctx, "acme", w, 3)
+			record, err := s.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: "acme", Name: w, Shard: 3})
 			require.NoError(t, err)
 			again, err := s.Workspaces.Get(ctx, "acme", w)
 			require.NoError(t, err)

@@ -20,6 +20,9 @@ type WorkspaceRecord struct {
 	Shard   int            `json:"shard"` // of its journal and exec log; never recomputed
 	Created time.Time      `json:"created"`
 	Removed bool           `json:"removed,omitempty"`
+	// Dir is the directory of the node's host that is the workspace's tree, an
+	// absolute path; "" is the node's own place. Only the operator names it.
+	Dir mesh.Path `json:"dir,omitempty"`
 }
 
 // Workspaces is the bucket of workspace records.
@@ -36,8 +39,10 @@ func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) 
 	return r, err
 }
 
-// Create makes a record. CodeExists if there is one, which is then returned.
-func (ws *Workspaces) Create(ctx context.Context, t mesh.Tenant, w mesh.Workspace, shard int) (WorkspaceRecord, error) {
+// Create makes a record from its Tenant, Name, Shard and Dir. CodeExists if there
+// is one, which is then returned.
+func (ws *Workspaces) Create(ctx context.Context, r WorkspaceRecord) (WorkspaceRecord, error) {
+	t, w := r.Tenant, r.Name
 	for {
 		var old WorkspaceRecord
 		rev, err := ws.get(ctx, ownerKey(t, w), &old)
@@ -47,7 +52,7 @@ func (ws *Workspaces) Create(ctx context.Context, t mesh.Tenant, w mesh.Workspac
 		if rev != 0 && !old.Removed {
 			return old, mesh.Errorf(mesh.CodeExists, "workspace %s exists", w)
 		}
-		r := WorkspaceRecord{Tenant: t, Name: w, ID: mesh.NewID(), Shard: shard, Created: time.Now().UTC()}
+		r.ID, r.Created = mesh.NewID(), time.Now().UTC()
 		if rev != 0 {
 			r.Shard = old.Shard // its journal subject holds the end of the removed one
 		}
@@ -88,22 +93,33 @@ func (ws *Workspaces) MarkRemoved(ctx context.Context, t mesh.Tenant, w mesh.Wor
 // List returns the tenant's workspaces with names greater than after, at most
 // limit, sorted, and whether there are more.
 func (ws *Workspaces) List(ctx context.Context, t mesh.Tenant, after mesh.Workspace, limit int) ([]WorkspaceRecord, bool, error) {
-	var all []WorkspaceRecord
-	err := ws.each(ctx, string(t)+".*", func(_ string, _ uint64, value []byte) error {
-		var r WorkspaceRecord
-		if err := json.Unmarshal(value, &r); err != nil {
-			return fmt.Errorf("workspace record: %w", err)
-		}
-		if !r.Removed && r.Name > after {
-			all = append(all, r)
-		}
-		return nil
-	})
+	all, err := ws.records(ctx, string(t)+".*", func(r WorkspaceRecord) bool { return r.Name > after })
 	slices.SortFunc(all, func(a, b WorkspaceRecord) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	if len(all) > limit {
 		return all[:limit], true, err
 	}
 	return all, false, err
+}
+
+// ListDirs returns every tenant's workspaces that have a Dir.
+func (ws *Workspaces) ListDirs(ctx context.Context) ([]WorkspaceRecord, error) {
+	return ws.records(ctx, "*.*", func(r WorkspaceRecord) bool { return r.Dir != "" })
+}
+
+// records returns what is wanted of the workspaces that are not removed.
+func (ws *Workspaces) records(ctx context.Context, filter string, wanted func(WorkspaceRecord) bool) ([]WorkspaceRecord, error) {
+	var all []WorkspaceRecord
+	err := ws.each(ctx, filter, func(_ string, _ uint64, value []byte) error {
+		var r WorkspaceRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("workspace record: %w", err)
+		}
+		if !r.Removed && wanted(r) {
+			all = append(all, r)
+		}
+		return nil
+	})
+	return all, err
 }
 
 // TenantRecord is what the mesh knows of a tenant.

@@ -20,10 +20,10 @@ func TestWorkspaces(t *testing.T) {
 	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
 	require.Contains(t, err.Error(), "wsmesh workspace create repo")
 
-	first, err := s.Workspaces.Create(ctx, "acme", "repo", 3)
+	first, err := s.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: "acme", Name: "repo", Shard: 3})
 	require.NoError(t, err)
 	require.Equal(t, 3, first.Shard)
-	again, err := s.Workspaces.Create(ctx, "acme", "repo", 1)
+	again, err := s.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: "acme", Name: "repo", Shard: 1})
 	require.Equal(t, mesh.CodeExists, mesh.CodeOf(err))
 	require.Equal(t, first, again, "the existing record comes with the error")
 	got, err := s.Workspaces.Get(ctx, "acme", "repo")
@@ -39,7 +39,7 @@ func TestWorkspaces(t *testing.T) {
 	_, err = s.Workspaces.Get(ctx, "acme", "repo")
 	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err))
 
-	second, err := s.Workspaces.Create(ctx, "acme", "repo", 1)
+	second, err := s.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: "acme", Name: "repo", Shard: 1})
 	require.NoError(t, err)
 	require.NotEqual(t, first.ID, second.ID, "a name used again is another workspace")
 	require.Equal(t, 3, second.Shard, "its journal goes on where the removed one ended")
@@ -59,7 +59,7 @@ func testCreateRace(t *testing.T, m *meshtest.Mesh) {
 	for i := range creators {
 		s := open(t, connect(t, m, "n1"))
 		wg.Go(func() {
-			workspaces[i], workspaceErrs[i] = s.Workspaces.Create(t.Context(), "acme", "repo", i)
+			workspaces[i], workspaceErrs[i] = s.Workspaces.Create(t.Context(), kv.WorkspaceRecord{Tenant: "acme", Name: "repo", Shard: i})
 			tenants[i], tenantErrs[i] = s.Tenants.Create(t.Context(), "acme")
 		})
 	}
@@ -90,7 +90,7 @@ func TestListWorkspaces(t *testing.T) {
 	}{
 		{"a", "w1"}, {"a", "w10"}, {"a", "w2"}, {"a", "b"}, {"a", "gone"}, {"a-b", "w1"}, {"a-b", "theirs"}, {"ab", "x"}, {"b", "a"},
 	} {
-		_, err := s.Workspaces.Create(ctx, w.tenant, w.name, 0)
+		_, err := s.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: w.tenant, Name: w.name, Shard: 0})
 		require.NoError(t, err)
 	}
 	gone, err := s.Workspaces.Get(ctx, "a", "gone")

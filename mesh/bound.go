@@ -7,13 +7,8 @@ import (
 
 // Bound is what a token of one workspace, or of one path of it, is tied to. A
 // bound token may publish only on subjects that end with its own Bound, so what
-// the node reads there is the broker's word and not the caller's:
-//
-//	ws.v1.<tenant>.<workspace>.<epoch>.<verb>.<token>.<scope>
-//	api.v1.<tenant>.<service>.<verb>.<node, or _ for any>.<token>.<workspace>.<scope>
-//
-// The scope is percent-encoded with its slashes and dots. The reply to such a
-// request must lie below the inbox of that very token.
+// the node reads there is the broker's word and not the caller's; the package
+// documentation has their form.
 type Bound struct {
 	Token     TokenID
 	Workspace Workspace

@@ -7,7 +7,8 @@
 //
 //	ws.v1.<tenant>.<workspace>.<epoch>.<verb>   client → the owner of the workspace
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
-//	admin.v1.<verb>                             operator → any node (queue group "admin")
+//	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, tokens, status,
+//	                                            a workspace in a directory of the node's host
 //	node.v1.<node>.<verb>                       router → node: open ping settle remove
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
@@ -21,6 +22,9 @@
 // user is called <tenant>/<token id>, which is how a client knows its inbox.
 // Principals are tenants, _admin and _node; no tenant can be called like the
 // last two.
+//
+// The epoch in an owner's address fences: nobody addresses a stale owner by
+// mistake, and a stale route is answered with "no responders" at once.
 //
 // # Bound tokens
 //
@@ -38,9 +42,6 @@
 // do not tell paths apart, and reads logs with log read. Requests of a bound
 // token are answered below that token's own inbox only. It cannot list or create
 // another workspace, nor remove its own, and has no memory.
-//
-// The epoch in an owner's address fences: nobody addresses a stale owner by
-// mistake, and a stale route is answered with "no responders" at once.
 //
 // # Requests and replies
 //
@@ -61,7 +62,8 @@
 // _INBOX.<principal of the request's subject>., and counts it.
 //
 // Errors are the headers Nats-Service-Error-Code, one of Codes, and
-// Nats-Service-Error, a text for people. stale, busy and unavailable say that
+// Nats-Service-Error, a text for people: why, and what to do next. What was asked
+// for, and of which path, the caller knows in its own terms. stale, busy and unavailable say that
 // nothing was done and the request may be repeated. lost says that the outcome
 // is unknown.
 //

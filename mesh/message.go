@@ -139,6 +139,14 @@ type WorkspaceListReply struct {
 	More       bool             `json:"more"`
 }
 
+// WorkspaceDirRequest asks for a new workspace of a tenant whose tree is a
+// directory of the node's host.
+type WorkspaceDirRequest struct {
+	Tenant    Tenant    `json:"tenant"`
+	Workspace Workspace `json:"workspace"`
+	Dir       Path      `json:"dir"` // absolute
+}
+
 // TenantRequest names a tenant to create.
 type TenantRequest struct {
 	Tenant Tenant `json:"tenant"`

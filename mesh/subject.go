@@ -65,6 +65,7 @@ const (
 	VerbAdminTenantList   = "tenant-list"
 	VerbAdminTokenIssue   = "token-issue"
 	VerbAdminTokenList    = "token-list"
+	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
 )
 
 // OwnerSubject addresses the owner of a workspace in one tenure:

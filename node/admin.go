@@ -26,6 +26,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return n.listTenants(ctx)
 	case mesh.VerbAdminTokenIssue:
 		return n.issueToken(ctx, req)
+	case mesh.VerbAdminWorkspaceDir:
+		return nil, n.createInDir(ctx, req)
 	case mesh.VerbAdminTokenList:
 		return n.listTokens(ctx)
 	default:

@@ -45,7 +45,7 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	}
 	_, err = n.kv.Workspaces.Get(ctx, t, w)
 	if mesh.CodeOf(err) == mesh.CodeNotFound && a.Create {
-		if err = n.newWorkspace(ctx, t, w); mesh.CodeOf(err) == mesh.CodeExists {
+		if err = n.newWorkspace(ctx, t, w, ""); mesh.CodeOf(err) == mesh.CodeExists {
 			err = nil
 		}
 	}
@@ -57,8 +57,9 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 }
 
 // newWorkspace makes the record of a workspace within the tenant's quota, which
-// those created at the same moment can exceed: by three on each node.
-func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace) error {
+// those created at the same moment can exceed: by three on each node. dir is its
+// directory of the host, "" for a place among the node's own.
+func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, dir mesh.Path) error {
 	if !n.creations.Take(string(t)) {
 		return mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
 	}
@@ -73,7 +74,7 @@ func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace
 	if more {
 		return mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
 	}
-	_, err = n.kv.Workspaces.Create(ctx, t, w, n.shardOf(t, w))
+	_, err = n.kv.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Shard: n.shardOf(t, w), Dir: dir})
 	return err
 }
 
@@ -94,7 +95,7 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
 		return nil, err
 	}
-	return nil, n.newWorkspace(ctx, t, w)
+	return nil, n.newWorkspace(ctx, t, w, "")
 }
 
 func workspaceIn(req *mesh.Request) (mesh.Workspace, error) {

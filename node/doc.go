@@ -22,4 +22,31 @@
 //
 // A node that meets a higher epoch steps down: it kills the workspace's execs,
 // answers nothing more, and touches the journal never again.
+//
+// # Requests
+//
+// A change carries a Mesh-Id and is done once in a tenure: repeats wait for the
+// first request and get its answer, which is kept for DefaultAnswerAge. An exec id
+// has a stronger rule: its claim in the log makes it start at most once, in any
+// tenure.
+//
+// A request of a bound token has the token's workspace and scope in its subject.
+// The broker vouches for them and the responder narrows the request to them, so a
+// node keeps no list of tokens. What is kept between requests, such as answers,
+// staged files and tar streams, belongs to the scope that it was made in.
+//
+// # Files that are gone
+//
+// A workspace whose directory was removed behind the node's back serves no files:
+// each verb that needs them is CodeInternal, since an empty tree would be a lie
+// about acknowledged writes. It can be described, and removed.
+//
+// # Directories of the host
+//
+// With Config.HostDirs the operator makes a directory of the node's host a
+// workspace's tree, where it is. Its path stands in the workspace's record and
+// nowhere else, and is checked again at each opening: it leads through no link,
+// neither holds nor lies in the node's data, and has an owner who is not root. That
+// owner is the user of the workspace's files and commands. No two workspaces have a
+// part of it, and removing the workspace does not touch it.
 package node

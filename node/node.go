@@ -49,6 +49,7 @@ type Config struct {
 	Sync      string       // how NATS syncs, if known here; shown in status
 	Isolation string       // auto (default), bwrap, software, none
 	Net       string       // network of commands that name none: none (default) or full
+	HostDirs  bool         // the operator may make a directory of the host a workspace
 	MaxNet    string       // most network a command may ask for: none or full (default none)
 	Grace     time.Duration
 	Version   string
@@ -79,6 +80,7 @@ type Node struct {
 	lists     *mesh.Slots // of lists
 	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
+	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
 	workspaces map[key]*workspace
@@ -117,6 +119,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
+		hostDirs: mesh.NewSlots(1),
 	}
 	defer func() {
 		if err != nil {

@@ -213,7 +213,8 @@ func (w *workspace) findTree() error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(w.treePath()); id != w.record.ID || errors.Is(err, os.ErrNotExist) {
+	_, err = os.Lstat(w.treePath())
+	if id != w.record.ID || w.record.Dir == "" && errors.Is(err, os.ErrNotExist) {
 		w.damage = errFilesGone(w.name, w.node.cfg.Name)
 		w.log.Error("the workspace's directory is missing", "dir", w.dir())
 		return nil
@@ -222,9 +223,11 @@ func (w *workspace) findTree() error {
 }
 
 func (w *workspace) openTree() (err error) {
-	w.tree, err = sandbox.OpenTree(sandbox.TreeConfig{
-		Dir: w.treePath(), Stage: filepath.Join(w.dir(), "stage"), UID: w.uid, GID: w.gid,
-	})
+	if w.record.Dir != "" {
+		w.openHostDir()
+		return nil
+	}
+	w.tree, err = sandbox.OpenTree(sandbox.TreeConfig{Dir: w.treePath(), Stage: w.stagePath(), UID: w.uid, GID: w.gid})
 	return err
 }
 
@@ -248,8 +251,15 @@ func (w *workspace) dir() string {
 	return filepath.Join(w.node.treeDir(), string(w.tenant), string(w.name))
 }
 
-func (w *workspace) idFile() string   { return filepath.Join(w.dir(), "id") }
-func (w *workspace) treePath() string { return filepath.Join(w.dir(), "workspace") }
+func (w *workspace) idFile() string    { return filepath.Join(w.dir(), "id") }
+func (w *workspace) stagePath() string { return filepath.Join(w.dir(), "stage") }
+
+func (w *workspace) treePath() string {
+	if w.record.Dir != "" {
+		return string(w.record.Dir)
+	}
+	return filepath.Join(w.dir(), "workspace")
+}
 
 // writeSynced writes a small file that is there whole or not at all, also after
 // a loss of power.

@@ -22,6 +22,14 @@
 // directory. An ordinary user gets the same walls but one host uid for all
 // tenants, and resource limits per process instead of per command.
 //
+// A [Tree] is the host side of a workspace's directory, and a [View] is the Tree
+// seen from one scope: it reads, writes, lists, searches, archives and extracts, while
+// the tenant may change everything at the same time. Paths and links lead out of the
+// scope neither by their spelling nor by a race, nothing but regular files and
+// directories is opened, and what is made appears whole, in one step, with the
+// tenant as its owner. The directory may be one that somebody works in on the host:
+// [FindHostDir].
+//
 // Commands are forked by one operating-system thread that lives as long as the
 // Runner. It has a mount namespace of its own, in which the tree of each command
 // is mounted at a short path that any uid may traverse, so that a tree works

@@ -46,12 +46,15 @@ const (
 // TreeConfig says where a workspace's directory is. Dir and Stage are required.
 type TreeConfig struct {
 	// Dir is the workspace directory. It is made with mode 0700 and owned by
-	// UID and GID if it is missing.
+	// UID and GID if it is missing; one that exists keeps owner and mode.
 	Dir string
+	// Host says that Dir is the Path of a HostDir: it must exist, without a
+	// symbolic link on its way.
+	Host bool
 	// Stage holds content on its way into Dir and what was removed from it, so
-	// it is on the same file system and neither contains the other. No tenant
-	// may reach it. It is made with mode 0700, belongs to one open Tree at a
-	// time, and EVERYTHING in it is removed by OpenTree.
+	// it is in the same mount and neither contains the other. No tenant may
+	// reach it. It is made with mode 0700, belongs to one open Tree at a time,
+	// and EVERYTHING in it is removed by OpenTree.
 	Stage string
 	// UID and GID own what the Tree creates. Ignored when the process is not
 	// root.

@@ -92,7 +92,12 @@ func (t *Tree) open(cfg TreeConfig) (err error) {
 	if cfg.Dir == "" || cfg.Stage == "" {
 		return mesh.Errorf(mesh.CodeInvalid, "a workspace needs a directory and a stage")
 	}
-	if t.root, err = openTop(cfg.Dir, t.own); err != nil {
+	if cfg.Host {
+		t.root, err = openHostDir(cfg.Dir)
+	} else {
+		t.root, err = openTop(cfg.Dir, t.own)
+	}
+	if err != nil {
 		return err
 	}
 	if t.stage, err = openTop(cfg.Stage, nil); err != nil {
@@ -101,12 +106,11 @@ func (t *Tree) open(cfg TreeConfig) (err error) {
 	if err := checkApart(cfg.Dir, cfg.Stage); err != nil {
 		return err
 	}
-	var dir, stage unix.Stat_t
-	if err := errors.Join(unix.Fstat(t.root, &dir), unix.Fstat(t.stage, &stage)); err != nil {
+	switch same, err := sameMount(t.root, t.stage); {
+	case err != nil:
 		return err
-	}
-	if dir.Dev != stage.Dev {
-		return mesh.Errorf(mesh.CodeInvalid, "the stage is on another file system than the workspace")
+	case !same:
+		return mesh.Errorf(mesh.CodeInvalid, "the workspace and the node's data are on two file systems or mounts; they must be on one")
 	}
 	if err := unix.Fchmod(t.stage, 0o700); err != nil {
 		return err

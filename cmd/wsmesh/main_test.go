@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,6 +77,7 @@ func runScripts(t *testing.T, files []string, start func(ts *testscript.TestScri
 			"url":        urlOf,
 			"bigfile":    bigFile,
 			"mode":       mode,
+			"chown":      chown,
 		},
 	})
 }
@@ -100,8 +102,12 @@ func (t scriptT) Run(name string, f func(testscript.T)) {
 
 func (t scriptT) Verbose() bool { return testing.Verbose() }
 
-// condition answers [bwrap]. Where it is required, doing without is an error.
+// condition answers [root] and [bwrap]. Where that is required, doing without is an
+// error.
 func condition(name string) (bool, error) {
+	if name == "root" {
+		return os.Geteuid() == 0, nil
+	}
 	if name != "bwrap" {
 		return false, fmt.Errorf("unknown condition %q", name)
 	}
@@ -207,6 +213,15 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
 	}
+}
+
+// chown ID DIR gives a local directory, with what is in it, to a user and group.
+func chown(ts *testscript.TestScript, _ bool, args []string) {
+	id, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[1]), func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, id, id))
+	}))
 }
 
 // eventually repeats a command until it succeeds, with ! until it fails.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -56,12 +57,22 @@ func newWorkspaceCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create W",
 		Short: "Create a workspace; a first write or exec does it too",
-		Args:  between(1, 1),
+		Long: "Create a workspace; a first write or exec does it too.\n\n" +
+			"With --dir the workspace is the local directory PATH, where it is: what you change there the agent sees\n" +
+			"at once, and the other way round. That is the operator's to say, of the mesh that wsmesh dev runs here.\n" +
+			"All that is in PATH is in reach of the workspace, and nothing else of this machine is. Removing the\n" +
+			"workspace leaves PATH. Where dev runs as root, files and commands of the workspace have the owner and\n" +
+			"group of PATH, which must not be root's; else PATH must be yours, and commands run as you. PATH and dev's\n" +
+			"data directory must be in one mount, and neither in the other.",
+		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for flag, value := range map[string]string{"--from": from, "--net": net, "--dir": dir} {
+			for flag, value := range map[string]string{"--from": from, "--net": net} {
 				if value != "" {
 					return later("workspace create " + flag)
 				}
+			}
+			if cmd.Flags().Changed("dir") {
+				return createInDir(cmd, &t, args[0], dir)
 			}
 			c, err := t.dial(cmd.Context())
 			if err != nil {
@@ -74,8 +85,32 @@ func newWorkspaceCreate() *cobra.Command {
 	t.bind(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
 	cmd.Flags().StringVar(&net, "net", "", "network of its commands (not built yet)")
-	cmd.Flags().StringVar(&dir, "dir", "", "use the local directory `PATH` (not built yet)")
+	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
 	return cmd
+}
+
+// createInDir asks the node of DIR's own mesh, which runs on this machine.
+func createInDir(cmd *cobra.Command, t *target, name, dir string) error {
+	if dir == "" {
+		return wrongUse(cmd, "--dir is empty; leave it out for a workspace of its own")
+	}
+	w, err := mesh.ParseWorkspace(name)
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return local(err)
+	}
+	cfg, err := t.ownConfig()
+	if err != nil {
+		return err
+	}
+	token, err := mesh.ParseToken(cfg.Token)
+	if err != nil {
+		return err
+	}
+	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir)}
+	return t.request(cmd.Context(), mesh.VerbAdminWorkspaceDir, req, nil)
 }
 
 func newWorkspaceRm() *cobra.Command {
@@ -83,7 +118,9 @@ func newWorkspaceRm() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm W",
 		Short: "Remove a workspace with its files; its commands are ended",
-		Args:  between(1, 1),
+		Long: "Remove a workspace with its files; its commands are ended. The directory of one that was made with --dir\n" +
+			"stays as it is.",
+		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := t.dial(cmd.Context())
 			if err != nil {

@@ -46,6 +46,7 @@ type Config struct {
 	Isolation string // default Isolation()
 	Dir       string // the data directory; default a fresh one
 	Net       string // most network that commands may have
+	HostDirs  bool   // the operator may make a directory of the host a workspace
 }
 
 // Each runs a test on one server and on a cluster of three: a single server
@@ -66,7 +67,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 		cfg.Isolation = Isolation()
 	}
 	m.cfg = node.Config{
-		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, Grace: 2 * time.Second,
+		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, Grace: 2 * time.Second,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
 	m.StartNode(t)

@@ -6,7 +6,8 @@
 //	c, err := client.Dial(ctx, box.Client())
 //
 // One process at a time uses a data directory. What is acknowledged survives
-// the process; the keys are made at the first start and kept.
+// the process; the keys are made at the first start and kept. A directory that the
+// program's user works in becomes a workspace, where it is, with Box.HostDir.
 package onebox
 
 import (
@@ -52,6 +53,7 @@ type Box struct {
 	server      *natsd.Server
 	door, store *nats.Conn
 	client      client.Config
+	admin       auth.Creds
 	stop        context.CancelFunc
 	done        chan struct{} // closed when the node has ended; err is set before
 	err         error
@@ -136,7 +138,7 @@ func (b *Box) connect(signer *auth.Signer) error {
 // startNode runs the node until stop and returns once it serves.
 func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	n, err := node.New(ctx, node.Config{
-		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync,
+		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync, HostDirs: true,
 		Isolation: cfg.Isolation, Net: cfg.Net, MaxNet: cfg.Net, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
 	})
 	if err != nil {
@@ -168,16 +170,11 @@ func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) er
 // on this machine. A client.json that still works is kept, so that a token is
 // not issued at every start. It asks the node as an operator would.
 func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) error {
-	admin, err := signer.Admin()
-	if err != nil {
+	var err error
+	if b.admin, err = signer.Admin(); err != nil {
 		return err
 	}
-	conn, err := b.server.InProcess(append(mesh.ConnOptions(admin.Name, admin.Inbox), admin.Option())...)
-	if err != nil {
-		return mesh.Errorf(mesh.CodeInternal, "connect as the operator: %s", err)
-	}
-	defer conn.Close()
-	err = ask(ctx, conn, mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: DefaultTenant}, nil)
+	err = b.ask(ctx, mesh.VerbAdminTenantCreate, mesh.TenantRequest{Tenant: DefaultTenant}, nil)
 	if err != nil && mesh.CodeOf(err) != mesh.CodeExists {
 		return err
 	}
@@ -188,7 +185,7 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 	}
 	if token == "" {
 		var fresh mesh.TokenIssueReply
-		if err := ask(ctx, conn, mesh.VerbAdminTokenIssue, mesh.TokenIssueRequest{Tenant: DefaultTenant}, &fresh); err != nil {
+		if err := b.ask(ctx, mesh.VerbAdminTokenIssue, mesh.TokenIssueRequest{Tenant: DefaultTenant}, &fresh); err != nil {
 			return err
 		}
 		token = fresh.Token
@@ -201,14 +198,20 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 	if err := writePrivate(path, append(file, '\n')); err != nil {
 		return err
 	}
-	creds, err := admin.Encode()
+	creds, err := b.admin.Encode()
 	if err != nil {
 		return err
 	}
 	return writePrivate(filepath.Join(data, "admin.creds"), creds)
 }
 
-func ask(ctx context.Context, conn *nats.Conn, verb string, args, reply any) error {
+// ask asks the node as the operator.
+func (b *Box) ask(ctx context.Context, verb string, args, reply any) error {
+	conn, err := b.server.InProcess(append(mesh.ConnOptions(b.admin.Name, b.admin.Inbox), b.admin.Option())...)
+	if err != nil {
+		return mesh.Errorf(mesh.CodeInternal, "connect as the operator: %s", err)
+	}
+	defer conn.Close()
 	m, err := mesh.NewRequest(mesh.AdminSubject(verb), "", "", args, nil)
 	if err != nil {
 		return err
@@ -252,6 +255,19 @@ func writePrivate(path string, content []byte) error {
 
 // Client is how to reach the box as its default tenant.
 func (b *Box) Client() client.Config { return b.client }
+
+// HostDir makes a workspace of the default tenant whose tree is a directory of
+// this machine, where it is; removing the workspace leaves the directory. As root
+// its commands run as the directory's owner, which must not be root. CodeExists:
+// the workspace exists, or another one has a part of the directory.
+func (b *Box) HostDir(ctx context.Context, workspace, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return mesh.Errorf(mesh.CodeInvalid, "directory %q: %s", dir, err)
+	}
+	req := mesh.WorkspaceDirRequest{Tenant: DefaultTenant, Workspace: mesh.Workspace(workspace), Dir: mesh.Path(dir)}
+	return b.ask(ctx, mesh.VerbAdminWorkspaceDir, req, nil)
+}
 
 // URL is where the NATS server listens.
 func (b *Box) URL() string { return b.server.URL() }
