@@ -266,22 +266,14 @@ func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
 func (c *Client) Workspaces(ctx context.Context) iter.Seq2[mesh.WorkspaceEntry, error] {
 	return func(yield func(mesh.WorkspaceEntry, error) bool) {
 		req := mesh.WorkspaceListRequest{}
-		for {
+		pages(func() ([]mesh.WorkspaceEntry, bool, error) {
 			var page mesh.WorkspaceListReply
-			if err := c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceList, req, &page); err != nil {
-				yield(mesh.WorkspaceEntry{}, err)
-				return
+			err := c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceList, req, &page)
+			if n := len(page.Workspaces); n > 0 {
+				req.After = page.Workspaces[n-1].Name
 			}
-			for _, w := range page.Workspaces {
-				if !yield(w, nil) {
-					return
-				}
-				req.After = w.Name
-			}
-			if !page.More {
-				return
-			}
-		}
+			return page.Workspaces, page.More, err
+		})(yield)
 	}
 }
 

@@ -102,22 +102,13 @@ func linkError(op, from, to string, err error) error {
 func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.FileInfo, error] {
 	return func(yield func(mesh.FileInfo, error) bool) {
 		req := mesh.ListRequest{Path: mesh.Path(path)}
-		for {
+		pages(func() ([]mesh.FileInfo, bool, error) {
 			page, err := w.listPage(ctx, req)
-			if err != nil {
-				yield(mesh.FileInfo{}, err)
-				return
+			if page.More {
+				req.After = page.Entries[len(page.Entries)-1].Path
 			}
-			for _, e := range page.Entries {
-				if !yield(e, nil) {
-					return
-				}
-				req.After = e.Path
-			}
-			if !page.More {
-				return
-			}
-		}
+			return page.Entries, page.More, err
+		})(yield)
 	}
 }
 

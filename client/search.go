@@ -15,21 +15,12 @@ import (
 // CodeInvalid: a glob that is none.
 func (w *Workspace) Search(ctx context.Context, req mesh.SearchRequest) iter.Seq2[mesh.FileInfo, error] {
 	return func(yield func(mesh.FileInfo, error) bool) {
-		for {
+		req := req // each ranging begins anew
+		pages(func() ([]mesh.FileInfo, bool, error) {
 			page, err := w.SearchPage(ctx, req)
-			if err != nil {
-				yield(mesh.FileInfo{}, err)
-				return
-			}
-			for _, e := range page.Entries {
-				if !yield(e, nil) {
-					return
-				}
-			}
-			if req.Cursor = page.Next; page.Next == "" {
-				return
-			}
-		}
+			req.Cursor = page.Next
+			return page.Entries, page.Next != "", err
+		})(yield)
 	}
 }
 
@@ -45,21 +36,12 @@ func (w *Workspace) SearchPage(ctx context.Context, req mesh.SearchRequest) (mes
 // page, as Search does. CodeInvalid: Pattern is no regular expression.
 func (w *Workspace) Grep(ctx context.Context, req mesh.GrepRequest) iter.Seq2[mesh.GrepMatch, error] {
 	return func(yield func(mesh.GrepMatch, error) bool) {
-		for {
+		req := req
+		pages(func() ([]mesh.GrepMatch, bool, error) {
 			page, err := w.GrepPage(ctx, req)
-			if err != nil {
-				yield(mesh.GrepMatch{}, err)
-				return
-			}
-			for _, m := range page.Matches {
-				if !yield(m, nil) {
-					return
-				}
-			}
-			if req.Cursor = page.Next; page.Next == nil {
-				return
-			}
-		}
+			req.Cursor = page.Next
+			return page.Matches, page.Next != nil, err
+		})(yield)
 	}
 }
 

@@ -28,6 +28,15 @@ func (w *workspace) resolve(req *mesh.Request, p mesh.Path) (*sandbox.View, stri
 	return w.tree.View(req.Scope), path, err
 }
 
+// resolveTwo is resolve for what has an old name and gets a new one.
+func (w *workspace) resolveTwo(req *mesh.Request, p, q mesh.Path) (view *sandbox.View, from, to string, err error) {
+	if view, from, err = w.resolve(req, p); err != nil {
+		return nil, "", "", err
+	}
+	to, err = mesh.ResolvePath(req.Scope, string(q))
+	return view, from, to, mesh.About("the new name", err)
+}
+
 func (w *workspace) list(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.ListRequest
 	if err := req.Args(&a); err != nil {
@@ -53,7 +62,7 @@ func (w *workspace) list(_ context.Context, req *mesh.Request) (*mesh.Reply, err
 
 // fitPage cuts a page whose JSON might be larger than a message: names can be
 // 255 bytes and link targets 4 KiB.
-func fitPage(page sandbox.ListPage) mesh.ListReply {
+func fitPage(page mesh.ListReply) mesh.ListReply {
 	size := 0
 	for i, e := range page.Entries {
 		size += 6*(len(e.Path)+len(e.Target)) + 200 // six: a byte as \u00xx
@@ -61,7 +70,7 @@ func fitPage(page sandbox.ListPage) mesh.ListReply {
 			return mesh.ListReply{Entries: page.Entries[:i], More: true}
 		}
 	}
-	return mesh.ListReply{Entries: page.Entries, More: page.More}
+	return page
 }
 
 func (w *workspace) read(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
@@ -146,13 +155,9 @@ func (w *workspace) rename(_ context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	view, from, err := w.resolve(req, a.From)
+	view, from, to, err := w.resolveTwo(req, a.From, a.To)
 	if err != nil {
 		return nil, err
-	}
-	to, err := mesh.ResolvePath(req.Scope, string(a.To))
-	if err != nil {
-		return nil, mesh.About("the new name", err)
 	}
 	return nil, view.Rename(from, to, a.NoReplace)
 }
@@ -162,13 +167,9 @@ func (w *workspace) copy(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	view, from, err := w.resolve(req, a.From)
+	view, from, to, err := w.resolveTwo(req, a.From, a.To)
 	if err != nil {
 		return nil, err
-	}
-	to, err := mesh.ResolvePath(req.Scope, string(a.To))
-	if err != nil {
-		return nil, mesh.About("the new name", err)
 	}
 	if err := w.node.takeBulk(w.tenant); err != nil {
 		return nil, err
@@ -256,16 +257,7 @@ func (w *workspace) search(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.node.takeSearch(w.tenant); err != nil {
-		return nil, err
-	}
-	defer w.node.searches.Give(string(w.tenant))
-	page, err := view.Search(ctx, path, &a)
-	return &mesh.Reply{Args: page}, err
+	return w.look(req, a.Path, func(view *sandbox.View, path string) (any, error) { return view.Search(ctx, path, &a) })
 }
 
 func (w *workspace) grep(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
@@ -273,21 +265,19 @@ func (w *workspace) grep(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	view, path, err := w.resolve(req, a.Path)
+	return w.look(req, a.Path, func(view *sandbox.View, path string) (any, error) { return view.Grep(ctx, path, &a) })
+}
+
+// look makes one page of a search or grep, when the node is free to.
+func (w *workspace) look(req *mesh.Request, p mesh.Path, page func(*sandbox.View, string) (any, error)) (*mesh.Reply, error) {
+	view, path, err := w.resolve(req, p)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.node.takeSearch(w.tenant); err != nil {
-		return nil, err
+	if !w.node.searches.Take(string(w.tenant)) {
+		return nil, mesh.Errorf(mesh.CodeBusy, "node %s is searching as much as it may, at all or for one tenant; try again", w.node.cfg.Name)
 	}
 	defer w.node.searches.Give(string(w.tenant))
-	page, err := view.Grep(ctx, path, &a)
-	return &mesh.Reply{Args: page}, err
-}
-
-func (n *Node) takeSearch(t mesh.Tenant) error {
-	if n.searches.Take(string(t)) {
-		return nil
-	}
-	return mesh.Errorf(mesh.CodeBusy, "node %s is searching as much as it may, at all or for one tenant; try again", n.cfg.Name)
+	found, err := page(view, path)
+	return &mesh.Reply{Args: found}, err
 }

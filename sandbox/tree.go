@@ -8,26 +8,23 @@ import (
 
 // Bounds of a Tree.
 const (
-	// MaxListPage is the most entries one List returns: at 255-byte names a
-	// page stays below the wire's 512 KiB.
-	MaxListPage = 1000
-	// MaxStages is how many staged writes a Tree keeps: each holds its bytes on
-	// disk.
-	MaxStages = 64
+	// DefaultMaxStages is how many staged writes a Tree keeps: each holds its bytes
+	// on disk.
+	DefaultMaxStages = 64
 	// DefaultStageIdle is how long a staged write may rest before it is
 	// dropped: long enough for a client to find another node and go on.
 	DefaultStageIdle = 10 * time.Minute
-	// SearchEntries is how many names one page of Search or Grep looks at, about
+	// DefaultSearchEntries is how many names one page of Search or Grep looks at, about
 	// half a second's work on a busy host.
-	SearchEntries = 200_000
-	// GrepBytes is how many bytes of files one page of Grep reads: some more
-	// than a large repository's sources, read in less than SearchTime with a
+	DefaultSearchEntries = 200_000
+	// DefaultGrepBytes is how many bytes of files one page of Grep reads: some more
+	// than a large repository's sources, read in less than DefaultSearchTime with a
 	// common pattern.
-	GrepBytes = 64 << 20
-	// SearchTime is after what time a page of Search or Grep ends, whatever it
+	DefaultGrepBytes = 64 << 20
+	// DefaultSearchTime is after what time a page of Search or Grep ends, whatever it
 	// has found: well within the time a request has. One directory is read to
 	// its end nevertheless, and one line matched.
-	SearchTime = 2 * time.Second
+	DefaultSearchTime = 2 * time.Second
 	// DefaultTarEntries and DefaultTarBytes bound one extraction.
 	DefaultTarEntries = 1_000_000
 	DefaultTarBytes   = 16 << 30
@@ -69,13 +66,6 @@ type TreeConfig struct {
 // the host can tell cheaply that a content is still the same; it means nothing
 // on another node.
 type Info = mesh.FileInfo
-
-// ListPage is one page of a directory.
-type ListPage struct {
-	Entries []Info `json:"entries"`
-	// More says that names greater than the last entry's may remain.
-	More bool `json:"more,omitempty"`
-}
 
 // WriteOptions says how a file is put in place.
 type WriteOptions struct {

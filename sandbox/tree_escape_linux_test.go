@@ -289,7 +289,7 @@ func TestTreeRaces(t *testing.T) {
 			return err
 		}},
 		{"list", func(v *View, _ int) error {
-			page, err := v.List("a/d", "", MaxListPage)
+			page, err := v.List("a/d", "", mesh.MaxList)
 			for _, e := range page.Entries {
 				if e.Path == "token" {
 					return fmt.Errorf("listed %q", e.Path)

@@ -191,7 +191,7 @@ func TestTreeList(t *testing.T) {
 	}
 	slices.Sort(want)
 	f.link("big", "link")
-	for _, limit := range []int{7, 999, MaxListPage} {
+	for _, limit := range []int{7, 999, mesh.MaxList} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			var got []string
 			after := ""
@@ -233,7 +233,7 @@ func TestTreeList(t *testing.T) {
 		"missing":   {"nope", 1, mesh.CodeNotFound},
 		"file":      {"big/" + want[0], 1, mesh.CodeInvalid},
 		"limit 0":   {"big", 0, mesh.CodeInvalid},
-		"limit big": {"big", MaxListPage + 1, mesh.CodeInvalid},
+		"limit big": {"big", mesh.MaxList + 1, mesh.CodeInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := v.List(c.path, "", c.limit)

@@ -29,7 +29,7 @@ const (
 // the directory there, as the request's Path leads to. See mesh.GrepRequest,
 // and for its pages Search; with it:
 //
-//   - A page ends early after GrepBytes too.
+//   - A page ends early after DefaultGrepBytes too.
 //   - Of a line the first 1 MiB is matched, and less if the pattern is a large
 //     one. Context ends at a longer line and does not hold it.
 //   - Files that cannot be opened or read are counted as Skipped. What the

@@ -201,8 +201,8 @@ func TestTreeGrepPages(t *testing.T) {
 				PerFile: rapid.IntRange(0, 3).Draw(rt, "per file"), Limit: rapid.IntRange(0, 3).Draw(rt, "limit"),
 			}
 			req.IgnoreCase, req.Literal = rapid.Bool().Draw(rt, "ignore case"), rapid.Bool().Draw(rt, "literal")
-			f.paging.names = rapid.SampledFrom([]int{1, 3, SearchEntries}).Draw(rt, "names")
-			f.paging.bytes = rapid.SampledFrom([]int64{1, 10, GrepBytes}).Draw(rt, "bytes")
+			f.paging.names = rapid.SampledFrom([]int{1, 3, DefaultSearchEntries}).Draw(rt, "names")
+			f.paging.bytes = rapid.SampledFrom([]int64{1, 10, DefaultGrepBytes}).Draw(rt, "bytes")
 			want := mesh.GrepReply{Matches: []mesh.GrepMatch{}}
 			referenceSearch(rt, f.tenant(top), req.Selection, func(rel string, d fs.DirEntry) {
 				if !d.Type().IsRegular() {
@@ -278,7 +278,7 @@ func TestTreeGrepHugeLine(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	req := mesh.GrepRequest{Pattern: "needle", Before: 1, After: 1}
-	for name, bytes := range map[string]int64{"one page": GrepBytes, "small pages": 3 << 20, "least pages": 1} {
+	for name, bytes := range map[string]int64{"one page": DefaultGrepBytes, "small pages": 3 << 20, "least pages": 1} {
 		t.Run(name, func(t *testing.T) {
 			f.paging.bytes = bytes
 			got, pages := grepAll(t, f.View("."), "d", req)

@@ -71,7 +71,7 @@ func OpenTree(cfg TreeConfig) (*Tree, error) {
 		owned: os.Geteuid() == 0, uid: cfg.UID, gid: cfg.GID,
 		seq:    new(atomic.Uint64),
 		copies: TarLimits{Entries: DefaultTarEntries, Bytes: DefaultTarBytes},
-		paging: pageLimits{SearchEntries, GrepBytes, SearchTime},
+		paging: pageLimits{DefaultSearchEntries, DefaultGrepBytes, DefaultSearchTime},
 		scans:  make(chan struct{}, maxScans),
 		walks:  make(chan struct{}, maxWalks),
 		done:   make(chan struct{}),

@@ -49,7 +49,7 @@ func (v *View) OpenRoot(bool) (*os.File, error) { return nil, errLinux() }
 func (v *View) Stat(string, bool) (Info, error) { return Info{}, errLinux() }
 
 // List returns CodeUnsupported.
-func (v *View) List(string, string, int) (ListPage, error) { return ListPage{}, errLinux() }
+func (v *View) List(string, string, int) (mesh.ListReply, error) { return mesh.ListReply{}, errLinux() }
 
 // Open returns CodeUnsupported.
 func (v *View) Open(string) (*os.File, Info, error) { return nil, Info{}, errLinux() }

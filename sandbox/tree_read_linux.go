@@ -35,46 +35,46 @@ func (v *View) Stat(path string, follow bool) (Info, error) {
 }
 
 // List returns the entries of a directory whose names are greater than after,
-// at most limit (1 to MaxListPage) of them, sorted by the names' bytes. It
+// at most limit (1 to mesh.MaxList) of them, sorted by the names' bytes. It
 // reads the whole directory for each page, in memory for one page, and is not a
 // snapshot: an entry made or removed meanwhile may be in it or not. A directory
 // of more than 10,000,000 entries is CodeTooLarge.
-func (v *View) List(path, after string, limit int) (ListPage, error) {
-	if limit < 1 || limit > MaxListPage {
-		return ListPage{}, mesh.Errorf(mesh.CodeInvalid, "list limit %d: use 1 to %d", limit, MaxListPage)
+func (v *View) List(path, after string, limit int) (mesh.ListReply, error) {
+	if limit < 1 || limit > mesh.MaxList {
+		return mesh.ListReply{}, mesh.Errorf(mesh.CodeInvalid, "list limit %d: use 1 to %d", limit, mesh.MaxList)
 	}
 	if err := v.tree.enter(); err != nil {
-		return ListPage{}, err
+		return mesh.ListReply{}, err
 	}
 	defer v.tree.leave()
 	at, err := v.find(path, true)
 	if err != nil {
-		return ListPage{}, failed(err)
+		return mesh.ListReply{}, failed(err)
 	}
 	defer at.close()
 	if at.kind() != unix.S_IFDIR {
-		return ListPage{}, failed(unix.ENOTDIR)
+		return mesh.ListReply{}, failed(unix.ENOTDIR)
 	}
 	for range maxTries {
 		page, last, err := v.tree.page(at.obj, after, limit)
 		if err != nil {
-			return ListPage{}, failed(err)
+			return mesh.ListReply{}, failed(err)
 		}
 		if len(page.Entries) > 0 || !page.More {
 			return page, nil
 		}
 		after = last // all of them vanished between the two looks
 	}
-	return ListPage{}, v.tree.errBusy()
+	return mesh.ListReply{}, v.tree.errBusy()
 }
 
 // page returns a page and the last name it looked at.
-func (t *Tree) page(dir int, after string, limit int) (ListPage, string, error) {
+func (t *Tree) page(dir int, after string, limit int) (mesh.ListReply, string, error) {
 	names, err := t.smallest(dir, after, limit+1)
 	if err != nil || len(names) == 0 {
-		return ListPage{}, "", err
+		return mesh.ListReply{}, "", err
 	}
-	var page ListPage
+	var page mesh.ListReply
 	if len(names) > limit {
 		names, page.More = names[:limit], true
 	}
@@ -85,7 +85,7 @@ func (t *Tree) page(dir int, after string, limit int) (ListPage, string, error) 
 			continue
 		}
 		if err != nil {
-			return ListPage{}, "", err
+			return mesh.ListReply{}, "", err
 		}
 		page.Entries = append(page.Entries, info)
 	}

@@ -18,8 +18,8 @@ const maxReply = mesh.MaxMessage - 6*maxCursor - 1<<10
 // Search returns a page of the names below the directory at path, which is what
 // the request's Path leads to. See mesh.SearchRequest; with it:
 //
-//   - A page ends early when it is full in bytes, has looked at SearchEntries
-//     names or has taken SearchTime. Each goes on where the one before ended,
+//   - A page ends early when it is full in bytes, has looked at DefaultSearchEntries
+//     names or has taken DefaultSearchTime. Each goes on where the one before ended,
 //     so that there is an end; nothing is kept between them.
 //   - It is not a snapshot. What vanishes meanwhile is left out, as is what is
 //     below a directory that may not be read, and what has a path of more than

@@ -245,7 +245,7 @@ func TestTreeSearchPages(t *testing.T) {
 			growTree(rt, f.tenant(top), rapid.Just("x"))
 			req := mesh.SearchRequest{Selection: drawSelection(rt), Limit: rapid.IntRange(0, 3).Draw(rt, "limit")}
 			req.Type = rapid.SampledFrom([]string{"", "", TypeFile, TypeDir, TypeSymlink}).Draw(rt, "type")
-			f.paging.names = rapid.SampledFrom([]int{1, 2, SearchEntries}).Draw(rt, "names")
+			f.paging.names = rapid.SampledFrom([]int{1, 2, DefaultSearchEntries}).Draw(rt, "names")
 			want := []string{}
 			referenceSearch(rt, f.tenant(top), req.Selection, func(rel string, d fs.DirEntry) {
 				st := unix.Stat_t{Mode: map[fs.FileMode]uint32{0: unix.S_IFREG, fs.ModeDir: unix.S_IFDIR, fs.ModeSymlink: unix.S_IFLNK}[d.Type()]}
@@ -286,7 +286,7 @@ func TestTreeSearchLarge(t *testing.T) {
 	require.Len(t, got, files/100)
 	require.Equal(t, 4, pages)
 
-	f.paging = pageLimits{names: SearchEntries, bytes: GrepBytes, time: 5 * time.Millisecond}
+	f.paging = pageLimits{names: DefaultSearchEntries, bytes: DefaultGrepBytes, time: 5 * time.Millisecond}
 	got, pages = searchAll(t, v, ".", mesh.SearchRequest{Cursor: "d/089999", Selection: mesh.Selection{Globs: paths("*7777")}})
 	require.Equal(t, []string{"d/097777"}, got)
 	require.LessOrEqual(t, pages, 500)

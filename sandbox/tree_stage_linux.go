@@ -33,7 +33,7 @@ type span struct{ lo, hi int64 }
 // StageWrite writes one part of a file that StageCommit puts in place once it
 // is complete. id is a UUID of the client; its first part opens the stage.
 // Parts may come in any order, repeatedly and concurrently; offset is in bytes.
-// CodeBusy when MaxStages are open, CodeConflict once the file was read or
+// CodeBusy when DefaultMaxStages are open, CodeConflict once the file was read or
 // committed, CodeTooLarge for an offset no file has, CodeQuota on a full disk.
 // A stage no call has touched for StageIdle is dropped.
 func (t *Tree) StageWrite(id string, offset int64, data []byte) error {
@@ -128,8 +128,8 @@ func (t *Tree) joinStage(id string, made *staged) (*staged, error) {
 	switch {
 	case s == nil && made == nil:
 		return nil, nil
-	case s == nil && len(t.stages) >= MaxStages:
-		return nil, mesh.Errorf(mesh.CodeBusy, "%d staged writes are open; finish or drop one", MaxStages)
+	case s == nil && len(t.stages) >= DefaultMaxStages:
+		return nil, mesh.Errorf(mesh.CodeBusy, "%d staged writes are open; finish or drop one", DefaultMaxStages)
 	case s == nil:
 		s = made
 		t.stages[id] = s

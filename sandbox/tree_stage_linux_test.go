@@ -135,12 +135,12 @@ func TestStageConcurrently(t *testing.T) {
 func TestStageBounds(t *testing.T) {
 	f := newTreeFixture(t)
 	var ids []string
-	for range MaxStages {
+	for range DefaultMaxStages {
 		ids = append(ids, uuid.NewString())
 		require.NoError(t, f.StageWrite(ids[len(ids)-1], 0, []byte("x")))
 	}
 	requireCode(t, mesh.CodeBusy, f.StageWrite(uuid.NewString(), 0, []byte("x")))
-	require.Len(t, f.staged(), MaxStages)
+	require.Len(t, f.staged(), DefaultMaxStages)
 	f.StageDrop(ids[0])
 	require.NoError(t, f.StageWrite(ids[0], 0, []byte("x")))
 	var err error
@@ -250,7 +250,7 @@ func TestTreeFullDisk(t *testing.T) {
 func TestStagesHoldNoDescriptors(t *testing.T) {
 	f := newTreeFixture(t)
 	before := openDescriptors(t)
-	for range MaxStages {
+	for range DefaultMaxStages {
 		require.NoError(t, f.StageWrite(uuid.NewString(), 0, []byte("x")))
 	}
 	require.Equal(t, before, openDescriptors(t))

@@ -114,6 +114,16 @@ func (t *target) filled(from func(dir string) (client.Context, error)) (cfg clie
 	return cfg, in.Workspace, nil
 }
 
+// withClient runs do on a connection and closes it after it.
+func (t *target) withClient(ctx context.Context, do func(*client.Client) error) error {
+	c, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return do(c)
+}
+
 func (t *target) dial(ctx context.Context) (*client.Client, error) {
 	c, _, err := t.dialNamed(ctx)
 	return c, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -25,26 +26,25 @@ func newWorkspaceLs() *cobra.Command {
 		Short: "List the workspaces of the token's tenant",
 		Args:  between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := t.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			out := newOutput(cmd, asJSON, "NAME", "NODE", "EPOCH", "CREATED")
-			for w, err := range c.Workspaces(cmd.Context()) {
-				if err != nil {
-					return err
-				}
-				if err := out.workspace(w); err != nil {
-					return err
-				}
-			}
-			return out.flush()
+			return t.withClient(cmd.Context(), func(c *client.Client) error { return listWorkspaces(cmd, c, asJSON) })
 		},
 	}
 	t.bind(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
+}
+
+func listWorkspaces(cmd *cobra.Command, c *client.Client, asJSON bool) error {
+	out := newOutput(cmd, asJSON, "NAME", "NODE", "EPOCH", "CREATED")
+	for w, err := range c.Workspaces(cmd.Context()) {
+		if err != nil {
+			return err
+		}
+		if err := out.workspace(w); err != nil {
+			return err
+		}
+	}
+	return out.flush()
 }
 
 func (o *output) workspace(w mesh.WorkspaceEntry) error {
@@ -74,12 +74,7 @@ func newWorkspaceCreate() *cobra.Command {
 			if cmd.Flags().Changed("dir") {
 				return createInDir(cmd, &t, args[0], dir)
 			}
-			c, err := t.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			return c.CreateWorkspace(cmd.Context(), args[0])
+			return t.withClient(cmd.Context(), func(c *client.Client) error { return c.CreateWorkspace(cmd.Context(), args[0]) })
 		},
 	}
 	t.bind(cmd)
@@ -122,12 +117,7 @@ func newWorkspaceRm() *cobra.Command {
 			"stays as it is.",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := t.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			return c.RemoveWorkspace(cmd.Context(), args[0])
+			return t.withClient(cmd.Context(), func(c *client.Client) error { return c.RemoveWorkspace(cmd.Context(), args[0]) })
 		},
 	}
 	t.bind(cmd)
@@ -142,37 +132,36 @@ func newWorkspaceInfo() *cobra.Command {
 		Short: "Say where a workspace is open, and how",
 		Args:  between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := t.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			info, err := c.Workspace(args[0]).Info(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return newOutput(cmd, true).row(info)
-			}
-			out := newOutput(cmd, false)
-			for _, field := range [][2]string{
-				{"workspace", string(info.Workspace)},
-				{"node", string(info.Node)},
-				{"epoch", info.Epoch.String()},
-				{"commit", orDash(info.Commit)},
-				{"journal_seq", fmt.Sprint(info.JournalSeq)},
-				{"isolation", orDash(info.Isolation)},
-				{"capture", orDash(info.Capture)},
-				{"execs", strconv.Itoa(info.Execs)},
-			} {
-				if err := out.row(nil, field[0], field[1]); err != nil {
-					return err
-				}
-			}
-			return out.flush()
+			return t.withClient(cmd.Context(), func(c *client.Client) error { return describeWorkspace(cmd, c, args[0], asJSON) })
 		},
 	}
 	t.bind(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
+}
+
+func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON bool) error {
+	info, err := c.Workspace(name).Info(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return newOutput(cmd, true).row(info)
+	}
+	out := newOutput(cmd, false)
+	for _, field := range [][2]string{
+		{"workspace", string(info.Workspace)},
+		{"node", string(info.Node)},
+		{"epoch", info.Epoch.String()},
+		{"commit", orDash(info.Commit)},
+		{"journal_seq", fmt.Sprint(info.JournalSeq)},
+		{"isolation", orDash(info.Isolation)},
+		{"capture", orDash(info.Capture)},
+		{"execs", strconv.Itoa(info.Execs)},
+	} {
+		if err := out.row(nil, field[0], field[1]); err != nil {
+			return err
+		}
+	}
+	return out.flush()
 }
