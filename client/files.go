@@ -121,15 +121,16 @@ func (w *Workspace) listPage(ctx context.Context, req mesh.ListRequest) (mesh.Li
 
 // ReadFile reads a whole file into memory; Get streams.
 func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	var all []byte
-	err := w.ranges(ctx, path, func(b []byte) error {
-		if all == nil {
-			all = b // the first range is the whole of most files
-		} else {
+	req := mesh.ReadRequest{Path: mesh.Path(path)}
+	all, info, err := w.readRange(ctx, req)
+	if size := int64(len(all)); err == nil && size < info.Size { // few files are
+		all = append(make([]byte, 0, info.Size), all...)
+		req.Offset, req.Revision = size, info.Revision
+		err = w.rest(ctx, req, info.Size, func(b []byte) error {
 			all = append(all, b...)
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	return all, pathError("read", path, err)
 }
 

@@ -147,7 +147,7 @@ func (w *Workspace) stage(ctx context.Context, in io.Reader) (*staged, error) {
 		if err != nil && !last {
 			cancel()
 			g.Wait() //nolint:errcheck // in has failed first
-			w.drop(ctx, s)
+			w.dropStage(ctx, s)
 			return nil, err
 		}
 		if n == 0 && s.size > 0 {
@@ -166,21 +166,25 @@ func (w *Workspace) stage(ctx context.Context, in io.Reader) (*staged, error) {
 		err = mesh.AsError(context.Cause(ctx))
 	}
 	if err != nil {
-		w.drop(ctx, s)
+		w.dropStage(ctx, s)
 	}
 	return s, err
 }
 
-// dropTime bounds the courtesy of dropping a stage.
+// dropTime bounds the courtesy of a drop.
 const dropTime = 2 * time.Second
 
-// drop gives up what was staged, whose place on the node others can have then.
-// Without it the node drops a stage that rests.
-func (w *Workspace) drop(ctx context.Context, s *staged) {
+// drop gives up what the node keeps for a transfer, whose place others can have
+// then. Without it the node drops what rests.
+func (w *Workspace) drop(ctx context.Context, k call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
 	defer cancel()
-	req := mesh.WriteRequest{Stage: s.id, Drop: true}
-	w.request(ctx, call{verb: mesh.VerbWrite, args: req, reads: true, tenure: &s.tenure}, nil) //nolint:errcheck // the node does it in time
+	k.reads = true         // of what nobody else sees
+	w.request(ctx, k, nil) //nolint:errcheck // the node does it in time
+}
+
+func (w *Workspace) dropStage(ctx context.Context, s *staged) {
+	w.drop(ctx, call{verb: mesh.VerbWrite, args: mesh.WriteRequest{Stage: s.id, Drop: true}, tenure: &s.tenure})
 }
 
 // PutDir unpacks a tar stream below path. It is staged whole first: a stream
@@ -211,6 +215,10 @@ func (w *Workspace) GetDir(ctx context.Context, path string, out io.Writer) erro
 	}
 	// The first part starts the stream: the others are known to it then only.
 	b, last, err := fetch(ctx, 0)
+	if err == nil || ctx.Err() != nil { // it is open, or may be
+		req := mesh.DownloadRequest{Path: mesh.Path(path), Stream: stream, Drop: true}
+		defer w.drop(ctx, call{verb: mesh.VerbDownload, args: req})
+	}
 	if err == nil {
 		err = each(b)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -154,11 +155,12 @@ func TestGetOfAFileThatIsReplaced(t *testing.T) {
 	})
 }
 
-// Every kind of transfer, of 32 MiB each, at the same time.
+// Every kind of transfer at the same time, each of several times as many parts as
+// are on their way at once.
 func TestTransfersSideBySide(t *testing.T) {
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
-		const size = 32<<20 + 1
+		const size = 8<<20 + 1
 		content := func(i byte) []byte { return noise(i, size) }
 		require.NoError(t, ws.WriteFile(t.Context(), "get", content(1), 0))
 		require.NoError(t, ws.WriteFile(t.Context(), "dir/f", content(2), 0))
@@ -200,4 +202,23 @@ func TestGetDirToASlowWriter(t *testing.T) {
 		require.ErrorIs(t, ws.GetDir(ctx, "dir", write(func([]byte) (int, error) { return 0, errFull })), errFull)
 		require.ErrorIs(t, ws.GetDir(ctx, "none", io.Discard), &mesh.Error{Code: mesh.CodeNotFound})
 	})
+}
+
+// A GetDir that has ended, well or not, has no place on the node any more: others
+// get it at once, and not only when the node finds the stream idle.
+func TestGetDirGivesItsPlaceBack(t *testing.T) {
+	m := nodetest.Start(t, meshServer(t), nodetest.Config{})
+	ws := m.Client.Workspace("w")
+	fill(t, ws, "small/f")
+	require.NoError(t, ws.WriteFile(t.Context(), "large/f", make([]byte, 5<<20), 0))
+	ctx, cancel := context.WithTimeout(t.Context(), node.DefaultDownloadIdle/2)
+	defer cancel()
+	errFull := errors.New("full")
+	for range node.DefaultMaxDownloads {
+		require.NoError(t, ws.GetDir(ctx, "small", io.Discard))
+		require.ErrorIs(t, ws.GetDir(ctx, "large", write(func([]byte) (int, error) { return 0, errFull })), errFull)
+		canceled, cancel := context.WithCancel(ctx)
+		err := ws.GetDir(canceled, "large", write(func(p []byte) (int, error) { cancel(); return len(p), nil }))
+		require.ErrorIs(t, err, context.Canceled)
+	}
 }

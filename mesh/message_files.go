@@ -262,11 +262,14 @@ type UploadReply struct {
 
 // DownloadRequest asks for part Number (from 0) of the tar stream of a
 // directory. The request for part 0 of a Stream (a UUID) starts it; parts may be
-// asked for ahead of time and, among the last DownloadWindow, again.
+// asked for ahead of time and, among the last DownloadWindow, again. Drop ends the
+// stream, whole or not, which has its place on the node until then; one that is not
+// known is fine.
 type DownloadRequest struct {
 	Path   Path   `json:"path"`
 	Stream string `json:"stream"`
 	Number int    `json:"number"`
+	Drop   bool   `json:"drop,omitempty"`
 }
 
 // DownloadWindow is how many parts of a download may be asked for at once.

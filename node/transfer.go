@@ -53,7 +53,8 @@ const (
 	// DefaultMaxDownloads is how many tar streams one node keeps open, with up
 	// to DownloadWindow parts each: 256 MiB.
 	DefaultMaxDownloads = 64
-	// DefaultDownloadIdle is how long one waits for its next request.
+	// DefaultDownloadIdle is how long one waits for its next request, be it a
+	// repeat of the last part: longer than a client takes to repeat one.
 	DefaultDownloadIdle = 30 * time.Second
 )
 
@@ -90,6 +91,10 @@ func (w *workspace) download(ctx context.Context, req *mesh.Request) (*mesh.Repl
 		return nil, err
 	}
 	id := req.Scope + "\x00" + path + "\x00" + a.Stream
+	if a.Drop {
+		w.downloads.drop(id)
+		return nil, nil
+	}
 	d, err := w.downloads.get(w, id, a.Number, func(out io.Writer) error { return view.WriteTar(context.WithoutCancel(ctx), path, out) })
 	if err != nil {
 		return nil, err
@@ -182,7 +187,6 @@ func (d *download) part(number int) (part []byte, last bool, err error) {
 	if d.last < 0 {
 		return d.parts[number], false, nil
 	}
-	d.idle.Reset(time.Second) // long enough to ask for the last part again
 	if number > d.last {
 		return []byte{}, true, nil
 	}
