@@ -198,10 +198,11 @@ type NodeStatus struct {
 	Node       Node           `json:"node"`
 	Version    string         `json:"version"`
 	Started    time.Time      `json:"started"`
-	Workspaces int            `json:"workspaces"` // open now
-	Isolation  any            `json:"isolation"`  // the sandbox's level, as it reports it
-	Sync       string         `json:"sync"`       // always or interval: when NATS syncs; empty where the node does not know
-	Replicas   int            `json:"replicas"`   // of the streams it works on
+	Workspaces int            `json:"workspaces"`      // open now
+	Isolation  any            `json:"isolation"`       // the sandbox's level, as it reports it
+	Files      int            `json:"files,omitempty"` // that a command may have open; of the node that answers only
+	Sync       string         `json:"sync"`            // always or interval: when NATS syncs; empty where the node does not know
+	Replicas   int            `json:"replicas"`        // of the streams it works on
 	Requests   ResponderStats `json:"requests"`
 }
 

@@ -104,6 +104,9 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
 			s.Isolation = n.runner.Level()
+			if s.Files, err = sandbox.OpenFiles(); err != nil {
+				return nil, err
+			}
 		}
 		reply.Nodes = append(reply.Nodes, s)
 	}

@@ -32,9 +32,9 @@ const (
 
 // Fixed properties of a command.
 const (
-	// DefaultFiles is RLIMIT_NOFILE, soft and hard: what servers and bundlers
-	// ask for, small enough that programs which close every possible
-	// descriptor stay fast.
+	// DefaultFiles is RLIMIT_NOFILE, soft and hard, where the host allows as
+	// many (see OpenFiles): what servers and bundlers ask for, small enough that
+	// programs which close every possible descriptor stay fast.
 	DefaultFiles = 65536
 	// DefaultTmpBytes bounds /tmp: a build of a large Go program keeps its
 	// object files there. It counts against the command's memory.

@@ -139,11 +139,11 @@ func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
 // process takes CAP_SYS_RESOURCE, which containers rarely have even as root; for
 // the same reason no limit is raised.
 func (r *Runner) rlimits(spec *Spec) (string, error) {
-	var files unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
-		return "", fmt.Errorf("read a limit: %w", err)
+	files, err := OpenFiles()
+	if err != nil {
+		return "", err
 	}
-	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", min(DefaultFiles, files.Max))
+	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", files)
 	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
 		return script, nil
 	}

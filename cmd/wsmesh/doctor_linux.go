@@ -195,15 +195,15 @@ func limits(ctx context.Context, runner *sandbox.Runner) finding {
 }
 
 func openFiles() finding {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	files, err := sandbox.OpenFiles()
+	if err != nil {
 		return warn("open-files", err.Error(), "report this")
 	}
-	if limit.Max < sandbox.DefaultFiles {
-		return warn("open-files", fmt.Sprintf("at most %d, for the node and for each command; commands would have %d", limit.Max, sandbox.DefaultFiles),
+	if files < sandbox.DefaultFiles {
+		return warn("open-files", fmt.Sprintf("at most %d, for the node and for each command; commands would have %d", files, sandbox.DefaultFiles),
 			fmt.Sprintf("ulimit -Hn %d, or LimitNOFILE=%d in the service", sandbox.DefaultFiles, sandbox.DefaultFiles))
 	}
-	return ok("open-files", "up to %d", limit.Max)
+	return ok("open-files", "up to %d for each command", files)
 }
 
 // space writes where the data directory is or would be.
