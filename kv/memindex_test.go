@@ -103,7 +103,6 @@ func TestMemoryPages(t *testing.T) {
 			if next == "" {
 				break
 			}
-			require.Greater(t, next, req.After)
 			req.After = next
 		}
 		require.Equal(t, want, got)
