@@ -202,16 +202,16 @@ func refine(t reflect.Type, s *jsonschema.Schema) {
 func limit(s *jsonschema.Schema, tag string) {
 	for _, word := range strings.Fields(tag) {
 		key, value, _ := strings.Cut(word, "=")
-		number, err := strconv.ParseFloat(value, 64)
+		number, _ := strconv.ParseFloat(value, 64) // 0 of what is none
 		switch {
 		case key == "enum":
 			for v := range strings.SplitSeq(value, "|") {
 				s.Enum = append(s.Enum, v)
 			}
-		case key == "default" && err != nil:
-			s.Default = asJSON(value)
+		case key == "default" && json.Valid([]byte(value)): // a number, true or false
+			s.Default = json.RawMessage(value)
 		case key == "default":
-			s.Default = asJSON(number)
+			s.Default = asJSON(value)
 		case key == "min":
 			s.Minimum = &number
 		case key == "max":
