@@ -15,11 +15,11 @@
 // # Tools
 //
 // exec; read_text_file, write_file, edit_file; list_directory, search_files, grep,
-// get_file_info; create_directory, move_file, delete_path. Every result has the
-// same facts twice, as text for a model and as structuredContent after the tool's
-// output schema, because clients show a model one of the two and differ in which.
-// A result that is cut says what was shown, of how much, and which call gets the
-// rest.
+// get_file_info; create_directory, move_file, delete_path; memory_get, memory_put,
+// memory_list, memory_delete. Every result has the same facts twice, as text for a
+// model and as structuredContent after the tool's output schema, because clients
+// show a model one of the two and differ in which. A result that is cut says what
+// was shown, of how much, and which call gets the rest.
 //
 // A failure is a result with isError whose text begins with one of the codes of
 // package mesh and ends with what to do next; structuredContent has code, message
@@ -36,7 +36,7 @@
 //
 //	Authorization: Bearer TOKEN   whose workspaces; nothing else names a tenant
 //	X-Workspace: NAME             which of them; default main, or the token's own
-//	X-Scope-Path: PATH            see only what is below PATH; never wider than the token
+//	X-Scope-Path: PATH            see only what is below PATH, of memory too; never wider than the token
 //	X-Root-Dir: /workspace        accepted and ignored; any other root is 403
 //
 // Notifications of a client are accepted and dropped: mcp-go cancels by request id

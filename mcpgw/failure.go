@@ -36,9 +36,12 @@ var nextMove = map[mesh.Code]string{
 	mesh.CodeInternal:    "Tell the person you work for.",
 }
 
+// askAgain is the next move where an unanswered call leaves nothing in doubt.
+const askAgain = "Nothing was changed. Call again in some seconds; if that fails, tell the person you work for."
+
 // failed makes a result of an error. Errors without a code are defects, and their
-// text stays here.
-func failed(err error, next map[mesh.Code]string) *mcp.CallToolResult {
+// text stays here. A tool that only reads may be called again when no answer came.
+func failed(err error, next map[mesh.Code]string, reads bool) *mcp.CallToolResult {
 	var coded *mesh.Error
 	if !errors.As(err, &coded) {
 		if code := mesh.CodeOf(err); code == mesh.CodeInternal {
@@ -51,6 +54,9 @@ func failed(err error, next map[mesh.Code]string) *mcp.CallToolResult {
 	what := strings.Replace(err.Error(), coded.Error(), coded.Text, 1)
 	move := cmp.Or(next[coded.Code], nextMove[coded.Code])
 	f := failure{Code: coded.Code, Retryable: coded.RetrySafe()}
+	if reads && coded.Code == mesh.CodeDeadline {
+		move, f.Retryable = askAgain, true
+	}
 	f.Message = string(coded.Code) + ": " + sentence(what) + " " + move
 	return &mcp.CallToolResult{
 		Content:           []mcp.Content{mcp.NewTextContent(f.Message)},

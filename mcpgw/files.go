@@ -126,6 +126,7 @@ func addFiles(s *server.MCPServer) {
 			"head and tail show the first or last so many lines. Binary files are refused.",
 		hints: hints{readOnly: true, idempotent: true},
 		run:   readText,
+		next:  map[mesh.Code]string{mesh.CodeInvalid: "Correct the arguments; what a directory holds list_directory shows."},
 	})
 	add(s, tool[writeArgs, writeResult]{
 		name: "write_file", title: "Write a file",
@@ -150,8 +151,8 @@ func addFiles(s *server.MCPServer) {
 	add(s, tool[deleteArgs, pathResult]{
 		name: "delete_path", title: "Delete a file or directory",
 		description: "Delete a file, a symbolic link (not what it points to) or an empty directory; with recursive a directory and everything " +
-			"below it. It cannot be undone.",
-		hints: hints{destructive: true},
+			"below it. It cannot be undone. A path that does not exist is an error.",
+		hints: hints{destructive: true, idempotent: true},
 		run:   deletePath,
 		next:  map[mesh.Code]string{mesh.CodeInvalid: "To delete a directory that is not empty, set recursive."},
 	})

@@ -218,6 +218,7 @@ func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Cl
 		return
 	}
 	r = r.WithContext(withCaller(r.Context(), who))
+	r.Header.Del("Mcp-Session-Id") // there are no sessions, whatever a client remembers
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	w.Header().Set("X-Accel-Buffering", "no")
 	f.mcp.ServeHTTP(w, r)

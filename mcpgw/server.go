@@ -39,6 +39,7 @@ func newServer(version string, log *slog.Logger) *server.MCPServer {
 	addFiles(s)
 	addEdit(s)
 	addLists(s)
+	addMemory(s)
 	return s
 }
 

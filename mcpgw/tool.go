@@ -42,6 +42,7 @@ type hints struct{ readOnly, destructive, idempotent, openWorld bool }
 type call struct {
 	client    *client.Client
 	workspace *client.Workspace
+	scope     string            // of the request, as caller has it
 	token     mcp.ProgressToken // nil: nobody wants to hear of progress
 }
 
@@ -53,6 +54,7 @@ func add[In any, Out reply](s *server.MCPServer, t tool[In, Out]) {
 	if err != nil {
 		panic(fmt.Sprintf("mcpgw: input schema of %s: %s", t.name, err))
 	}
+	known := &arguments{resolved, strings.Join(in.PropertyOrder, ", ")}
 	s.AddTool(mcp.Tool{
 		Name: t.name, Title: t.title, Description: t.description,
 		RawInputSchema:  asJSON(in),
@@ -63,9 +65,9 @@ func add[In any, Out reply](s *server.MCPServer, t tool[In, Out]) {
 			IdempotentHint: &t.hints.idempotent, OpenWorldHint: &t.hints.openWorld,
 		},
 	}, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		out, err := t.do(ctx, resolved, req)
+		out, err := t.do(ctx, known, req)
 		if err != nil {
-			return failed(err, t.next), nil
+			return failed(err, t.next, t.hints.readOnly), nil
 		}
 		return &mcp.CallToolResult{
 			Content:           []mcp.Content{mcp.NewTextContent(out.text())},
@@ -74,7 +76,7 @@ func add[In any, Out reply](s *server.MCPServer, t tool[In, Out]) {
 	})
 }
 
-func (t *tool[In, Out]) do(ctx context.Context, schema *jsonschema.Resolved, req mcp.CallToolRequest) (Out, error) {
+func (t *tool[In, Out]) do(ctx context.Context, schema *arguments, req mcp.CallToolRequest) (Out, error) {
 	var in In
 	var none Out
 	if err := decode(req, schema, &in); err != nil {
@@ -84,7 +86,7 @@ func (t *tool[In, Out]) do(ctx context.Context, schema *jsonschema.Resolved, req
 	if !ok {
 		return none, errNoCaller
 	}
-	var c call
+	c := call{scope: who.scope}
 	var err error
 	if c.client, c.workspace, err = who.open(ctx); err != nil {
 		return none, err
@@ -95,9 +97,15 @@ func (t *tool[In, Out]) do(ctx context.Context, schema *jsonschema.Resolved, req
 	return t.run(ctx, &c, in)
 }
 
+// arguments is what a tool takes.
+type arguments struct {
+	schema *jsonschema.Resolved
+	names  string // of all of them, for who guessed one
+}
+
 // decode reads the arguments of a call. Models fill optional arguments with null:
 // that is as if they were not there.
-func decode(req mcp.CallToolRequest, schema *jsonschema.Resolved, in any) error {
+func decode(req mcp.CallToolRequest, known *arguments, in any) error {
 	args := map[string]any{}
 	raw, _ := req.GetRawArguments().(json.RawMessage)
 	if len(raw) > 0 && string(raw) != "null" {
@@ -110,8 +118,12 @@ func decode(req mcp.CallToolRequest, schema *jsonschema.Resolved, in any) error 
 			delete(args, name)
 		}
 	}
-	if err := schema.Validate(args); err != nil {
-		return mesh.Errorf(mesh.CodeInvalid, "%s", misfit(err))
+	if err := known.schema.Validate(args); err != nil {
+		text := misfit(err)
+		if strings.HasPrefix(text, "arguments:") { // one has a wrong name, or is not there
+			text += "; the arguments are " + known.names
+		}
+		return mesh.Errorf(mesh.CodeInvalid, "%s", text)
 	}
 	if len(raw) == 0 {
 		return nil
@@ -253,13 +265,13 @@ func shielded(log *slog.Logger) server.ToolHandlerMiddleware {
 			defer func() {
 				if p := recover(); p != nil {
 					log.Error("tool panicked", "op", req.Params.Name, "err", p, "stack", string(debug.Stack()))
-					result, err = failed(errDefect, nil), nil
+					result, err = failed(errDefect, nil, false), nil
 				}
 			}()
 			result, err = next(ctx, req)
 			if err != nil {
 				log.Error("tool failed", "op", req.Params.Name, "err", err)
-				return failed(errDefect, nil), nil
+				return failed(errDefect, nil, false), nil
 			}
 			return result, nil
 		}
