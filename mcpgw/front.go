@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/server"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -36,7 +36,8 @@ type front struct {
 	routes *http.ServeMux
 	mcp    *server.StreamableHTTPServer
 	server *server.MCPServer
-	slots  *mesh.Slots // of requests, by tenant
+	slots  *mesh.Slots         // of requests, by tenant
+	bodies *semaphore.Weighted // of bytes of their bodies
 	// underWay is held, shared, by each request under way.
 	underWay sync.RWMutex
 }
@@ -49,15 +50,26 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// would end long calls as well.
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(DefaultReadTime)) //nolint:errcheck // such a writer has no deadline
 	if r.ContentLength > DefaultMaxBody {
+		if r.Header.Get("Expect") == "" { // else nothing comes before we say so
+			drain(r.Body)
+		}
 		f.answer(w, tooLarge())
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, DefaultMaxBody)
 	if err := f.checkOrigin(w, r); err != nil {
 		f.answer(w, err)
 		return
 	}
 	f.routes.ServeHTTP(w, r)
+}
+
+// maxDrain is how much of a body that is too large is taken in, so that its sender
+// gets to read why it is refused, instead of seeing the connection break.
+const maxDrain = 4 * DefaultMaxBody
+
+// drain reads a body and keeps nothing of it.
+func drain(body io.Reader) {
+	io.CopyN(io.Discard, body, maxDrain) //nolint:errcheck // a courtesy
 }
 
 func tooLarge() error {
@@ -190,10 +202,12 @@ func bearer(r *http.Request) (string, error) {
 	return token, err
 }
 
+var errBusy = mesh.Errorf(mesh.CodeBusy, "the gateway works on as many requests as it may, at all or for this tenant; try again in a moment")
+
 // serveCaller works for a caller whom the broker has let in.
 func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Client) {
 	if !f.slots.Take(c.Tenant()) {
-		f.answer(w, mesh.Errorf(mesh.CodeBusy, "the gateway works on as many requests as it may, at all or for this tenant; try again in a moment"))
+		f.answer(w, errBusy)
 		return
 	}
 	defer f.slots.Give(c.Tenant())
@@ -202,16 +216,12 @@ func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Cl
 		f.answer(w, err)
 		return
 	}
-	body, err := io.ReadAll(r.Body)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		f.answer(w, tooLarge())
-		return
-	case err != nil:
-		f.answer(w, mesh.Errorf(mesh.CodeInvalid, "the request did not arrive whole within %s", DefaultReadTime))
+	body, release, err := f.readBody(r)
+	if err != nil {
+		f.answer(w, err)
 		return
 	}
+	defer release()
 	http.NewResponseController(w).SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	if isNotification(body) {
 		w.WriteHeader(http.StatusAccepted)
@@ -222,6 +232,32 @@ func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Cl
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	w.Header().Set("X-Accel-Buffering", "no")
 	f.mcp.ServeHTTP(w, r)
+}
+
+// readBody reads a whole body. Its bytes count until release.
+func (f *front) readBody(r *http.Request) (body []byte, release func(), err error) {
+	size := r.ContentLength
+	if size < 0 { // not known
+		size = DefaultMaxBody
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), DefaultReadTime)
+	defer cancel()
+	if f.bodies.Acquire(ctx, size) != nil {
+		return nil, nil, errBusy
+	}
+	release = func() { f.bodies.Release(size) }
+	body, err = io.ReadAll(io.LimitReader(r.Body, DefaultMaxBody+1))
+	switch {
+	case len(body) > DefaultMaxBody: // its length was not known
+		drain(r.Body)
+		err = tooLarge()
+	case err != nil:
+		err = mesh.Errorf(mesh.CodeInvalid, "the request did not arrive whole within %s", DefaultReadTime)
+	default:
+		return body, release, nil
+	}
+	release()
+	return nil, nil, err
 }
 
 // isNotification reports whether mcp-go would take a body for a notification or for

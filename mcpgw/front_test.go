@@ -3,10 +3,19 @@ package mcpgw
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -433,6 +442,26 @@ func TestLargeBodyIsRefusedInLittleMemory(t *testing.T) {
 	})
 }
 
+// Who sends a little too much reads why, and is not just cut off.
+func TestTooLargeIsExplained(t *testing.T) {
+	eachGateway(t, func(t *testing.T, g *gateway) {
+		for name, known := range map[string]int64{"of known length": DefaultMaxBody + 1, "in chunks": -1} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, &endless{DefaultMaxBody + 1})
+			require.NoError(t, err)
+			req.ContentLength = known
+			req.Header.Set("Authorization", "Bearer "+g.token)
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(req)
+			require.NoError(t, err, name)
+			defer resp.Body.Close()
+			require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+			body, err := io.ReadAll(resp.Body)
+			require.NoError(t, err, name)
+			require.Contains(t, string(body), "too_large: ")
+		}
+	})
+}
+
 func TestHealth(t *testing.T) {
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		var away atomic.Bool
@@ -471,5 +500,72 @@ func TestMeshAway(t *testing.T) {
 		resp := g.post(t, toolCall(1, "exec", args{}), fresh)
 		require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 		require.NotEmpty(t, resp.Header.Get("Retry-After"))
+	})
+}
+
+// certificate makes one for 127.0.0.1 and returns its files and what trusts it.
+func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	require.NoError(t, os.WriteFile(certFile, cert, 0o600))
+	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
+	roots = x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(cert))
+	return certFile, keyFile, roots
+}
+
+// With TLS it speaks HTTP/2 as well, where deadlines belong to streams.
+func TestOverTLS(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		certFile, keyFile, roots := certificate(t)
+		g := serve(t, m, HTTPConfig{CertFile: certFile, KeyFile: keyFile})
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+		defer transport.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, strings.Replace(g.url, "http", "https", 1), toolCall(1, "write_file", args{"path": "f", "content": "x"}))
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+g.token)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := (&http.Client{Transport: transport}).Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, 2, resp.ProtoMajor)
+		require.Contains(t, string(body), "Wrote 1 bytes to f")
+	})
+}
+
+// Bodies that are worked on are bounded in all: a large one waits for others.
+func TestLargeBodiesWait(t *testing.T) {
+	eachGateway(t, func(t *testing.T, g *gateway) {
+		require.NoError(t, g.front.bodies.Acquire(t.Context(), DefaultBodies))
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			g.call(t, "write_file", args{"path": "f", "content": "x"}, nil)
+		}()
+		require.Never(t, func() bool {
+			select {
+			case <-answered:
+				return true
+			default:
+				return false
+			}
+		}, 300*time.Millisecond, 10*time.Millisecond)
+		g.front.bodies.Release(DefaultBodies)
+		<-answered
+		g.requireText(t, "x", "f", nil)
 	})
 }
