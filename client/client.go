@@ -221,6 +221,17 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// Lost is closed when the connection breaks, or is closed. The client goes on
+// reconnecting, and Lost is then another one.
+func (c *Client) Lost() <-chan struct{} { return c.link.Load().Done() }
+
+// Connected reports whether the client has a connection right now.
+func (c *Client) Connected() bool { return c.conn.IsConnected() }
+
+// over reports whether the connection is gone for good: closed by its owner, or
+// because the server refuses the token.
+func (c *Client) over() bool { return c.conn.IsClosed() }
+
 // Tenant is whose token the client has.
 func (c *Client) Tenant() string { return string(c.claims.Tenant) }
 

@@ -103,6 +103,11 @@
 // gives a call up: the node may still finish it. Cmd.Timeout is the other kind of
 // time: how long the command may live.
 //
+// # Many tenants
+//
+// A Pool keeps one Client for each tenant or token that a program serves, closes
+// those that rest, and does not ask twice whether a token that was refused is good.
+//
 // # Concurrency
 //
 // A Client, its Workspaces and its Memories may be used by any number of goroutines; a Cmd by

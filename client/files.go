@@ -103,7 +103,7 @@ func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.Fil
 	return func(yield func(mesh.FileInfo, error) bool) {
 		req := mesh.ListRequest{Path: mesh.Path(path)}
 		pages(func() ([]mesh.FileInfo, bool, error) {
-			page, err := w.listPage(ctx, req)
+			page, err := w.ReadDirPage(ctx, req)
 			if page.More {
 				req.After = page.Entries[len(page.Entries)-1].Path
 			}
@@ -112,7 +112,9 @@ func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.Fil
 	}
 }
 
-func (w *Workspace) listPage(ctx context.Context, req mesh.ListRequest) (mesh.ListReply, error) {
+// ReadDirPage asks for one page of a directory: for callers that hand on where it
+// ended, the Path of its last entry, as After of the next.
+func (w *Workspace) ReadDirPage(ctx context.Context, req mesh.ListRequest) (mesh.ListReply, error) {
 	var page mesh.ListReply
 	_, err := w.request(ctx, call{verb: mesh.VerbList, args: req, reads: true}, &page)
 	page.More = page.More && len(page.Entries) > 0
@@ -138,23 +140,31 @@ func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 // a part. Parents are made. perm 0 keeps the mode of an existing file, or is
 // 0644.
 func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
+	return w.write(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}, data)
+}
+
+// CreateFile is WriteFile of a file that does not exist; CodeExists if it does.
+func (w *Workspace) CreateFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
+	return w.write(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), CreateOnly: true}, data)
+}
+
+func (w *Workspace) write(ctx context.Context, req mesh.WriteRequest, data []byte) error {
 	if len(data) > mesh.MaxMessage {
-		return w.writeLarge(ctx, path, data, perm)
+		return pathError("write", string(req.Path), w.writeLarge(ctx, req, data))
 	}
-	req := mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}
 	if data == nil {
 		data = []byte{}
 	}
 	_, err := w.request(ctx, call{verb: mesh.VerbWrite, args: req, content: data, create: true}, nil)
-	return pathError("write", path, err)
+	return pathError("write", string(req.Path), err)
 }
 
 // writeLarge is Put, begun again when the workspace moved under it: the content
 // is at hand.
-func (w *Workspace) writeLarge(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
+func (w *Workspace) writeLarge(ctx context.Context, req mesh.WriteRequest, data []byte) error {
 	const most = 5 // a workspace that moves more often is in trouble
 	for n := 1; ; n++ {
-		err := w.Put(ctx, path, bytes.NewReader(data), perm)
+		err := w.put(ctx, req, bytes.NewReader(data))
 		if !errors.Is(err, errMoved) || n == most {
 			return err
 		}
@@ -196,8 +206,17 @@ func (w *Workspace) RemoveAll(ctx context.Context, path string) error {
 
 // Rename moves a name, replacing a file at the new one; its parents are made.
 func (w *Workspace) Rename(ctx context.Context, from, to string) error {
-	_, err := w.request(ctx, call{verb: mesh.VerbRename, args: mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to)}}, nil)
-	return linkError("rename", from, to, err)
+	return w.rename(ctx, mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to)})
+}
+
+// RenameNew is Rename to a name that does not exist; CodeExists if it does.
+func (w *Workspace) RenameNew(ctx context.Context, from, to string) error {
+	return w.rename(ctx, mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to), NoReplace: true})
+}
+
+func (w *Workspace) rename(ctx context.Context, req mesh.RenameRequest) error {
+	_, err := w.request(ctx, call{verb: mesh.VerbRename, args: req}, nil)
+	return linkError("rename", string(req.From), string(req.To), err)
 }
 
 // Copy copies a file, or a directory with all that is below it, to a name that

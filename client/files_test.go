@@ -221,3 +221,24 @@ func TestTouch(t *testing.T) {
 		requireCode(t, mesh.CodeDenied, ws.Touch(ctx, "../f", at))
 	})
 }
+
+func TestWhatExistsIsNotReplaced(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("w")
+		large := []byte(strings.Repeat("x", 2*mesh.MaxMessage))
+		require.NoError(t, ws.CreateFile(ctx, "a", []byte("a"), 0o600))
+		require.NoError(t, ws.CreateFile(ctx, "large", large, 0))
+		requireCode(t, mesh.CodeExists, ws.CreateFile(ctx, "a", []byte("b"), 0))
+		requireCode(t, mesh.CodeExists, ws.CreateFile(ctx, "a", large, 0))
+		require.NoError(t, ws.RenameNew(ctx, "a", "b"))
+		requireCode(t, mesh.CodeExists, ws.RenameNew(ctx, "b", "large"))
+		requireFile(t, ws, "b", "a")
+
+		b, info, err := ws.ReadRange(ctx, mesh.ReadRequest{Path: "large", Offset: 3, Length: 4})
+		require.NoError(t, err)
+		require.Equal(t, "xxxx", string(b))
+		require.NoError(t, ws.WriteFile(ctx, "large", []byte("short"), 0))
+		_, _, err = ws.ReadRange(ctx, mesh.ReadRequest{Path: "large", Revision: info.Revision})
+		requireCode(t, mesh.CodeConflict, err)
+	})
+}

@@ -202,7 +202,7 @@ func (d *dir) ReadDir(n int) ([]fs.DirEntry, error) {
 }
 
 func (d *dir) page() error {
-	page, err := d.fs.workspace.listPage(d.fs.ctx, mesh.ListRequest{Path: mesh.Path(d.name), After: d.after})
+	page, err := d.fs.workspace.ReadDirPage(d.fs.ctx, mesh.ListRequest{Path: mesh.Path(d.name), After: d.after})
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,14 @@ func (w *Workspace) Get(ctx context.Context, path string, out io.Writer) error {
 	}))
 }
 
+// ReadRange reads a part of a file, at most mesh.MaxMessage bytes, and describes
+// the file. CodeConflict: req.Revision is given and the file is another one by
+// now.
+func (w *Workspace) ReadRange(ctx context.Context, req mesh.ReadRequest) ([]byte, mesh.FileInfo, error) {
+	b, info, err := w.readRange(ctx, req)
+	return b, info, pathError("read", string(req.Path), err)
+}
+
 func (w *Workspace) readRange(ctx context.Context, req mesh.ReadRequest) ([]byte, mesh.FileInfo, error) {
 	var reply mesh.ReadReply
 	b, err := w.request(ctx, call{verb: mesh.VerbRead, args: req, reads: true}, &reply)
@@ -118,12 +126,16 @@ func window(ctx context.Context, first int, fetch func(ctx context.Context, n in
 // workspace got another owner meanwhile, which knows nothing of what was staged;
 // nothing was changed, start over with in from its beginning.
 func (w *Workspace) Put(ctx context.Context, path string, in io.Reader, perm fs.FileMode) error {
+	return pathError("write", path, w.put(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}, in))
+}
+
+func (w *Workspace) put(ctx context.Context, req mesh.WriteRequest, in io.Reader) error {
 	s, err := w.stage(ctx, in)
 	if err == nil {
-		req := mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), Stage: s.id, Commit: true, Size: s.size}
+		req.Stage, req.Commit, req.Size = s.id, true, s.size
 		_, err = w.request(ctx, call{verb: mesh.VerbWrite, args: req, create: true, long: true, tenure: &s.tenure}, nil)
 	}
-	return pathError("write", path, err)
+	return err
 }
 
 // staged is content that has arrived on a node.

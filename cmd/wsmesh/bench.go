@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -26,7 +29,9 @@ func newBench() *cobra.Command {
 			"download  a file of 1 MiB, against the same bytes in replies of NATS\n" +
 			"mem_get   a value of 4 KiB, against the same reading of a stream's leader\n" +
 			"mem_put   a value of 4 KiB, against the same write to a stream\n" +
-			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream",
+			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream\n" +
+			"mcp_exec  a command through the MCP gateway of client.json, against our exec of it\n" +
+			"mcp_read  a file of 4 KiB through the gateway, against our read of it",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -74,7 +79,17 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 		return nil, err
 	}
 	defer c.Close()
-	cfg.Client, cfg.Floor, cfg.Echo = c, floor.conn, echo.conn
+	cfg.Client, cfg.Floor, cfg.Echo, cfg.Token = c, floor.conn, echo.conn, own.Token
+	dir, err := t.dir()
+	if err != nil {
+		return nil, err
+	}
+	if raw, err := os.ReadFile(filepath.Join(dir, "client.json")); err == nil { // without it the rows of MCP say what is missing
+		var file client.File
+		if json.Unmarshal(raw, &file) == nil {
+			cfg.HTTP = file.HTTP
+		}
+	}
 	return bench.Run(cmd.Context(), cfg)
 }
 

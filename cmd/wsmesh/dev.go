@@ -25,6 +25,7 @@ type devFlags struct {
 	data, http, nats     string
 	isolation, net, sync string
 	s3                   string
+	origins              []string
 	grace                time.Duration
 	logFormat, logLevel  string
 }
@@ -34,12 +35,13 @@ func newDev() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a whole mesh on this machine, in the foreground",
-		Long: "Run a whole mesh on this machine, in the foreground: a NATS server and a node. It is ready when\n" +
-			"`wsmesh status` succeeds. Ctrl-C and SIGTERM let commands finish within --grace; a second Ctrl-C stops at\n" +
+		Long: "Run a whole mesh on this machine, in the foreground: a NATS server, a node and an MCP gateway. It is ready\n" +
+			"when `wsmesh status` succeeds. Ctrl-C and SIGTERM let commands finish within --grace; a second Ctrl-C stops at\n" +
 			"once. Each flag can also be given as WSMESH_<FLAG>.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := d.fromEnv(cmd); err != nil {
+			names := []string{"data", "http", "origin", "nats", "isolation", "net", "sync", "s3", "grace", "log-format", "log-level"}
+			if err := flagsFromEnv(cmd, names...); err != nil {
 				return err
 			}
 			return d.run(cmd)
@@ -47,7 +49,8 @@ func newDev() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.data, "data", "", "data directory `DIR` (default ~/.local/share/wsmesh)")
-	f.StringVar(&d.http, "http", "127.0.0.1:8080", "`ADDR` of the gateway (not built yet)")
+	f.StringVar(&d.http, "http", defaultHTTP, "`HOST:PORT` of the MCP gateway; port 0 takes a free one, '' runs none")
+	bindOrigins(cmd, &d.origins)
 	f.StringVar(&d.nats, "nats", "127.0.0.1:4222", "`HOST:PORT` of the NATS server; port 0 takes a free one")
 	f.StringVar(&d.isolation, "isolation", "auto", "auto, bwrap, software or none")
 	f.StringVar(&d.net, "net", "none", "network that commands may have: none or full")
@@ -59,9 +62,9 @@ func newDev() *cobra.Command {
 	return cmd
 }
 
-// fromEnv takes flags that were not given from WSMESH_<FLAG>.
-func (d *devFlags) fromEnv(cmd *cobra.Command) error {
-	for _, name := range []string{"data", "http", "nats", "isolation", "net", "sync", "s3", "grace", "log-format", "log-level"} {
+// flagsFromEnv takes flags that were not given from WSMESH_<FLAG>.
+func flagsFromEnv(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
 		variable := "WSMESH_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 		value, ok := os.LookupEnv(variable)
 		if !ok || cmd.Flags().Changed(name) {
@@ -105,28 +108,35 @@ func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) 
 }
 
 func (d *devFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
+	return newLogger(cmd, d.logFormat, d.logLevel)
+}
+
+func newLogger(cmd *cobra.Command, format, level string) (*slog.Logger, error) {
 	var o slog.HandlerOptions
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(d.logLevel)); err != nil {
-		return nil, wrongUse(cmd, "--log-level %q is not debug, info, warn or error", d.logLevel)
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		return nil, wrongUse(cmd, "--log-level %q is not debug, info, warn or error", level)
 	}
-	o.Level = level
-	switch d.logFormat {
+	o.Level = least
+	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &o)), nil
 	case "json":
 		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &o)), nil
 	}
-	return nil, wrongUse(cmd, "--log-format %q is not text or json", d.logFormat)
+	return nil, wrongUse(cmd, "--log-format %q is not text or json", format)
 }
 
 // banner shows what runs and complete commands to try.
-func (d *devFlags) banner(out io.Writer, url, dir string, nodes []mesh.NodeStatus) {
+func (d *devFlags) banner(out io.Writer, url, http, dir string, nodes []mesh.NodeStatus) {
 	self, to := d.self(), ""
 	if d.data != "" { // a client would look elsewhere
 		to = " --data " + shellQuote(dir)
 	}
 	fmt.Fprintf(out, "wsmesh %s runs at %s, data in %s\n", version, url, dir)
+	if http != "" {
+		fmt.Fprintf(out, "MCP at %s/mcp, with the token in client.json there; or over stdio: %s mcp%s\n", http, self, to)
+	}
 	for _, n := range nodes {
 		level := levelOf(&n)
 		if level.Driver != "" {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/wsmesh/wsmesh/mcpgw"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/node/onebox"
 )
@@ -28,22 +31,43 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	if cmd.Flags().Changed("http") && d.http != "" {
-		fmt.Fprintf(cmd.ErrOrStderr(), "wsmesh: the gateway is not built yet: nothing listens on %s\n", d.http)
+	l, err := d.listen(cmd)
+	if err != nil {
+		return err
 	}
 	ctx := cmd.Context()
 	box, err := onebox.Start(ctx, onebox.Config{
 		Data: dir, Host: host, Port: port, Sync: d.sync, Isolation: d.isolation, Net: d.net,
-		Grace: d.grace, Version: version, Log: log,
+		Grace: d.grace, HTTP: httpURL(l, false), Version: version, Log: log,
 	})
 	if err != nil {
+		if l != nil {
+			l.Close()
+		}
 		if ctx.Err() != nil { // stopped before it was up, as asked
 			return nil
 		}
 		return local(err)
 	}
-	d.banner(cmd.OutOrStdout(), box.URL(), dir, nodesOf(ctx, box.URL(), dir))
-	return d.wait(cmd, box)
+	gateway := startGateway(l, box.URL(), mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
+	d.banner(cmd.OutOrStdout(), box.URL(), httpURL(l, false), dir, nodesOf(ctx, box.URL(), dir))
+	return d.wait(cmd, box, gateway)
+}
+
+// listen opens the gateway's port before anything else: a port in use is no reason
+// to have started a mesh. Of the default port it is no reason to start none.
+func (d *devFlags) listen(cmd *cobra.Command) (net.Listener, error) {
+	if d.http == "" {
+		return nil, nil
+	}
+	l, err := listenHTTP(cmd, d.http, false)
+	if err == nil || mesh.CodeOf(err) != mesh.CodeExists || d.http != defaultHTTP || cmd.Flags().Changed("http") {
+		return l, err
+	}
+	if l, err = listenHTTP(cmd, "127.0.0.1:0", false); err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "wsmesh: %s is in use; the gateway listens on %s instead (choose an address with --http)\n", d.http, l.Addr())
+	}
+	return l, err
 }
 
 // nodesOf asks the new box what it achieved; without an answer the banner says
@@ -58,24 +82,26 @@ func nodesOf(ctx context.Context, url, dir string) []mesh.NodeStatus {
 	return reply.Nodes
 }
 
-// wait lets the box run until a signal, or until it fails.
-func (d *devFlags) wait(cmd *cobra.Command, box *onebox.Box) error {
+// wait lets the box run until a signal, or until it or its gateway fails. The
+// gateway ends first: its calls are commands of the box.
+func (d *devFlags) wait(cmd *cobra.Command, box *onebox.Box, gateway *gateway) error {
 	ended := make(chan error, 1)
 	go func() { ended <- box.Wait() }()
+	var err error
 	select {
 	case <-cmd.Context().Done():
 		fmt.Fprintf(cmd.ErrOrStderr(), "wsmesh: stopping; commands have %s to finish, Ctrl-C stops at once\n", d.grace)
-		err := box.Close()
-		<-ended
-		return err
-	case err := <-ended:
-		closeErr := box.Close()
-		if err == nil {
-			err = closeErr
-		}
+		err = gateway.Close()
+	case <-gateway.ended():
+		err = gateway.Close()
+	case err = <-ended:
+		gateway.Close() //nolint:errcheck // the node failed first
 		if err == nil {
 			err = mesh.Errorf(mesh.CodeInternal, "the node ended without a reason")
 		}
-		return err
+		return cmp.Or(box.Close(), err)
 	}
+	closeErr := box.Close()
+	<-ended
+	return cmp.Or(err, closeErr)
 }

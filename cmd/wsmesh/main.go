@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
-		newDev(), newExec(),
+		newDev(), newGateway(), newMCP(), newExec(),
 		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newMem(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)

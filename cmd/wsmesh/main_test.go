@@ -149,7 +149,7 @@ func waitReady(ts *testscript.TestScript, _ bool, _ []string) {
 // startDev runs `wsmesh dev` until the script ends, and judges its end.
 func startDev(ts *testscript.TestScript, _ bool, _ []string) {
 	var out bytes.Buffer
-	cmd := exec.Command(ts.Getenv("WSMESH"), "dev", "--data", ts.Getenv("WSMESH_DATA"), "--nats", "127.0.0.1:0")
+	cmd := exec.Command(ts.Getenv("WSMESH"), "dev", "--data", ts.Getenv("WSMESH_DATA"), "--nats", "127.0.0.1:0", "--http", "127.0.0.1:0")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	for _, name := range []string{"PATH", "HOME", "GORACE", "TMPDIR"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))

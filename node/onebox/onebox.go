@@ -38,6 +38,7 @@ type Config struct {
 	Isolation string        // auto (default), bwrap, software, none
 	Net       string        // network for commands: none (default) or full
 	Grace     time.Duration // how long Close lets commands finish; default node.DefaultGrace
+	HTTP      string        // URL of the gateway that the caller runs on the box, for client.json; default none
 	Version   string
 	Log       *slog.Logger
 }
@@ -109,7 +110,7 @@ func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 	if err := b.startNode(ctx, cfg, keys.Signer()); err != nil {
 		return nil, err
 	}
-	if err := b.handOut(ctx, cfg.Data, keys.Signer()); err != nil {
+	if err := b.handOut(ctx, cfg, keys.Signer()); err != nil {
 		b.stop()
 		<-b.done
 		return nil, err
@@ -169,7 +170,7 @@ func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) er
 // handOut makes the default tenant and writes the credentials for the commands
 // on this machine. A client.json that still works is kept, so that a token is
 // not issued at every start. It asks the node as an operator would.
-func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) error {
+func (b *Box) handOut(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	var err error
 	if b.admin, err = signer.Admin(); err != nil {
 		return err
@@ -178,7 +179,7 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 	if err != nil && mesh.CodeOf(err) != mesh.CodeExists {
 		return err
 	}
-	path := filepath.Join(data, "client.json")
+	path := filepath.Join(cfg.Data, "client.json")
 	token := ""
 	if old, err := client.ReadFile(path); err == nil {
 		token = b.working(old.Token)
@@ -191,7 +192,7 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 		token = fresh.Token
 	}
 	b.client = client.Config{URL: b.server.URL(), Token: token}
-	file, err := json.Marshal(client.File{URL: b.client.URL, Token: token})
+	file, err := json.Marshal(client.File{URL: b.client.URL, HTTP: cfg.HTTP, Token: token})
 	if err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (b *Box) handOut(ctx context.Context, data string, signer *auth.Signer) err
 	if err != nil {
 		return err
 	}
-	return writePrivate(filepath.Join(data, "admin.creds"), creds)
+	return writePrivate(filepath.Join(cfg.Data, "admin.creds"), creds)
 }
 
 // ask asks the node as the operator.

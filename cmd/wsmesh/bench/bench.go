@@ -23,9 +23,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list"}
+	Names = []string{"exec", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read"}
 	Later = []string{
-		"exec_32", "write_8", "mcp_exec", "mcp_read", "exec_output",
+		"exec_32", "write_8", "exec_output",
 		"restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
 	}
 )
@@ -51,6 +51,8 @@ type Config struct {
 	Client *client.Client // ours, with a tenant's token
 	Floor  *nats.Conn     // the operator's
 	Echo   *nats.Conn     // the operator's second, which answers the first
+	HTTP   string         // URL of a gateway, for the rows of MCP
+	Token  string         // the client's, for the gateway
 }
 
 // Row is one result. Times are in microseconds, ratios are ours divided by the
@@ -150,6 +152,10 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return memoryPair(ctx, cfg, setting.Replicas)
 	case "download":
 		return downloadPair(ctx, cfg, ws)
+	case "mcp_exec":
+		return mcpExecPair(cfg, ws)
+	case "mcp_read":
+		return mcpReadPair(ctx, cfg, ws)
 	}
 	return nil, mesh.Errorf(mesh.CodeInvalid, "unknown bench %q", cfg.Name)
 }

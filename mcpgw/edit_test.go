@@ -1,0 +1,85 @@
+package mcpgw
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+func TestEdit(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		for _, c := range []struct {
+			name, before string
+			edits        []args
+			after        string
+		}{
+			{"one", "a\nb\nc\n", []args{{"oldText": "b", "newText": "B"}}, "a\nB\nc\n"},
+			{"one after the other", "a\n", []args{{"oldText": "a", "newText": "b"}, {"oldText": "b", "newText": "c"}}, "c\n"},
+			{"all", "x x x", []args{{"oldText": "x", "newText": "y", "replaceAll": true}}, "y y y"},
+			{"literally", "price\n", []args{{"oldText": "price", "newText": "$& $1 $$ \\1 %s"}}, "$& $1 $$ \\1 %s\n"},
+			{"deleted", "a\nb\n", []args{{"oldText": "a\n", "newText": ""}}, "b\n"},
+			{"CRLF, asked with LF", "a\r\nb\r\nc\r\n", []args{{"oldText": "a\nb", "newText": "A\nnew\nB"}}, "A\r\nnew\r\nB\r\nc\r\n"},
+			{"CRLF, asked with CRLF", "a\r\nb\r\n", []args{{"oldText": "a\r\nb", "newText": "x\r\ny"}}, "x\r\ny\r\n"},
+			{"both line ends are left alone", "a\r\nb\nc\n", []args{{"oldText": "b\nc", "newText": "B\nC"}}, "a\r\nB\nC\n"},
+			{"byte order mark", "\ufeffa\n", []args{{"oldText": "a", "newText": "b"}}, "\ufeffb\n"},
+			{"other bytes", "caf\xe9 one\n", []args{{"oldText": "one", "newText": "two"}}, "caf\xe9 two\n"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				require.NoError(t, x.ws.WriteFile(t.Context(), "f.txt", []byte(c.before), 0o755))
+				text, r := x.ok(t, "edit_file", args{"path": "f.txt", "edits": c.edits, "dryRun": true})
+				require.Contains(t, text, "+++ b/f.txt")
+				require.Equal(t, false, r["applied"])
+				x.requireFile(t, "f.txt", c.before)
+				_, r = x.ok(t, "edit_file", args{"path": "f.txt", "edits": c.edits})
+				require.Equal(t, true, r["applied"])
+				x.requireFile(t, "f.txt", c.after)
+				info, err := x.ws.Stat(t.Context(), "f.txt")
+				require.NoError(t, err)
+				require.EqualValues(t, 0o755, info.Mode)
+			})
+		}
+	})
+}
+
+func TestEditRefuses(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		const before = "one\n\tindented  line\none\ntwo\n"
+		x.write(t, "f", before)
+		for _, c := range []struct {
+			name string
+			code mesh.Code
+			edit args
+			says string
+		}{
+			{"not there", mesh.CodeInvalid, args{"oldText": "three", "newText": "x"}, "edit 2 of 2 in f: oldText is not in the file"},
+			{"white space", mesh.CodeInvalid, args{"oldText": "indented line", "newText": "x"}, `line 2 differs from its first line in white space only: "\tindented  line"`},
+			{"what follows", mesh.CodeInvalid, args{"oldText": "two\nthree", "newText": "x"}, "its first line is line 4"},
+			{"several", mesh.CodeConflict, args{"oldText": "one", "newText": "x"}, "oldText is in the file 2 times, at line 1, 3"},
+			{"empty", mesh.CodeInvalid, args{"oldText": "", "newText": "x"}, "oldText is empty"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				first := args{"oldText": "two", "newText": "two"}
+				require.Contains(t, x.fails(t, c.code, "edit_file", args{"path": "f", "edits": []args{first, c.edit}}), c.says)
+				x.requireFile(t, "f", before)
+			})
+		}
+		x.fails(t, mesh.CodeNotFound, "edit_file", args{"path": "none", "edits": []args{{"oldText": "a", "newText": "b"}}})
+		text, r := x.ok(t, "edit_file", args{"path": "f", "edits": []args{{"oldText": "two", "newText": "two"}}})
+		require.Equal(t, "[nothing changed: the file has this content already]", text)
+		require.Equal(t, false, r["applied"])
+	})
+}
+
+func TestLongDiffIsCut(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		x.write(t, "f", strings.Repeat("old line\n", 10_000))
+		text, r := x.ok(t, "edit_file", args{"path": "f", "edits": []args{{"oldText": "old", "newText": "new", "replaceAll": true}}})
+		require.Less(t, len(text), MaxDiff+200)
+		require.Contains(t, text, "bytes of the diff are shown")
+		require.EqualValues(t, 10_000, r["added"])
+		require.EqualValues(t, 10_000, r["removed"])
+	})
+}

@@ -1,0 +1,315 @@
+package mcpgw
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+const (
+	// DefaultLines and MaxLines are how many lines of a file one result shows,
+	// and never more than MaxShown bytes of it.
+	DefaultLines = 1000
+	MaxLines     = 5000
+	MaxShown     = 50_000
+	// MaxLine is where a line is cut, in bytes: minified files have lines of megabytes.
+	MaxLine = 2000
+	// MaxScan is the largest file in which lines are counted.
+	MaxScan = 64 << 20
+)
+
+type readArgs struct {
+	Path   string `json:"path" jsonschema:"path of the file, relative to the workspace root"`
+	Offset int64  `json:"offset,omitempty" jsonschema:"first line to show, counted from 1" limits:"min=0 default=1"`
+	Limit  int64  `json:"limit,omitempty" jsonschema:"how many lines to show" limits:"min=0 max=5000 default=1000"`
+	Head   int64  `json:"head,omitempty" jsonschema:"show the first so many lines; the same as limit" limits:"min=0"`
+	Tail   int64  `json:"tail,omitempty" jsonschema:"show the last so many lines instead" limits:"min=0"`
+}
+
+type readResult struct {
+	Content    string `json:"content" jsonschema:"the lines, as they stand in the file"`
+	Path       string `json:"path"`
+	StartLine  int64  `json:"startLine" jsonschema:"number of the first line shown, from 1; 0 when none is"`
+	EndLine    int64  `json:"endLine" jsonschema:"number of the last line shown"`
+	TotalLines int64  `json:"totalLines" jsonschema:"lines of the file"`
+	SizeBytes  int64  `json:"sizeBytes" jsonschema:"bytes of the file"`
+	Truncated  bool   `json:"truncated" jsonschema:"the file has lines, or parts of lines, that are not shown"`
+	NextOffset int64  `json:"nextOffset,omitempty" jsonschema:"offset of the next lines, if there are more"`
+	ETag       string `json:"etag" jsonschema:"changes whenever the content may have changed"`
+	Note       string `json:"note,omitempty" jsonschema:"what is not shown, and how to see it"`
+}
+
+func (r readResult) text() string {
+	if r.Note == "" {
+		return r.Content
+	}
+	sep := "\n"
+	if r.Content == "" || strings.HasSuffix(r.Content, "\n") {
+		sep = ""
+	}
+	return r.Content + sep + "[" + r.Note + "]"
+}
+
+type writeArgs struct {
+	Path       string `json:"path" jsonschema:"path of the file, relative to the workspace root; missing directories are made"`
+	Content    string `json:"content" jsonschema:"the whole new content"`
+	CreateOnly bool   `json:"createOnly,omitempty" jsonschema:"fail if the file exists" limits:"default=false"`
+}
+
+type writeResult struct {
+	Path  string `json:"path"`
+	Bytes int    `json:"bytes" jsonschema:"bytes written"`
+}
+
+func (r writeResult) text() string { return fmt.Sprintf("Wrote %d bytes to %s", r.Bytes, r.Path) }
+
+type pathArgs struct {
+	Path string `json:"path" jsonschema:"path, relative to the workspace root"`
+}
+
+type pathResult struct {
+	Path string `json:"path"`
+	Done string `json:"done" jsonschema:"what was done"`
+}
+
+func (r pathResult) text() string { return r.Done }
+
+type moveArgs struct {
+	Source      string `json:"source" jsonschema:"path of the file or directory, relative to the workspace root"`
+	Destination string `json:"destination" jsonschema:"its new path; missing directories are made"`
+}
+
+type moveResult struct {
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+}
+
+func (r moveResult) text() string { return "Moved " + r.Source + " to " + r.Destination }
+
+type deleteArgs struct {
+	Path      string `json:"path" jsonschema:"path, relative to the workspace root"`
+	Recursive bool   `json:"recursive,omitempty" jsonschema:"delete a directory with everything below it" limits:"default=false"`
+}
+
+type infoResult struct {
+	Path       string `json:"path"`
+	Type       string `json:"type" jsonschema:"file, dir, symlink, fifo, socket or device"`
+	SizeBytes  int64  `json:"sizeBytes"`
+	Mode       string `json:"mode" jsonschema:"permission bits, octal"`
+	ModifiedAt string `json:"modifiedAt" jsonschema:"RFC 3339, UTC"`
+	Target     string `json:"target,omitempty" jsonschema:"where a symbolic link points"`
+	ETag       string `json:"etag,omitempty" jsonschema:"changes whenever the content may have changed"`
+}
+
+func (r infoResult) text() string {
+	s := fmt.Sprintf("path: %s\ntype: %s\nsize: %d bytes\nmode: %s\nmodified: %s", r.Path, r.Type, r.SizeBytes, r.Mode, r.ModifiedAt)
+	if r.Target != "" {
+		s += "\ntarget: " + r.Target
+	}
+	return s
+}
+
+func addFiles(s *server.MCPServer) {
+	add(s, tool[readArgs, readResult]{
+		name: "read_text_file", title: "Read a text file",
+		description: "Read a text file, whole or by lines. Lines count from 1. Without offset and limit the first 1000 lines are shown; at most " +
+			"5000 lines and 50000 bytes in one call, and lines are cut after 2000 bytes. A result that is cut says which offset to go on with. " +
+			"head and tail show the first or last so many lines. Binary files are refused.",
+		hints: hints{readOnly: true, idempotent: true},
+		run:   readText,
+		next:  map[mesh.Code]string{mesh.CodeInvalid: "Correct the arguments; what a directory holds list_directory shows."},
+	})
+	add(s, tool[writeArgs, writeResult]{
+		name: "write_file", title: "Write a file",
+		description: "Create a file or replace all of its content; missing directories are made. Readers see the old content or the new, never " +
+			"a part. To change a part of a file use edit_file. With createOnly an existing file is an error.",
+		hints: hints{destructive: true, idempotent: true},
+		run:   writeFile,
+		next:  map[mesh.Code]string{mesh.CodeExists: "Read it with read_text_file, then change it with edit_file, or choose another name."},
+	})
+	add(s, tool[pathArgs, pathResult]{
+		name: "create_directory", title: "Create a directory",
+		description: "Create a directory with its missing parents. One that exists already is fine.",
+		hints:       hints{idempotent: true},
+		run:         createDirectory,
+	})
+	add(s, tool[moveArgs, moveResult]{
+		name: "move_file", title: "Move or rename",
+		description: "Move or rename a file or directory. It fails if the destination exists, and replaces nothing.",
+		hints:       hints{destructive: true},
+		run:         moveFile,
+	})
+	add(s, tool[deleteArgs, pathResult]{
+		name: "delete_path", title: "Delete a file or directory",
+		description: "Delete a file, a symbolic link (not what it points to) or an empty directory; with recursive a directory and everything " +
+			"below it. It cannot be undone. A path that does not exist is an error.",
+		hints: hints{destructive: true, idempotent: true},
+		run:   deletePath,
+		next:  map[mesh.Code]string{mesh.CodeInvalid: "To delete a directory that is not empty, set recursive."},
+	})
+	add(s, tool[pathArgs, infoResult]{
+		name: "get_file_info", title: "Describe a file",
+		description: "Describe a file, directory or symbolic link (itself, not what it points to): type, size, mode, time of last change.",
+		hints:       hints{readOnly: true, idempotent: true},
+		run:         fileInfo,
+	})
+}
+
+func readText(ctx context.Context, c *call, in readArgs) (readResult, error) {
+	content, file, err := readAll(ctx, c, in.Path)
+	if err != nil {
+		return readResult{}, err
+	}
+	r := readResult{Path: shownName(in.Path), SizeBytes: file.Size, ETag: file.Revision}
+	lines := bytes.SplitAfter(content, []byte("\n"))
+	if len(lines[len(lines)-1]) == 0 {
+		lines = lines[:len(lines)-1]
+	}
+	r.TotalLines = int64(len(lines))
+	first, last, err := in.window(r.TotalLines)
+	if err != nil {
+		return readResult{}, err
+	}
+	r.show(lines, first, last)
+	if !utf8.Valid(content) {
+		r.Note = strings.TrimPrefix(r.Note+"; the file is not UTF-8: other bytes are shown as \uFFFD", "; ")
+	}
+	return r, nil
+}
+
+// window is the range of lines that is asked for: first from 0, last behind it.
+// Models fill in arguments they do not need; head and tail of 0 are as none.
+func (in *readArgs) window(total int64) (first, last int64, err error) {
+	count := min(cmp.Or(in.Limit, in.Head, DefaultLines), MaxLines)
+	if in.Tail > 0 {
+		return max(0, total-min(in.Tail, MaxLines)), total, nil
+	}
+	first = max(in.Offset, 1) - 1
+	if first >= total && first > 0 {
+		return 0, 0, mesh.Errorf(mesh.CodeInvalid, "argument offset: %d is behind the last line of %s, which has %d", in.Offset, shownName(in.Path), total)
+	}
+	return first, min(total, first+count), nil
+}
+
+// show takes lines until the result is large enough.
+func (r *readResult) show(lines [][]byte, first, last int64) {
+	var b strings.Builder
+	cut := 0
+	at := first
+	for ; at < last && b.Len() < MaxShown; at++ {
+		line := lines[at]
+		if len(line) > MaxLine+1 {
+			line = append(bytes.Clone(whole(line[:MaxLine])), "…\n"...)
+			cut++
+		}
+		b.WriteString(validText(line))
+	}
+	r.Content = b.String()
+	if at > first {
+		r.StartLine, r.EndLine = first+1, at
+	}
+	r.Truncated = first > 0 || at < r.TotalLines || cut > 0
+	var notes []string
+	if first > 0 || at < r.TotalLines {
+		notes = append(notes, fmt.Sprintf("lines %d-%d of %d", r.StartLine, r.EndLine, r.TotalLines))
+	}
+	if at < r.TotalLines {
+		r.NextOffset = at + 1
+		notes = append(notes, fmt.Sprintf("call read_text_file with path=%q and offset=%d for more", r.Path, r.NextOffset))
+	}
+	if cut > 0 {
+		notes = append(notes, fmt.Sprintf("%d lines are cut after %d bytes; exec with cut -b shows more of them", cut, MaxLine))
+	}
+	r.Note = strings.Join(notes, "; ")
+}
+
+// whole takes the beginning of a character off the end.
+func whole(b []byte) []byte {
+	for i := 1; i <= min(utf8.UTFMax, len(b)); i++ {
+		if c := b[len(b)-i]; utf8.RuneStart(c) {
+			if !utf8.FullRune(b[len(b)-i:]) {
+				return b[:len(b)-i]
+			}
+			break
+		}
+	}
+	return b
+}
+
+// binaryProbe is how much of a file is looked at for a NUL byte, as grep does.
+const binaryProbe = 8 << 10
+
+// readAll reads a text file, of one revision.
+func readAll(ctx context.Context, c *call, name string) ([]byte, mesh.FileInfo, error) {
+	req := mesh.ReadRequest{Path: mesh.Path(name)}
+	content, file, err := c.workspace.ReadRange(ctx, req)
+	if err != nil {
+		return nil, file, err
+	}
+	if bytes.IndexByte(content[:min(len(content), binaryProbe)], 0) >= 0 {
+		return nil, file, mesh.Errorf(mesh.CodeUnsupported, "%s is a binary file of %d bytes; look at it with exec (file, xxd, strings)", shownName(name), file.Size)
+	}
+	if file.Size > MaxScan {
+		return nil, file, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be read by lines; use exec (sed -n '1,200p', tail, grep)", shownName(name), file.Size, int64(MaxScan))
+	}
+	req.Revision = file.Revision
+	for int64(len(content)) < file.Size {
+		req.Offset = int64(len(content))
+		more, _, err := c.workspace.ReadRange(ctx, req)
+		if err != nil {
+			return nil, file, err
+		}
+		content = append(content, more...)
+	}
+	return content, file, nil
+}
+
+func writeFile(ctx context.Context, c *call, in writeArgs) (writeResult, error) {
+	write := c.workspace.WriteFile
+	if in.CreateOnly {
+		write = c.workspace.CreateFile
+	}
+	return writeResult{Path: shownName(in.Path), Bytes: len(in.Content)}, write(ctx, in.Path, []byte(in.Content), 0)
+}
+
+func createDirectory(ctx context.Context, c *call, in pathArgs) (pathResult, error) {
+	return done("Created directory ", in.Path), c.workspace.MkdirAll(ctx, in.Path, 0o755)
+}
+
+func done(what, name string) pathResult {
+	name = shownName(cmp.Or(name, "."))
+	return pathResult{Path: name, Done: what + name}
+}
+
+func moveFile(ctx context.Context, c *call, in moveArgs) (moveResult, error) {
+	err := c.workspace.RenameNew(ctx, in.Source, in.Destination)
+	return moveResult{shownName(in.Source), shownName(in.Destination)}, err
+}
+
+// deletePath tells a name that is not there from one that was deleted.
+func deletePath(ctx context.Context, c *call, in deleteArgs) (pathResult, error) {
+	if !in.Recursive {
+		return done("Deleted ", in.Path), c.workspace.Remove(ctx, in.Path)
+	}
+	if _, err := c.workspace.Lstat(ctx, in.Path); err != nil {
+		return pathResult{}, err
+	}
+	return done("Deleted ", in.Path), c.workspace.RemoveAll(ctx, in.Path)
+}
+
+func fileInfo(ctx context.Context, c *call, in pathArgs) (infoResult, error) {
+	f, err := c.workspace.Lstat(ctx, in.Path)
+	return infoResult{
+		Path: shownName(cmp.Or(path.Clean(in.Path), ".")), Type: f.Type, SizeBytes: f.Size, Mode: fmt.Sprintf("%04o", f.Mode),
+		ModifiedAt: f.ModTime.UTC().Format(time.RFC3339Nano), Target: shownName(string(f.Target)), ETag: f.Revision,
+	}, err
+}

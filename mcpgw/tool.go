@@ -1,0 +1,324 @@
+package mcpgw
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// tool is one tool: what a model is told of it, and what it does. In and Out are
+// structs; their schemas come from their tags: json for the name (omitempty or
+// omitzero makes it optional), jsonschema for the description, and limits for
+// bounds ("min=1 max=5 default=3", or "enum=a|b").
+type tool[In any, Out reply] struct {
+	name, title, description string
+	hints                    hints
+	run                      func(ctx context.Context, c *call, in In) (Out, error)
+	next                     map[mesh.Code]string // the next move after an error, where the usual one does not fit
+}
+
+// reply is a result: its JSON is what a program reads, its text what a model reads.
+type reply interface{ text() string }
+
+// hints tell a client what a tool may do; clients ask people, or do not, by them.
+type hints struct{ readOnly, destructive, idempotent, openWorld bool }
+
+// call is one call under way.
+type call struct {
+	client    *client.Client
+	workspace *client.Workspace
+	scope     string            // of the request, as caller has it
+	token     mcp.ProgressToken // nil: nobody wants to hear of progress
+}
+
+// add makes a tool of a server. A tool whose schemas cannot be made is a
+// programmer's error.
+func add[In any, Out reply](s *server.MCPServer, t tool[In, Out]) {
+	in := schemaOf[In]()
+	resolved, err := in.Resolve(nil)
+	if err != nil {
+		panic(fmt.Sprintf("mcpgw: input schema of %s: %s", t.name, err))
+	}
+	known := &arguments{resolved, strings.Join(in.PropertyOrder, ", ")}
+	s.AddTool(mcp.Tool{
+		Name: t.name, Title: t.title, Description: t.description,
+		RawInputSchema:  asJSON(in),
+		RawOutputSchema: asJSON(orFailure(schemaOf[Out]())),
+		Annotations: mcp.ToolAnnotation{
+			Title:        t.title,
+			ReadOnlyHint: &t.hints.readOnly, DestructiveHint: &t.hints.destructive,
+			IdempotentHint: &t.hints.idempotent, OpenWorldHint: &t.hints.openWorld,
+		},
+	}, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		out, err := t.do(ctx, known, req)
+		if err != nil {
+			return failed(err, t.next, t.hints.readOnly), nil
+		}
+		return &mcp.CallToolResult{
+			Content:           []mcp.Content{mcp.NewTextContent(out.text())},
+			StructuredContent: out,
+		}, nil
+	})
+}
+
+func (t *tool[In, Out]) do(ctx context.Context, schema *arguments, req mcp.CallToolRequest) (Out, error) {
+	var in In
+	var none Out
+	if err := decode(req, schema, &in); err != nil {
+		return none, err
+	}
+	who, ok := ctx.Value(callerKey{}).(caller)
+	if !ok {
+		return none, errNoCaller
+	}
+	c := call{scope: who.scope}
+	var err error
+	if c.client, c.workspace, err = who.open(ctx); err != nil {
+		return none, err
+	}
+	if req.Params.Meta != nil {
+		c.token = req.Params.Meta.ProgressToken
+	}
+	return t.run(ctx, &c, in)
+}
+
+// arguments is what a tool takes.
+type arguments struct {
+	schema *jsonschema.Resolved
+	names  string // of all of them, for who guessed one
+}
+
+// decode reads the arguments of a call. Models fill optional arguments with null:
+// that is as if they were not there.
+func decode(req mcp.CallToolRequest, known *arguments, in any) error {
+	args := map[string]any{}
+	raw, _ := req.GetRawArguments().(json.RawMessage)
+	if len(raw) > 0 && string(raw) != "null" {
+		if err := json.Unmarshal(raw, &args); err != nil {
+			return mesh.Errorf(mesh.CodeInvalid, "arguments are not a JSON object")
+		}
+	}
+	for name, value := range args {
+		if value == nil {
+			delete(args, name)
+		}
+	}
+	if err := known.schema.Validate(args); err != nil {
+		text := misfit(err)
+		if strings.HasPrefix(text, "arguments:") { // one has a wrong name, or is not there
+			text += "; the arguments are " + known.names
+		}
+		return mesh.Errorf(mesh.CodeInvalid, "%s", text)
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, in); err != nil { // a number that is no int64
+		return mesh.Errorf(mesh.CodeInvalid, "arguments: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// phrases say what a schema does not like in words that name the remedy. The
+// validator has no other form of its reasons than text.
+var phrases = []struct {
+	reason *regexp.Regexp
+	phrase string
+}{
+	{regexp.MustCompile(`^required: missing properties: \["([^"]*)".*$`), "$1 is missing"},
+	{regexp.MustCompile(`^unexpected additional properties \["([^"]*)".*$`), "there is no $1 here"},
+	{regexp.MustCompile(`^type: .* has type "(\w+)", want "(\w+)"$`), "must be of type $2, not $1"},
+	{regexp.MustCompile(`^minimum: (-?\d+)\S* is less than (-?\d+).*$`), "must be at least $2, not $1"},
+	{regexp.MustCompile(`^maximum: (-?\d+)\S* is greater than (-?\d+).*$`), "must be at most $2, not $1"},
+	{regexp.MustCompile(`^enum: .* does not equal any of: \[(.*)\]$`), "must be one of: $1"},
+	{regexp.MustCompile(`^minItems: .*$`), "must not be empty"},
+}
+
+// misfit says in a model's words what a schema does not like. The validator names
+// the place in a chain of schema paths before the reason.
+func misfit(err error) string {
+	text, place := err.Error(), ""
+	for {
+		rest, ok := strings.CutPrefix(text, "validating ")
+		if !ok {
+			break
+		}
+		if place, text, ok = strings.Cut(rest, ": "); !ok {
+			break
+		}
+	}
+	for _, p := range phrases {
+		if p.reason.MatchString(text) {
+			text = p.reason.ReplaceAllString(text, p.phrase)
+			break
+		}
+	}
+	place = strings.NewReplacer("/properties/", ".", "/items", "[]").Replace(place)
+	place = strings.TrimPrefix(strings.TrimPrefix(place, "root"), ".")
+	if place == "" {
+		return "arguments: " + text
+	}
+	return "argument " + place + ": " + text
+}
+
+// schemaOf makes the schema of a struct.
+func schemaOf[T any]() *jsonschema.Schema {
+	s, err := jsonschema.For[T](nil)
+	if err != nil {
+		panic(fmt.Sprintf("mcpgw: schema of %s: %s", reflect.TypeFor[T](), err))
+	}
+	refine(reflect.TypeFor[T](), s)
+	return s
+}
+
+// refine takes null out of the types of lists, which many clients cannot express,
+// and applies the limits tags.
+func refine(t reflect.Type, s *jsonschema.Schema) {
+	if len(s.Types) == 2 && s.Types[0] == "null" {
+		s.Type, s.Types = s.Types[1], nil
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		refine(t.Elem(), s)
+	case reflect.Slice:
+		if s.Items != nil {
+			refine(t.Elem(), s.Items)
+		}
+	case reflect.Struct:
+		for f := range t.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if p := s.Properties[name]; p != nil {
+				refine(f.Type, p)
+				limit(p, f.Tag.Get("limits"))
+			}
+		}
+	}
+}
+
+// limit applies one limits tag.
+func limit(s *jsonschema.Schema, tag string) {
+	for _, word := range strings.Fields(tag) {
+		key, value, _ := strings.Cut(word, "=")
+		number, _ := strconv.ParseFloat(value, 64) // 0 of what is none
+		switch {
+		case key == "enum":
+			for v := range strings.SplitSeq(value, "|") {
+				s.Enum = append(s.Enum, v)
+			}
+		case key == "default" && json.Valid([]byte(value)): // a number, true or false
+			s.Default = json.RawMessage(value)
+		case key == "default":
+			s.Default = asJSON(value)
+		case key == "min":
+			s.Minimum = &number
+		case key == "max":
+			s.Maximum = &number
+		case key == "items":
+			n := int(number)
+			s.MinItems = &n
+		}
+	}
+}
+
+// orFailure makes a result schema that a failure fits as well: clients check the
+// structured content of both.
+func orFailure(s *jsonschema.Schema) *jsonschema.Schema {
+	fail := schemaOf[failure]()
+	success := &jsonschema.Schema{Required: s.Required}
+	s.AnyOf = []*jsonschema.Schema{success, {Required: fail.Required}}
+	s.Required, s.AdditionalProperties = nil, nil
+	for name, p := range fail.Properties {
+		s.Properties[name] = p
+	}
+	s.PropertyOrder = append(s.PropertyOrder, fail.PropertyOrder...)
+	return s
+}
+
+func asJSON(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("mcpgw: %T is not JSON: %s", v, err))
+	}
+	return b
+}
+
+// shielded keeps a defect of a tool from ending more than its call, and from
+// showing its insides to the caller.
+func shielded(log *slog.Logger) server.ToolHandlerMiddleware {
+	return func(next server.ToolHandlerFunc) server.ToolHandlerFunc {
+		return func(ctx context.Context, req mcp.CallToolRequest) (result *mcp.CallToolResult, err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					log.Error("tool panicked", "op", req.Params.Name, "err", p, "stack", string(debug.Stack()))
+					result, err = failed(errDefect, nil, false), nil
+				}
+			}()
+			result, err = next(ctx, req)
+			if err != nil {
+				log.Error("tool failed", "op", req.Params.Name, "err", err)
+				return failed(errDefect, nil, false), nil
+			}
+			return result, nil
+		}
+	}
+}
+
+// errDefect is all that a caller learns of a defect.
+var errDefect = mesh.Errorf(mesh.CodeInternal, "the tool failed because of a defect in the gateway")
+
+// lastNotificationTime is how long a call waits after its last notification. mcp-go
+// drops one that is still on its way when the result is written; a fifth of a
+// millisecond was enough in all of 300 tries.
+const lastNotificationTime = 2 * time.Millisecond
+
+// notified is when a call sent its last notification.
+type notified struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+type notifiedKey struct{}
+
+// lastNotification keeps the last notification of a call from being lost.
+func lastNotification(next server.ToolHandlerFunc) server.ToolHandlerFunc {
+	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		var n notified
+		result, err := next(context.WithValue(ctx, notifiedKey{}, &n), req)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if !n.last.IsZero() {
+			time.Sleep(time.Until(n.last.Add(lastNotificationTime)))
+		}
+		return result, err
+	}
+}
+
+// progress tells the caller how far a call is, if it wants to know. at must grow.
+// What cannot be sent is left out: the result says everything.
+func (c *call) progress(ctx context.Context, at float64, message string) {
+	if c.token == nil {
+		return
+	}
+	params := map[string]any{"progressToken": c.token, "progress": at, "message": message}
+	err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, string(mcp.MethodNotificationProgress), params)
+	if n, ok := ctx.Value(notifiedKey{}).(*notified); ok && err == nil {
+		n.mu.Lock()
+		n.last = time.Now()
+		n.mu.Unlock()
+	}
+}
