@@ -18,7 +18,7 @@ export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 WSMESH_REQUIRE ?= $(shell test "$$(id -u)" = 0 && command -v bwrap >/dev/null && echo bwrap,root)
 export WSMESH_REQUIRE
 
-.PHONY: help dev test check build bench fuzz mutants sandbox tools
+.PHONY: help dev test check build bench demo fuzz mutants sandbox tools
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -45,6 +45,10 @@ build: ## bin/wsmesh
 
 bench: sandbox build ## wsmesh bench against a mesh of its own (NAME='read exec', ARGS=--json)
 	@.ci/bench '$(NAME)' $(ARGS)
+
+demo: tools build ## the whole product on real input in under a minute: git, python3, memory, MCP, a kill (needs npm)
+	@.ci/need 'command -v npm' 'nodejs npm' 'the demo cannot use the TypeScript client'
+	@.ci/demo
 
 fuzz: ## each native fuzz target in turn (FUZZTIME=30s each); red on any finding
 	@.ci/fuzz '$(FUZZTIME)'
