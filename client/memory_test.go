@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -531,6 +532,11 @@ func testMemoryUpstream(t *testing.T, m *nodetest.Mesh) {
 		_, err = mem.DeleteAll(ctx, "")
 		require.NoError(t, err)
 		require.Empty(t, keysOf(t, mem, ""))
+	})
+	t.Run("114 no commands", func(t *testing.T) {
+		// By design: what runs commands is a workspace, and a memory is not one.
+		_, runs := reflect.TypeOf(mem).MethodByName("Command")
+		require.False(t, runs)
 	})
 	t.Run("115 initial data", func(t *testing.T) {
 		_, err := mem.Commit(ctx, put("115/a", "1"), put("115/b", "2"))
