@@ -15,6 +15,7 @@
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
 //	int.v1.out.<shard>.<tenant>.<workspace>.<exec>  owner → stream EXECLOG_<shard>
 //	int.v1.mem.<shard>.<tenant>.<namespace>.<key>   any node → stream MEM_<shard>
+//	int.v1.pack.<shard>.<tenant>.<pack>.<part>  owner → stream PACKS_<shard>
 //	_INBOX.<principal>.<id>.>                   replies
 //
 // A tenant's token may publish ws.v1.<tenant>.> and api.v1.<tenant>.>, and
@@ -123,6 +124,15 @@
 // begins with an open record, which fences out all owners of lower epochs: their
 // next publish is refused. The open record, and a mark after every 1000 ops, name
 // the execs without an end, so that the next owner reads from there only.
+//
+// # Packs
+//
+// Content is stored in packs, which are named by the SHA-256 of their bytes. A
+// pack is cut into parts of MaxMessage, each published expecting that its subject
+// is empty. All parts but the last are numbered and stored in any order; when all
+// of them are acknowledged, the last one is stored as the part "end", with
+// Mesh-Parts and Mesh-Part-Bytes. A pack without its end does not exist, and may
+// be stored again. What a part's subject holds never changes.
 //
 // # Memory
 //

@@ -20,6 +20,10 @@ const (
 	HeaderIDs    = "Mesh-Ids"    // idempotency keys the record answers, comma-separated
 	HeaderKind   = "Mesh-Kind"   // kinds of its ops, comma-separated
 	HeaderPaths  = "Mesh-Paths"  // changed paths, percent-encoded, comma-separated
+
+	// The last part of a pack.
+	HeaderParts     = "Mesh-Parts"      // number of the pack's parts
+	HeaderPartBytes = "Mesh-Part-Bytes" // bytes of each part but the last
 )
 
 // MaxMessage is the most bytes of content one message carries: 512 KiB. Larger

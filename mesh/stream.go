@@ -12,7 +12,7 @@ import (
 
 // Storage says how the mesh keeps its streams.
 type Storage struct {
-	Shards   int // journal and exec log streams each; at least 1
+	Shards   int // streams of journals, exec logs and packs each; at least 1
 	Replicas int // 1 on one server, 3 in production
 }
 
@@ -55,7 +55,12 @@ func Streams(s Storage) []jetstream.StreamConfig {
 			Source:      log.Subjects[0],
 			Destination: "out.v1.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}",
 		}
-		all = append(all, journal, log)
+		packs := base
+		packs.Name = PackStream(i)
+		packs.Subjects = []string{fmt.Sprintf("int.v1.pack.%02d.*.*.*", i)}
+		packs.MaxMsgsPerSubject = 1
+		packs.DiscardNewPerSubject = true // what a part's subject holds never changes
+		all = append(all, journal, log, packs)
 	}
 	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants} {
 		kv := base

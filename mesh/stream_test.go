@@ -53,6 +53,9 @@ func wrongs(s mesh.Storage) []wrong {
 		{mesh.ExecLogStream(0), "republish", func(c *jetstream.StreamConfig) {
 			c.RePublish.Destination = "out.v1.{{wildcard(2)}}.{{wildcard(1)}}.{{wildcard(3)}}"
 		}},
+		{mesh.PackStream(0), "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 }},
+		{mesh.PackStream(0), "discard policy per subject", func(c *jetstream.StreamConfig) { c.DiscardNewPerSubject = false }},
+		{mesh.PackStream(1), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
 		{"KV_" + mesh.BucketOwners, "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }},
 		{"KV_" + mesh.BucketTenants, "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
 		{mesh.MemoryStream(0), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
@@ -138,7 +141,7 @@ func TestStreamsKeepThePromises(t *testing.T) {
 		require.Negative(t, c.MaxMsgs, c.Name)
 		require.Negative(t, c.MaxBytes, c.Name)
 	}
-	require.Equal(t, 6, names)
+	require.Equal(t, 7, names)
 
 	tenant := m.DialToken(t, m.Token(t, "acme"))
 	frames, err := tenant.SubscribeSync("out.v1.acme.>")

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -135,11 +137,47 @@ func ExecLogSubject(shard int, t Tenant, w Workspace, id ExecID) string {
 	return fmt.Sprintf("int.v1.out.%02d.%s.%s.%s", shard, t, w, id)
 }
 
-// JournalStream and ExecLogStream name the stream of a shard.
+// PackSubject is where one part of a pack is stored, numbered from 0. The last
+// part stands on PackEndSubject instead, whatever its number.
+func PackSubject(shard int, t Tenant, pack [sha256.Size]byte, part int) string {
+	return fmt.Sprintf("int.v1.pack.%02d.%s.%x.%d", shard, t, pack, part)
+}
+
+// PackEndSubject is where the last part of a pack is stored, after all others: a
+// pack without it does not exist.
+func PackEndSubject(shard int, t Tenant, pack [sha256.Size]byte) string {
+	return fmt.Sprintf("int.v1.pack.%02d.%s.%x.end", shard, t, pack)
+}
+
+// PackWildcard names every part of a pack.
+func PackWildcard(shard int, t Tenant, pack [sha256.Size]byte) string {
+	return fmt.Sprintf("int.v1.pack.%02d.%s.%x.*", shard, t, pack)
+}
+
+// PackEndWildcard names the last parts of all packs of a tenant.
+func PackEndWildcard(shard int, t Tenant) string {
+	return fmt.Sprintf("int.v1.pack.%02d.%s.*.end", shard, t)
+}
+
+// ParsePackEndSubject is the inverse of PackEndSubject; the error has CodeInvalid.
+func ParsePackEndSubject(subject string) (pack [sha256.Size]byte, err error) {
+	p := strings.Split(subject, ".")
+	if len(p) == 7 && strings.HasPrefix(subject, "int.v1.pack.") && len(p[5]) == hex.EncodedLen(len(pack)) && p[6] == "end" {
+		if _, err := hex.Decode(pack[:], []byte(p[5])); err == nil && p[5] == strings.ToLower(p[5]) {
+			return pack, nil
+		}
+	}
+	return pack, Errorf(CodeInvalid, "subject %.200q is not int.v1.pack.<shard>.<tenant>.<pack>.end", subject)
+}
+
+// JournalStream names the journal stream of a shard.
 func JournalStream(shard int) string { return fmt.Sprintf("JOURNAL_%02d", shard) }
 
 // ExecLogStream names the exec log stream of a shard.
 func ExecLogStream(shard int) string { return fmt.Sprintf("EXECLOG_%02d", shard) }
+
+// PackStream names the stream of packs of a shard.
+func PackStream(shard int) string { return fmt.Sprintf("PACKS_%02d", shard) }
 
 // Buckets in JetStream KV.
 const (

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -13,6 +14,8 @@ import (
 const exec1 = mesh.ExecID("018bcfe5-6800-7abc-9def-0123456789ab")
 
 var bound = mesh.Bound{Token: "0123456789abcdef", Workspace: "repo", Scope: "users/u1.a"}
+
+var pack = [32]byte(bytes.Repeat([]byte{10}, 32))
 
 func TestSubjects(t *testing.T) {
 	for _, c := range []struct{ name, want, got string }{
@@ -34,6 +37,11 @@ func TestSubjects(t *testing.T) {
 		{"exec log", "int.v1.out.12.acme.repo." + string(exec1), mesh.ExecLogSubject(12, "acme", "repo", exec1)},
 		{"journal stream", "JOURNAL_03", mesh.JournalStream(3)},
 		{"exec log stream", "EXECLOG_12", mesh.ExecLogStream(12)},
+		{"pack's part", "int.v1.pack.03.acme." + strings.Repeat("0a", 32) + ".7", mesh.PackSubject(3, "acme", pack, 7)},
+		{"pack's end", "int.v1.pack.03.acme." + strings.Repeat("0a", 32) + ".end", mesh.PackEndSubject(3, "acme", pack)},
+		{"pack's parts", "int.v1.pack.03.acme." + strings.Repeat("0a", 32) + ".*", mesh.PackWildcard(3, "acme", pack)},
+		{"packs' ends", "int.v1.pack.03.acme.*.end", mesh.PackEndWildcard(3, "acme")},
+		{"pack stream", "PACKS_03", mesh.PackStream(3)},
 		{"inbox", "_INBOX.acme.0123456789abcdef", mesh.InboxPrefix("acme", "0123456789abcdef")},
 		{"verb", "exec", mesh.Verb("ws.v1.acme.repo.41.exec")},
 		{"verb of a bound token", "exec", mesh.Verb(bound.OwnerSubject("acme", 41, mesh.VerbExec))},
@@ -213,4 +221,18 @@ func FuzzParseSubjects(f *testing.F) {
 			require.Equal(t, string(a.Tenant), mesh.Principal(s))
 		}
 	})
+}
+
+func TestParsePackEndSubject(t *testing.T) {
+	subject := mesh.PackEndSubject(3, "acme", pack)
+	got, err := mesh.ParsePackEndSubject(subject)
+	require.NoError(t, err)
+	require.Equal(t, pack, got)
+	for name, wrong := range map[string]string{
+		"empty": "", "a part": mesh.PackSubject(3, "acme", pack, 7), "another family": "x" + subject, "too short": strings.Replace(subject, "0a", "", 1),
+		"upper case": strings.Replace(subject, "0a", "0A", 1), "no digits": strings.Replace(subject, "0a", "0g", 1), "too long": subject + ".x",
+	} {
+		_, err := mesh.ParsePackEndSubject(wrong)
+		require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err), name)
+	}
 }
