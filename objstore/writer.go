@@ -1,0 +1,183 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// Writer stores content in new packs. Content that is in the packs it was opened
+// with, or that it has stored itself, is not stored again; nothing else is
+// reused, because only those packs are sure to stay. Safe for concurrent use. A
+// pack that could not be stored makes every later call fail: begin anew with
+// another Writer.
+//
+// A Writer serves one checkpoint or one record: open, give it content, then Flush
+// or Commit. It owns no goroutines: who fills a pack stores it, and so the packs in memory
+// are bounded by the number of callers.
+type Writer struct {
+	s    *Store
+	base *Reader
+
+	mu    sync.Mutex // guards what follows where calls may run beside each other; not held across I/O
+	pack  packBuilder
+	news  map[ID]bool // blobs that this writer has put
+	packs map[ID]bool // packs that what it was given refers to
+	err   error       // the first failure
+}
+
+// Writer returns a writer that may refer to content of the packs of base: those
+// of the workspace's last commit and of the journal records behind it. base may
+// be nil.
+func (s *Store) Writer(base *Reader) *Writer {
+	if base == nil {
+		base = &Reader{s: s}
+	}
+	return &Writer{s: s, base: base, news: map[ID]bool{}, packs: map[ID]bool{}}
+}
+
+// Blob makes sure that a blob of 1 to MaxBlob bytes is stored, or will be by the
+// next Flush. data is not kept.
+func (w *Writer) Blob(ctx context.Context, data []byte) (Chunk, error) {
+	if len(data) == 0 || len(data) > MaxBlob {
+		return Chunk{}, mesh.Errorf(mesh.CodeTooLarge, "a blob has 1 to %d bytes, not %d", MaxBlob, len(data))
+	}
+	c := Chunk{ID: IDOf(data), Size: int64(len(data))}
+	known, err := w.known(c.ID)
+	if known || err != nil {
+		return c, err
+	}
+	stored := w.s.pack(w.s.stored.get(w.s.encoder.MaxEncodedSize(len(data))), data)
+	defer w.s.stored.put(stored)
+	return c, w.add(ctx, c.ID, stored, len(data))
+}
+
+// known reports whether a blob need not be stored, and notes its pack.
+func (w *Writer) known(id ID) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil || w.news[id] {
+		return true, w.err
+	}
+	at, ok := w.base.blobs[id]
+	if ok {
+		w.packs[at.pack] = true
+	}
+	return ok, nil
+}
+
+// add puts a blob into the pack that is being made, and stores the packs that
+// become full by that.
+func (w *Writer) add(ctx context.Context, id ID, stored []byte, size int) error {
+	var full []packBuilder
+	w.mu.Lock()
+	if w.news[id] || w.err != nil {
+		defer w.mu.Unlock()
+		return w.err
+	}
+	w.news[id] = true
+	if !w.pack.fits(len(stored)) {
+		full = append(full, w.cut())
+	}
+	w.start(&w.pack)
+	w.pack.add(id, stored, size)
+	if w.pack.full() {
+		full = append(full, w.cut())
+	}
+	w.mu.Unlock()
+	for i := range full {
+		if _, err := w.put(ctx, &full[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start gives an empty pack its memory.
+func (w *Writer) start(p *packBuilder) {
+	if p.data == nil {
+		p.data = append(w.s.packs.get(maxPack), PackFormat)
+	}
+}
+
+// cut takes the pack that is being made; w.mu is held.
+func (w *Writer) cut() packBuilder {
+	p := w.pack
+	w.pack = packBuilder{}
+	return p
+}
+
+func (w *Writer) put(ctx context.Context, p *packBuilder) (ID, error) {
+	id, data := p.finish()
+	err := w.s.bucket.Put(ctx, id, data)
+	w.s.packs.put(data)
+	if err == nil {
+		w.s.ends.Add(id, p.blobs)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.packs[id] = true
+	if err != nil {
+		err = fmt.Errorf("store %w", inPack(id, err))
+		w.err = errors.Join(w.err, err)
+	}
+	return id, err
+}
+
+// Flush stores what is not stored yet and returns, sorted, every pack that the
+// content given to this writer is in: what the calls before it returned is
+// durable now. No other call may run beside it.
+func (w *Writer) Flush(ctx context.Context) ([]ID, error) {
+	if w.err == nil && len(w.pack.blobs) > 0 {
+		p := w.cut()
+		_, _ = w.put(ctx, &p) // kept in w.err
+	}
+	if w.err != nil {
+		return nil, w.err
+	}
+	return w.sortedPacks(), nil
+}
+
+func (w *Writer) sortedPacks() []ID {
+	var all []ID
+	for id := range w.packs {
+		all = append(all, id)
+	}
+	slices.SortFunc(all, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	return all
+}
+
+// MaxCommit is the most bytes of a commit: they fit into every pack that is not
+// full.
+const MaxCommit = MaxPackBytes - PackBytes
+
+// Commit stores a commit, whose Packs it fills in, as the last blob of the last
+// pack: all other packs are durable before that one is stored. c.Root comes from
+// this writer's Tree. No other call may run beside it. CodeTooLarge says that the
+// commit is over MaxCommit.
+func (w *Writer) Commit(ctx context.Context, c Commit) (Ref, error) {
+	if w.err != nil {
+		return Ref{}, w.err
+	}
+	c.Packs = w.sortedPacks()
+	b := c.Encode()
+	if len(b) > MaxCommit {
+		return Ref{}, mesh.Errorf(mesh.CodeTooLarge, "a commit of %d bytes is longer than %d", len(b), MaxCommit)
+	}
+	if _, err := DecodeCommit(b); err != nil {
+		return Ref{}, fmt.Errorf("store a commit: %w", err)
+	}
+	id, p := IDOf(b), w.cut()
+	w.start(&p)
+	p.add(id, w.s.pack(nil, b), len(b))
+	pack, err := w.put(ctx, &p)
+	if err != nil {
+		return Ref{}, err
+	}
+	return Ref{Pack: pack, Commit: id}, nil
+}
