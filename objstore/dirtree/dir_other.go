@@ -1,0 +1,32 @@
+//go:build !linux
+
+package dirtree
+
+import (
+	"context"
+	"iter"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// Dir is a directory that is read or restored.
+type Dir struct {
+	Note func(path, what string)
+}
+
+var errUnsupported = mesh.Errorf(mesh.CodeUnsupported, "trees are read and restored on Linux only")
+
+// Open fails with CodeUnsupported.
+func Open(string) (*Dir, error) { return nil, errUnsupported }
+
+// Close does nothing.
+func (d *Dir) Close() error { return nil }
+
+// Items yields CodeUnsupported.
+func (d *Dir) Items(context.Context) iter.Seq2[objstore.Item, error] {
+	return func(yield func(objstore.Item, error) bool) { yield(objstore.Item{}, errUnsupported) }
+}
+
+// Restore fails with CodeUnsupported.
+func (d *Dir) Restore(context.Context, *objstore.Reader, objstore.Entry) error { return errUnsupported }

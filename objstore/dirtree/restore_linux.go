@@ -1,0 +1,204 @@
+package dirtree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// Restore makes the tree of root in the directory, which must be empty and which
+// nobody else may change meanwhile: restore aside and rename into place. An error
+// leaves a part of the tree; nothing is synced. It holds the attributes of the
+// tree's directories.
+func (d *Dir) Restore(ctx context.Context, r *objstore.Reader, root objstore.Entry) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
+	t := &restore{d: d, r: r, ctx: gctx, group: g}
+	err := t.names(root)
+	if werr := g.Wait(); werr != nil {
+		err = werr
+	}
+	if err == nil {
+		err = t.finish()
+	}
+	if err != nil {
+		return fmt.Errorf("restore a tree: %w", err)
+	}
+	return ctx.Err()
+}
+
+type restore struct {
+	d     *Dir
+	r     *objstore.Reader
+	ctx   context.Context
+	group *errgroup.Group
+	dirs  []objstore.Item
+	links []objstore.Item
+}
+
+// names makes every name but hard links, which need their files first. Content
+// is written by the group. Directories get their attributes at the end: writing
+// into them changes their time, and may need a mode that they do not have.
+func (t *restore) names(root objstore.Entry) error {
+	fd := int(t.d.root.Fd())
+	for it, err := range t.r.Walk(t.ctx, root) {
+		if err != nil {
+			return err
+		}
+		e := &it.Entry
+		switch e.Type {
+		case objstore.TypeDir:
+			t.dirs = append(t.dirs, objstore.Item{Path: it.Path, Entry: objstore.Entry{Type: e.Type, Mode: e.Mode, ModTime: e.ModTime, Xattrs: e.Xattrs}})
+			if it.Path != "." {
+				err = unix.Mkdirat(fd, it.Path, 0o700)
+			}
+		case objstore.TypeFile:
+			t.group.Go(func() error { return t.file(it.Path, e) })
+		case objstore.TypeLink:
+			t.links = append(t.links, it)
+		case objstore.TypeSymlink:
+			if err = unix.Symlinkat(e.Target, fd, it.Path); err == nil {
+				err = t.time(it.Path, e)
+			}
+		case objstore.TypeFIFO:
+			if err = unix.Mkfifoat(fd, it.Path, 0o600); err == nil {
+				err = t.attributes(it.Path, e)
+			}
+		}
+		if err != nil {
+			return translate(it.Path, err)
+		}
+	}
+	return nil
+}
+
+// finish makes the hard links and then gives the directories their attributes,
+// those inside first.
+func (t *restore) finish() error {
+	for _, it := range t.links {
+		if err := t.link(it); err != nil {
+			return err
+		}
+	}
+	for i := len(t.dirs) - 1; i >= 0; i-- {
+		if err := t.attributes(t.dirs[i].Path, &t.dirs[i].Entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link makes another name of a file of this tree, and of nothing else.
+func (t *restore) link(it objstore.Item) error {
+	target := it.Entry.Target
+	if path.Clean(target) != target {
+		return mesh.Errorf(mesh.CodeInternal, "%.200q is a hard link to %.200q, which is no path of this tree", it.Path, target)
+	}
+	f, err := t.d.open(target, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = mesh.Errorf(mesh.CodeInternal, "%.200q is a hard link to %.200q, which is no file", it.Path, target)
+	}
+	if err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), int(t.d.root.Fd()), it.Path, unix.AT_SYMLINK_FOLLOW)
+	}
+	return translate(it.Path, err)
+}
+
+// file writes one file. Its attributes come last: a write takes setuid and
+// capabilities away.
+func (t *restore) file(p string, e *objstore.Entry) error {
+	f, err := t.d.open(p, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if len(e.Holes) > 0 {
+		err = f.Truncate(e.Size)
+	}
+	if err == nil {
+		err = t.content(f, e)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("%.200q: %w", p, translate(p, err))
+	}
+	return t.attributes(p, e)
+}
+
+// content writes the chunks of a file, several at once when there are several.
+func (t *restore) content(f *os.File, e *objstore.Entry) error {
+	data := e.Data()
+	g, ctx := errgroup.WithContext(t.ctx)
+	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
+	var at int64
+	for _, c := range e.Content {
+		offset := at
+		write := func() error {
+			b, err := t.r.Chunk(ctx, c)
+			if err != nil {
+				return err
+			}
+			return writeData(f, data, offset, b)
+		}
+		if len(e.Content) == 1 {
+			return write()
+		}
+		g.Go(write)
+		at += c.Size
+	}
+	return g.Wait()
+}
+
+// writeData writes bytes that begin at an offset of a file's data, which lies in
+// these ranges.
+func writeData(f *os.File, data []objstore.Extent, offset int64, b []byte) error {
+	for _, x := range data {
+		if offset >= x.Length {
+			offset -= x.Length
+			continue
+		}
+		n := min(int64(len(b)), x.Length-offset)
+		if _, err := f.WriteAt(b[:n], x.Offset+offset); err != nil {
+			return err
+		}
+		if b, offset = b[n:], 0; len(b) == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// attributes gives a file, directory or FIFO what its entry says; the mode after
+// the access control lists, which it is a part of, and the time last.
+func (t *restore) attributes(p string, e *objstore.Entry) error {
+	for _, x := range e.Xattrs {
+		if !keptXattr(x.Name) {
+			return mesh.Errorf(mesh.CodeInternal, "%.200q has the attribute %.60q, which is never kept", p, x.Name)
+		}
+		if err := unix.Lsetxattr(t.d.xattrPath(p), x.Name, []byte(x.Value), 0); err != nil {
+			return translate(p, err)
+		}
+	}
+	if err := unix.Fchmodat(int(t.d.root.Fd()), p, e.Mode, 0); err != nil {
+		return translate(p, err)
+	}
+	return t.time(p, e)
+}
+
+func (t *restore) time(p string, e *objstore.Entry) error {
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: e.ModTime.Unix(), Nsec: int64(e.ModTime.Nanosecond())}}
+	return translate(p, unix.UtimesNanoAt(int(t.d.root.Fd()), p, ts, unix.AT_SYMLINK_NOFOLLOW))
+}
