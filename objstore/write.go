@@ -155,8 +155,12 @@ func (t *treeWriter) walk(items iter.Seq2[Item, error]) error {
 		if err := t.enter(n); err != nil {
 			return err
 		}
-		if n.entry.Type == TypeDir && n.entry.Content == nil {
+		switch {
+		case n.entry.Type == TypeDir && n.entry.Content == nil:
 			dir = n
+			continue
+		case n.entry.Type != TypeDir && n.entry.Type != TypeFile:
+			n.parent.waits.Add(-1) // never the last: the walk is in that directory
 			continue
 		}
 		t.group.Go(func() error {
@@ -197,9 +201,6 @@ func (t *treeWriter) enter(n *treeNode) error {
 // store stores the content of anything but a directory that was walked.
 func (t *treeWriter) store(n *treeNode, open func() (io.ReadCloser, error)) error {
 	e := &n.entry
-	if e.Type != TypeFile && e.Type != TypeDir {
-		return nil
-	}
 	if open == nil {
 		return t.w.Keep(t.ctx, *e)
 	}
