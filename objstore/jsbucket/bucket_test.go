@@ -62,6 +62,7 @@ func TestBucket(t *testing.T) {
 			t.Run("parts", func(t *testing.T) { testOnlyThePartsNeeded(t, js) })
 			t.Run("tenants", func(t *testing.T) { testTenants(t, js) })
 			t.Run("damaged", func(t *testing.T) { testDamaged(t, js) })
+			t.Run("corrupted", func(t *testing.T) { testCorrupted(t, js) })
 			t.Run("lost answers", func(t *testing.T) { testLostAnswers(t, js) })
 			t.Run("full", func(t *testing.T) { testFull(t, js, m.Replicas()) })
 		})
@@ -157,6 +158,48 @@ func testDamaged(t *testing.T, js jetstream.JetStream) {
 		_, err = b.Get(t.Context(), id, 0, 10)
 		require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err), "%+v: %v", c, err)
 	}
+}
+
+// testCorrupted exchanges one part of a stored pack for other bytes of the same
+// length: what a store reads of it is an error that names the pack.
+func testCorrupted(t *testing.T, js jetstream.JetStream) {
+	const tenant = "corrupted"
+	newStore := func() *objstore.Store {
+		s, err := objstore.New(open(t, js, tenant), objstore.Config{})
+		require.NoError(t, err)
+		return s
+	}
+	w := newStore().Writer(nil)
+	_, data := buckettest.Object(10, 3*mesh.MaxMessage)
+	c, err := w.Blob(t.Context(), data)
+	require.NoError(t, err)
+	packs, err := w.Flush(t.Context())
+	require.NoError(t, err)
+	read := func() error {
+		s := newStore()
+		r, err := s.Reader(t.Context(), packs...)
+		require.NoError(t, err)
+		got, err := r.Blob(t.Context(), c.ID)
+		if err == nil {
+			require.Equal(t, c.ID, objstore.IDOf(got))
+			return s.CheckStored(t.Context(), packs[0])
+		}
+		require.Equal(t, mesh.CodeOf(err), mesh.CodeOf(s.CheckStored(t.Context(), packs[0])))
+		return err
+	}
+	require.NoError(t, read())
+	stream, err := js.Stream(t.Context(), mesh.PackStream(0))
+	require.NoError(t, err)
+	subject := mesh.PackSubject(0, tenant, packs[0], 1)
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject)))
+	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(read()))
+	m := nats.NewMsg(subject)
+	m.Data = make([]byte, mesh.MaxMessage)
+	_, err = mesh.Publish(t.Context(), js, m, 0)
+	require.NoError(t, err)
+	err = read()
+	require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err), "%v", err)
+	require.Contains(t, err.Error(), packs[0].String())
 }
 
 // lossy loses the answers of the next publishes: they are stored, and the writer
