@@ -10,9 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
@@ -36,30 +38,42 @@ func BenchmarkTree(b *testing.B) {
 		size := tree.make(b, dir)
 		b.Run(tree.name, func(b *testing.B) {
 			b.Run("tar", func(b *testing.B) {
-				b.SetBytes(size)
-				for b.Loop() {
-					run(b, "tar", "-C", dir, "-cf", filepath.Join(b.TempDir(), "t.tar"), ".")
-				}
+				measure(b, size, func() { run(b, "tar", "-C", dir, "-cf", filepath.Join(b.TempDir(), "t.tar"), ".") })
 			})
 			b.Run("untar", func(b *testing.B) {
 				archive := filepath.Join(b.TempDir(), "t.tar")
 				run(b, "tar", "-C", dir, "-cf", archive, ".")
-				b.SetBytes(size)
-				for b.Loop() {
-					run(b, "tar", "-C", b.TempDir(), "-xf", archive)
-				}
+				measure(b, size, func() { run(b, "tar", "-C", b.TempDir(), "-xf", archive) })
 			})
 			b.Run("cp", func(b *testing.B) {
-				b.SetBytes(size)
-				for b.Loop() {
-					run(b, "cp", "-a", dir, b.TempDir())
-				}
+				measure(b, size, func() { run(b, "cp", "-a", dir, b.TempDir()) })
 			})
 			for name, open := range map[string]func(testing.TB) func() objstore.Bucket{"dir": dirBuckets, "stream R1": streamBuckets(1), "stream R3": streamBuckets(3)} {
 				benchmarkBucket(b, name, dir, size, open(b))
 			}
 		})
 	}
+}
+
+// measure also reports what processors did for it, servers in this process
+// included: on a busy machine the time says little.
+func measure(b *testing.B, size int64, turn func()) {
+	b.SetBytes(size)
+	before, n := cpuTime(b), 0
+	for b.Loop() {
+		turn()
+		n++
+	}
+	b.ReportMetric(float64((cpuTime(b)-before).Milliseconds())/float64(n), "cpu-ms/op")
+}
+
+func cpuTime(b *testing.B) (sum time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		require.NoError(b, unix.Getrusage(who, &u))
+		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return sum
 }
 
 func run(b *testing.B, name string, args ...string) {
@@ -77,17 +91,13 @@ func benchmarkBucket(b *testing.B, name, dir string, size int64, open func() obj
 	var bucket objstore.Bucket
 	var ref objstore.Ref
 	b.Run("store "+name, func(b *testing.B) {
-		b.SetBytes(size)
-		for b.Loop() {
+		measure(b, size, func() {
 			bucket = open()
 			ref = store(b, newStore(bucket), nil, dir)
-		}
+		})
 	})
 	b.Run("restore "+name, func(b *testing.B) {
-		b.SetBytes(size)
-		for b.Loop() {
-			restore(b, newStore(bucket), ref)
-		}
+		measure(b, size, func() { restore(b, newStore(bucket), ref) })
 	})
 }
 
