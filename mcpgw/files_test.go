@@ -1,6 +1,7 @@
 package mcpgw
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -233,5 +234,26 @@ func TestWrongArguments(t *testing.T) {
 				require.Contains(t, x.fails(t, mesh.CodeInvalid, c.tool, c.args), c.says)
 			})
 		}
+	})
+}
+
+// A limit holds however the argument is spelled: of one that is there twice the
+// schema and the tool take the same.
+func TestArgumentTwice(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		x.write(t, "f", numbered(3))
+		text, _, isError := x.callRaw(t, "read_text_file", json.RawMessage(`{"path":"f","limit":-1,"limit":null}`))
+		require.False(t, isError, text)
+		require.Equal(t, numbered(3), text)
+		for _, a := range []string{
+			`{"path":"f","limit":1,"limit":-1}`, `{"path":"f","limit":1,"Limit":-1}`, `{"path":"f","path":null}`, `[]`, `"f"`,
+		} {
+			text, structured, isError := x.callRaw(t, "read_text_file", json.RawMessage(a))
+			require.True(t, isError, "%s: %s", a, text)
+			require.Equal(t, string(mesh.CodeInvalid), structured["code"], "%s: %s", a, text)
+		}
+		text, _, isError = x.callRaw(t, "memory_put", json.RawMessage(`{"key":"k","value":"v","ifRevision":18446744073709551615}`))
+		require.True(t, isError)
+		require.Contains(t, text, "not_found", "a number keeps all its digits")
 	})
 }
