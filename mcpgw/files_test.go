@@ -1,8 +1,10 @@
 package mcpgw
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -256,4 +258,34 @@ func TestArgumentTwice(t *testing.T) {
 		require.True(t, isError)
 		require.Contains(t, text, "not_found", "a number keeps all its digits")
 	})
+}
+
+// Of a large file nothing is held but what is shown.
+func TestLinesHoldLittle(t *testing.T) {
+	parts := [][]byte{bytes.Repeat([]byte("\n"), mesh.MaxMessage), bytes.Repeat([]byte("x"), mesh.MaxMessage), []byte("é\n")[:1], []byte("é\n")[1:]}
+	l := lines{last: MaxLines}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, part := range parts {
+		for range 100 {
+			l.add(part)
+		}
+		if len(part) == 1 {
+			break
+		}
+	}
+	runtime.ReadMemStats(&after)
+	l.end()
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+	require.Equal(t, int64(100*mesh.MaxMessage+1), l.total)
+	require.Equal(t, int64(MaxLines), l.shown)
+	require.True(t, l.invalid)
+
+	l = lines{last: 10}
+	for _, b := range []byte("aé\n€\n𝄞") {
+		l.add([]byte{b})
+	}
+	l.end()
+	require.Equal(t, "aé\n€\n𝄞", l.content.String())
+	require.False(t, l.invalid, "characters that parts share")
 }
