@@ -118,7 +118,7 @@ func (p *Pool) take(ctx context.Context, key string) (*pooled, error) {
 		p.dials.Go(func() { p.dial(context.WithoutCancel(ctx), id, key, e) })
 	}
 	e.users++
-	if e.expire != nil {
+	if e.expire != nil && e.err == nil { // who asks again does not prolong a refusal
 		e.expire.Stop()
 	}
 	return e, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -93,6 +94,27 @@ func TestPoolAsksOnceForARefusedToken(t *testing.T) {
 		require.True(t, busy.Load())
 		clientOf(t, p, good) // who is connected goes on
 	})
+}
+
+// A refusal is forgotten after a while, also when the token is asked for all the
+// time: the tenant may be there by then.
+func TestPoolForgetsARefusal(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	token := m.Token(t, nodetest.Tenant)
+	var known atomic.Bool
+	p := newPool(t, client.PoolConfig{
+		Client: client.Config{URL: m.URL()},
+		Token: func(context.Context, string) (string, error) {
+			if !known.Load() {
+				return "", mesh.Errorf(mesh.CodeDenied, "not yet")
+			}
+			return token, nil
+		},
+	})
+	use := func() error { return p.With(t.Context(), "a", func(*client.Client) error { return nil }) }
+	requireCode(t, mesh.CodeDenied, use())
+	known.Store(true)
+	require.Eventually(t, func() bool { return use() == nil }, 20*time.Second, 100*time.Millisecond)
 }
 
 func TestPoolWithoutMesh(t *testing.T) {

@@ -8,15 +8,22 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/mark3labs/mcp-go/server"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
 const (
-	// MaxEdit is the largest file that edit_file takes.
+	// MaxEdit is the largest file that edit_file takes, and makes.
 	MaxEdit = 10 << 20
+	// DefaultEdits is how many bytes of files are edited at a time; each is held
+	// some ten times, and who comes with more waits.
+	DefaultEdits = 32 << 20
 	// MaxDiff is how much of a diff is shown.
 	MaxDiff = 20_000
+	// maxCompared is how many lines, of both files, are compared to make a diff: of
+	// more it takes minutes and gigabytes, and shows the first of them anyway.
+	maxCompared = 50_000
 	// maxPlaces is how many of several matches an error names.
 	maxPlaces = 10
 )
@@ -57,7 +64,7 @@ func addEdit(s *server.MCPServer) {
 			"the diff is shown and nothing is written. Not promised: the file is read and then written, so what another writer changes in " +
 			"between is overwritten.",
 		hints: hints{destructive: true},
-		run:   editFile,
+		run:   (&editor{semaphore.NewWeighted(DefaultEdits)}).edit,
 		next: map[mesh.Code]string{
 			mesh.CodeInvalid:  "Correct the edits and call again; nothing was changed.",
 			mesh.CodeConflict: "Put more of the surrounding text into oldText, or set replaceAll; nothing was changed.",
@@ -65,14 +72,25 @@ func addEdit(s *server.MCPServer) {
 	})
 }
 
-func editFile(ctx context.Context, c *call, in editArgs) (editResult, error) {
+// editor edits files that are held in memory.
+type editor struct{ bytes *semaphore.Weighted }
+
+func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, error) {
 	name := shownName(in.Path)
-	content, file, err := readAll(ctx, c, in.Path)
+	file, err := openText(ctx, c, in.Path)
 	if err != nil {
 		return editResult{}, err
 	}
 	if file.Size > MaxEdit {
 		return editResult{}, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be edited here; use exec (sed, patch)", name, file.Size, MaxEdit)
+	}
+	if err := ed.bytes.Acquire(ctx, file.Size); err != nil {
+		return editResult{}, mesh.AsError(err)
+	}
+	defer ed.bytes.Release(file.Size)
+	content := make([]byte, 0, file.Size)
+	if err := file.parts(ctx, func(part []byte) { content = append(content, part...) }); err != nil {
+		return editResult{}, err
 	}
 	edited := string(content)
 	for i, e := range in.Edits {
@@ -106,11 +124,14 @@ func (e edit) apply(content string) (string, error) {
 	if from == "" {
 		return "", mesh.Errorf(mesh.CodeInvalid, "oldText is empty; to write a whole file use write_file")
 	}
-	switch n := strings.Count(content, from); {
+	n := strings.Count(content, from)
+	switch size := len(content) + n*(len(to)-len(from)); {
 	case n == 0:
 		return "", mesh.Errorf(mesh.CodeInvalid, "oldText is not in the file%s", nearest(content, from))
 	case n > 1 && !e.ReplaceAll:
 		return "", mesh.Errorf(mesh.CodeConflict, "oldText is in the file %d times, at line %s", n, places(content, from))
+	case size > MaxEdit:
+		return "", mesh.Errorf(mesh.CodeTooLarge, "with it the file would have %d bytes, more than the %d that can be edited here; use exec (sed, patch)", size, MaxEdit)
 	}
 	return strings.ReplaceAll(content, from, to), nil
 }
@@ -160,19 +181,25 @@ func nearest(content, text string) string {
 
 // compare fills in the diff.
 func (r *editResult) compare(before, after string) error {
-	diff, err := udiff.ToUnified("a/"+r.Path, "b/"+r.Path, before, udiff.Lines(before, after), udiff.DefaultContextLines)
-	if err != nil {
-		return err
+	diff := ""
+	if strings.Count(before, "\n")+strings.Count(after, "\n") > maxCompared {
+		diff = replaced(before, after)
+	} else {
+		var err error
+		if diff, err = udiff.ToUnified("", "", before, udiff.Lines(before, after), udiff.DefaultContextLines); err != nil {
+			return err
+		}
+		diff = diff[max(0, strings.Index(diff, "@@")):] // behind the names
 	}
 	for line := range strings.Lines(diff) {
-		switch {
-		case strings.HasPrefix(line, "+++ "), strings.HasPrefix(line, "--- "):
-		case line[0] == '+':
+		switch line[0] {
+		case '+':
 			r.Added++
-		case line[0] == '-':
+		case '-':
 			r.Removed++
 		}
 	}
+	diff = "--- a/" + r.Path + "\n+++ b/" + r.Path + "\n" + diff
 	r.Diff = diff
 	if len(diff) > MaxDiff {
 		shown := whole([]byte(diff[:MaxDiff]))
@@ -180,4 +207,40 @@ func (r *editResult) compare(before, after string) error {
 		r.Note = fmt.Sprintf("%d of %d bytes of the diff are shown; see the file with read_text_file", len(r.Diff), len(diff))
 	}
 	return nil
+}
+
+// replaced is the part of a diff that says what is different, coarsely: all lines
+// from the first difference to the last one are replaced.
+func replaced(before, after string) string {
+	same := 0
+	for same < min(len(before), len(after)) && before[same] == after[same] {
+		same++
+	}
+	start := strings.LastIndexByte(before[:same], '\n') + 1
+	line := strings.Count(before[:start], "\n") + 1
+	before, after = before[start:], after[start:]
+	for same = 0; same < min(len(before), len(after)) && before[len(before)-1-same] == after[len(after)-1-same]; {
+		same++
+	}
+	if !lineStart(before, len(before)-same) || !lineStart(after, len(after)-same) {
+		_, rest, _ := strings.Cut(before[len(before)-same:], "\n")
+		same = len(rest)
+	}
+	before, after = before[:len(before)-same], after[:len(after)-same]
+	var b strings.Builder
+	fmt.Fprintf(&b, "@@ -%d,%d +%d,%d @@\n", line, strings.Count(before, "\n"), line, strings.Count(after, "\n"))
+	mark(&b, '-', before)
+	mark(&b, '+', after)
+	return b.String()
+}
+
+func lineStart(s string, at int) bool { return at == 0 || s[at-1] == '\n' }
+
+// mark writes the lines of a text with a sign before each.
+func mark(b *strings.Builder, sign byte, text string) {
+	for line := range strings.Lines(text) {
+		b.WriteByte(sign)
+		b.WriteString(line)
+	}
+	newLine(b)
 }

@@ -83,3 +83,39 @@ func TestLongDiffIsCut(t *testing.T) {
 		require.EqualValues(t, 10_000, r["removed"])
 	})
 }
+
+// What one edit can make of a file is bounded before it is made.
+func TestEditDoesNotGrowAFileWithoutBound(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		x.write(t, "f", strings.Repeat("a", 20_000))
+		grow := args{"oldText": "a", "newText": strings.Repeat("b", MaxEdit/10_000), "replaceAll": true}
+		require.Contains(t, x.fails(t, mesh.CodeTooLarge, "edit_file", args{"path": "f", "edits": []args{grow}}), "20960000 bytes")
+		double := args{"oldText": "a", "newText": "aa", "replaceAll": true}
+		x.fails(t, mesh.CodeTooLarge, "edit_file", args{"path": "f", "edits": []args{double, double, double, double, double, double, double, double, double, double}})
+		x.requireFile(t, "f", strings.Repeat("a", 20_000))
+	})
+}
+
+// Files of many lines are compared coarsely, in little time and memory.
+func TestDiffOfManyLines(t *testing.T) {
+	many := strings.Repeat("x\n", maxCompared)
+	for _, c := range []struct{ name, before, after, diff string }{
+		{"one line", many + "a\n" + many, many + "b\n" + many, "@@ -50001,1 +50001,1 @@\n-a\n+b\n"},
+		{"inserted", many + "a\n", many + "b\na\n", "@@ -50001,0 +50001,1 @@\n+b\n"},
+		{"deleted", many + "b\nc\na\n", many + "a\n", "@@ -50001,2 +50001,0 @@\n-b\n-c\n"},
+		{"repeated", many, many + many[:4], "@@ -50001,0 +50001,2 @@\n+x\n+x\n"},
+		{"at the start", "a\n" + many, "b\n" + many, "@@ -1,1 +1,1 @@\n-a\n+b\n"},
+		{"within a line", many + "abc\n" + many, many + "adc\n" + many, "@@ -50001,1 +50001,1 @@\n-abc\n+adc\n"},
+		{"line end at the end", many + "a\n", many + "a", "@@ -50001,1 +50001,0 @@\n-a\n+a\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.diff, firstBytes(replaced(c.before, c.after), 1000))
+		})
+	}
+	r := editResult{Path: "f"}
+	require.NoError(t, r.compare(many, many+"a\nb\n"))
+	require.Equal(t, "--- a/f\n+++ b/f\n@@ -50001,0 +50001,2 @@\n+a\n+b\n", r.Diff)
+	require.Equal(t, [2]int{2, 0}, [2]int{r.Added, r.Removed})
+}
+
+func firstBytes(s string, n int) string { return s[:min(n, len(s))] }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mark3labs/mcp-go/server"
 
+	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -165,71 +166,121 @@ func addFiles(s *server.MCPServer) {
 }
 
 func readText(ctx context.Context, c *call, in readArgs) (readResult, error) {
-	content, file, err := readAll(ctx, c, in.Path)
+	file, err := openText(ctx, c, in.Path)
 	if err != nil {
 		return readResult{}, err
 	}
-	r := readResult{Path: shownName(in.Path), SizeBytes: file.Size, ETag: file.Revision}
-	lines := bytes.SplitAfter(content, []byte("\n"))
-	if len(lines[len(lines)-1]) == 0 {
-		lines = lines[:len(lines)-1]
+	shown := lines{}
+	if in.Tail > 0 { // which lines are the last ones is known at the end
+		err = file.parts(ctx, shown.add)
+		shown.end()
+		shown = lines{first: max(0, shown.total-min(in.Tail, MaxLines)), last: shown.total}
+	} else {
+		shown.first = max(in.Offset, 1) - 1
+		shown.last = shown.first + min(cmp.Or(in.Limit, in.Head, DefaultLines), MaxLines)
 	}
-	r.TotalLines = int64(len(lines))
-	first, last, err := in.window(r.TotalLines)
+	if err == nil {
+		err = file.parts(ctx, shown.add)
+	}
 	if err != nil {
 		return readResult{}, err
 	}
-	r.show(lines, first, last)
-	if !utf8.Valid(content) {
-		r.Note = strings.TrimPrefix(r.Note+"; the file is not UTF-8: other bytes are shown as \uFFFD", "; ")
+	shown.end()
+	if shown.first >= shown.total && shown.first > 0 {
+		return readResult{}, mesh.Errorf(mesh.CodeInvalid, "argument offset: %d is behind the last line of %s, which has %d", in.Offset, shownName(in.Path), shown.total)
 	}
-	return r, nil
+	return file.result(&shown), nil
 }
 
-// window is the range of lines that is asked for: first from 0, last behind it.
-// Models fill in arguments they do not need; head and tail of 0 are as none.
-func (in *readArgs) window(total int64) (first, last int64, err error) {
-	count := min(cmp.Or(in.Limit, in.Head, DefaultLines), MaxLines)
-	if in.Tail > 0 {
-		return max(0, total-min(in.Tail, MaxLines)), total, nil
+// result says what is shown of a file, and how to see the rest.
+func (f *textFile) result(l *lines) readResult {
+	r := readResult{
+		Path: shownName(f.name), SizeBytes: f.Size, ETag: f.Revision, Content: l.content.String(),
+		TotalLines: l.total, EndLine: l.shown, Truncated: l.first > 0 || l.shown < l.total || l.cut > 0,
 	}
-	first = max(in.Offset, 1) - 1
-	if first >= total && first > 0 {
-		return 0, 0, mesh.Errorf(mesh.CodeInvalid, "argument offset: %d is behind the last line of %s, which has %d", in.Offset, shownName(in.Path), total)
+	if l.shown > l.first {
+		r.StartLine = l.first + 1
+	} else {
+		r.EndLine = 0
 	}
-	return first, min(total, first+count), nil
-}
-
-// show takes lines until the result is large enough.
-func (r *readResult) show(lines [][]byte, first, last int64) {
-	var b strings.Builder
-	cut := 0
-	at := first
-	for ; at < last && b.Len() < MaxShown; at++ {
-		line := lines[at]
-		if len(line) > MaxLine+1 {
-			line = append(bytes.Clone(whole(line[:MaxLine])), "…\n"...)
-			cut++
-		}
-		b.WriteString(validText(line))
-	}
-	r.Content = b.String()
-	if at > first {
-		r.StartLine, r.EndLine = first+1, at
-	}
-	r.Truncated = first > 0 || at < r.TotalLines || cut > 0
 	var notes []string
-	if first > 0 || at < r.TotalLines {
+	if l.first > 0 || l.shown < l.total {
 		notes = append(notes, fmt.Sprintf("lines %d-%d of %d", r.StartLine, r.EndLine, r.TotalLines))
 	}
-	if at < r.TotalLines {
-		r.NextOffset = at + 1
+	if l.shown < l.total {
+		r.NextOffset = l.shown + 1
 		notes = append(notes, fmt.Sprintf("call read_text_file with path=%q and offset=%d for more", r.Path, r.NextOffset))
 	}
-	if cut > 0 {
-		notes = append(notes, fmt.Sprintf("%d lines are cut after %d bytes; exec with cut -b shows more of them", cut, MaxLine))
+	if l.cut > 0 {
+		notes = append(notes, fmt.Sprintf("%d lines are cut after %d bytes; exec with cut -b shows more of them", l.cut, MaxLine))
+	}
+	if l.invalid {
+		notes = append(notes, "the file is not UTF-8: other bytes are shown as \uFFFD")
 	}
 	r.Note = strings.Join(notes, "; ")
+	return r
+}
+
+// lines takes those that are shown out of a file that passes in parts. It holds no
+// more of the file than these.
+type lines struct {
+	first, last int64 // what is wanted, from 0; last behind
+	total       int64 // lines that have ended
+	content     strings.Builder
+	shown       int64 // behind the last line in content
+	cut         int   // lines of which only the beginning is there
+	invalid     bool  // something is not UTF-8
+
+	line []byte // the line under way, as far as it is wanted
+	size int    // all of it
+	rest []byte // of a character in which a part ended
+}
+
+func (l *lines) add(part []byte) {
+	text := part
+	if len(l.rest) > 0 {
+		text = append(l.rest, part...)
+	}
+	l.rest = bytes.Clone(text[len(whole(text)):])
+	l.invalid = l.invalid || !utf8.Valid(whole(text))
+	for len(part) > 0 {
+		end := bytes.IndexByte(part, '\n') + 1
+		piece := part[:cmp.Or(end, len(part))]
+		part = part[len(piece):]
+		l.size += len(piece)
+		if l.wanted() {
+			l.line = append(l.line, piece[:min(len(piece), MaxLine+2-len(l.line))]...)
+		}
+		if end > 0 {
+			l.endLine()
+		}
+	}
+}
+
+// end says that the last part has passed.
+func (l *lines) end() {
+	l.invalid = l.invalid || len(l.rest) > 0
+	if l.size > 0 {
+		l.endLine()
+	}
+}
+
+func (l *lines) wanted() bool {
+	return l.total >= l.first && l.total < l.last && l.content.Len() < MaxShown
+}
+
+func (l *lines) endLine() {
+	if l.wanted() {
+		line := l.line
+		if l.size > MaxLine+1 {
+			line = append(whole(line[:MaxLine]), "…\n"...)
+			l.cut++
+		}
+		l.content.WriteString(validText(line))
+		l.shown = l.total + 1
+	}
+	l.line, l.size = l.line[:0], 0
+	l.total++
 }
 
 // whole takes the beginning of a character off the end.
@@ -248,29 +299,41 @@ func whole(b []byte) []byte {
 // binaryProbe is how much of a file is looked at for a NUL byte, as grep does.
 const binaryProbe = 8 << 10
 
-// readAll reads a text file, of one revision.
-func readAll(ctx context.Context, c *call, name string) ([]byte, mesh.FileInfo, error) {
-	req := mesh.ReadRequest{Path: mesh.Path(name)}
-	content, file, err := c.workspace.ReadRange(ctx, req)
+// textFile is a text file, of one revision.
+type textFile struct {
+	mesh.FileInfo
+	name  string
+	ws    *client.Workspace
+	begin []byte // as much as came with the first answer
+}
+
+// openText refuses what is not a text file, or too large to be read as one.
+func openText(ctx context.Context, c *call, name string) (*textFile, error) {
+	begin, info, err := c.workspace.ReadRange(ctx, mesh.ReadRequest{Path: mesh.Path(name)})
 	if err != nil {
-		return nil, file, err
+		return nil, err
 	}
-	if bytes.IndexByte(content[:min(len(content), binaryProbe)], 0) >= 0 {
-		return nil, file, mesh.Errorf(mesh.CodeUnsupported, "%s is a binary file of %d bytes; look at it with exec (file, xxd, strings)", shownName(name), file.Size)
+	if bytes.IndexByte(begin[:min(len(begin), binaryProbe)], 0) >= 0 {
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "%s is a binary file of %d bytes; look at it with exec (file, xxd, strings)", shownName(name), info.Size)
 	}
-	if file.Size > MaxScan {
-		return nil, file, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be read by lines; use exec (sed -n '1,200p', tail, grep)", shownName(name), file.Size, int64(MaxScan))
+	if info.Size > MaxScan {
+		return nil, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be read by lines; use exec (sed -n '1,200p', tail, grep)", shownName(name), info.Size, int64(MaxScan))
 	}
-	req.Revision = file.Revision
-	for int64(len(content)) < file.Size {
-		req.Offset = int64(len(content))
-		more, _, err := c.workspace.ReadRange(ctx, req)
+	return &textFile{info, name, c.workspace, begin}, nil
+}
+
+// parts calls do with all of the file, part by part.
+func (f *textFile) parts(ctx context.Context, do func(part []byte)) error {
+	do(f.begin)
+	for at := int64(len(f.begin)); at < f.Size; {
+		part, _, err := f.ws.ReadRange(ctx, mesh.ReadRequest{Path: mesh.Path(f.name), Offset: at, Revision: f.Revision})
 		if err != nil {
-			return nil, file, err
+			return err
 		}
-		content = append(content, more...)
+		do(part)
+		at += int64(len(part))
 	}
-	return content, file, nil
+	return nil
 }
 
 func writeFile(ctx context.Context, c *call, in writeArgs) (writeResult, error) {

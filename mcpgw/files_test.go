@@ -1,7 +1,10 @@
 package mcpgw
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -234,4 +237,55 @@ func TestWrongArguments(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A limit holds however the argument is spelled: of one that is there twice the
+// schema and the tool take the same.
+func TestArgumentTwice(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		x.write(t, "f", numbered(3))
+		text, _, isError := x.callRaw(t, "read_text_file", json.RawMessage(`{"path":"f","limit":-1,"limit":null}`))
+		require.False(t, isError, text)
+		require.Equal(t, numbered(3), text)
+		for _, a := range []string{
+			`{"path":"f","limit":1,"limit":-1}`, `{"path":"f","limit":1,"Limit":-1}`, `{"path":"f","path":null}`, `[]`, `"f"`,
+		} {
+			text, structured, isError := x.callRaw(t, "read_text_file", json.RawMessage(a))
+			require.True(t, isError, "%s: %s", a, text)
+			require.Equal(t, string(mesh.CodeInvalid), structured["code"], "%s: %s", a, text)
+		}
+		text, _, isError = x.callRaw(t, "memory_put", json.RawMessage(`{"key":"k","value":"v","ifRevision":18446744073709551615}`))
+		require.True(t, isError)
+		require.Contains(t, text, "not_found", "a number keeps all its digits")
+	})
+}
+
+// Of a large file nothing is held but what is shown.
+func TestLinesHoldLittle(t *testing.T) {
+	parts := [][]byte{bytes.Repeat([]byte("\n"), mesh.MaxMessage), bytes.Repeat([]byte("x"), mesh.MaxMessage), []byte("é\n")[:1], []byte("é\n")[1:]}
+	l := lines{last: MaxLines}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, part := range parts {
+		for range 100 {
+			l.add(part)
+		}
+		if len(part) == 1 {
+			break
+		}
+	}
+	runtime.ReadMemStats(&after)
+	l.end()
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+	require.Equal(t, int64(100*mesh.MaxMessage+1), l.total)
+	require.Equal(t, int64(MaxLines), l.shown)
+	require.True(t, l.invalid)
+
+	l = lines{last: 10}
+	for _, b := range []byte("aé\n€\n𝄞") {
+		l.add([]byte{b})
+	}
+	l.end()
+	require.Equal(t, "aé\n€\n𝄞", l.content.String())
+	require.False(t, l.invalid, "characters that parts share")
 }

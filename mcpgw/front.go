@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/server"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -36,8 +35,8 @@ type front struct {
 	routes *http.ServeMux
 	mcp    *server.StreamableHTTPServer
 	server *server.MCPServer
-	slots  *mesh.Slots         // of requests, by tenant
-	bodies *semaphore.Weighted // of bytes of their bodies
+	slots  *mesh.Slots // of requests, by tenant
+	bodies *bodies
 	// underWay is held, shared, by each request under way.
 	underWay sync.RWMutex
 }
@@ -216,7 +215,7 @@ func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Cl
 		f.answer(w, err)
 		return
 	}
-	body, release, err := f.readBody(r)
+	body, release, err := f.readBody(r, c.Tenant())
 	if err != nil {
 		f.answer(w, err)
 		return
@@ -234,31 +233,41 @@ func (f *front) serveCaller(w http.ResponseWriter, r *http.Request, c *client.Cl
 	f.mcp.ServeHTTP(w, r)
 }
 
-// readBody reads a whole body. Its bytes count until release.
-func (f *front) readBody(r *http.Request) (body []byte, release func(), err error) {
+// readBody reads a whole body. A large one has its room until release.
+func (f *front) readBody(r *http.Request, tenant string) (body []byte, release func(), err error) {
+	body, err = io.ReadAll(io.LimitReader(r.Body, DefaultSmallBody+1))
+	if err != nil {
+		return nil, nil, errNotWhole
+	}
+	if len(body) <= DefaultSmallBody {
+		return body, func() {}, nil
+	}
 	size := r.ContentLength
 	if size < 0 { // not known
 		size = DefaultMaxBody
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), DefaultReadTime)
 	defer cancel()
-	if f.bodies.Acquire(ctx, size) != nil {
-		return nil, nil, errBusy
+	room, err := f.bodies.take(ctx, tenant, size)
+	if err != nil {
+		return nil, nil, err
 	}
-	release = func() { f.bodies.Release(size) }
-	body, err = io.ReadAll(io.LimitReader(r.Body, DefaultMaxBody+1))
-	switch {
-	case len(body) > DefaultMaxBody: // its length was not known
+	rest, err := io.ReadAll(io.LimitReader(r.Body, int64(DefaultMaxBody+1-len(body))))
+	if body = append(body, rest...); len(body) > DefaultMaxBody { // its length was not known
 		drain(r.Body)
 		err = tooLarge()
-	case err != nil:
-		err = mesh.Errorf(mesh.CodeInvalid, "the request did not arrive whole within %s", DefaultReadTime)
-	default:
-		return body, release, nil
+	} else if err != nil {
+		err = errNotWhole
 	}
-	release()
-	return nil, nil, err
+	if err != nil {
+		room.give()
+		return nil, nil, err
+	}
+	room.keep(int64(len(body)))
+	return body, room.give, nil
 }
+
+var errNotWhole = mesh.Errorf(mesh.CodeInvalid, "the request did not arrive whole within %s", DefaultReadTime)
 
 // isNotification reports whether mcp-go would take a body for a notification or for
 // an answer of the client. We ask clients nothing, and act on nothing that they

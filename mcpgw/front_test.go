@@ -29,6 +29,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -550,11 +551,19 @@ func TestOverTLS(t *testing.T) {
 // Bodies that are worked on are bounded in all: a large one waits for others.
 func TestLargeBodiesWait(t *testing.T) {
 	eachGateway(t, func(t *testing.T, g *gateway) {
-		require.NoError(t, g.front.bodies.Acquire(t.Context(), DefaultBodies))
+		g.CreateTenant(t, "other")
+		other := bearerOf(g.Token(t, "other"))
+		large := strings.Repeat("x", 2*DefaultSmallBody)
+		share := holdBodies(t, g, string(nodetest.Tenant), DefaultBodies/4)
+		status, text, _ := g.call(t, "write_file", args{"path": "f", "content": "small"}, nil)
+		require.Equal(t, http.StatusOK, status, text)
+		status, text, _ = g.call(t, "write_file", args{"path": "f", "content": large}, other)
+		require.Equal(t, http.StatusOK, status, text)
+
 		answered := make(chan struct{})
 		go func() {
 			defer close(answered)
-			g.call(t, "write_file", args{"path": "f", "content": "x"}, nil)
+			g.call(t, "write_file", args{"path": "f", "content": large}, nil)
 		}()
 		require.Never(t, func() bool {
 			select {
@@ -564,8 +573,44 @@ func TestLargeBodiesWait(t *testing.T) {
 				return false
 			}
 		}, 300*time.Millisecond, 10*time.Millisecond)
-		g.front.bodies.Release(DefaultBodies)
+		share.give()
 		<-answered
-		g.requireText(t, "x", "f", nil)
+		info, err := g.Client.Workspace(DefaultWorkspace).Stat(t.Context(), "f")
+		require.NoError(t, err)
+		require.EqualValues(t, len(large), info.Size)
+		require.Empty(t, g.front.bodies.shares)
+		require.True(t, g.front.bodies.all.TryAcquire(DefaultBodies), "all is given back")
 	})
+}
+
+func holdBodies(t *testing.T, g *gateway, tenant string, size int64) *room {
+	r, err := g.front.bodies.take(t.Context(), tenant, size)
+	require.NoError(t, err)
+	return r
+}
+
+// A call that goes on for long holds what its body has, and not what a body of
+// unknown length might have had.
+func TestBodyOfUnknownLengthHoldsWhatItHas(t *testing.T) {
+	release, running := make(chan struct{}), make(chan struct{}, 1)
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	g := serve(t, m, HTTPConfig{}, func(s *server.MCPServer) {
+		s.AddTool(mcp.Tool{Name: "hold", RawInputSchema: json.RawMessage(`{"type":"object"}`)}, func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			running <- struct{}{}
+			<-release
+			return mcp.NewToolResultText("held"), nil
+		})
+	})
+	body, err := io.ReadAll(toolCall(1, "hold", args{"text": strings.Repeat("x", 2*DefaultSmallBody)}))
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.post(t, io.MultiReader(bytes.NewReader(body)), nil) // of unknown length
+	}()
+	<-running
+	left := g.front.bodies.all.TryAcquire(int64(DefaultBodies - len(body)))
+	close(release)
+	<-done
+	require.True(t, left)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/server"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -23,9 +22,13 @@ const (
 	// DefaultMaxCalls is how many requests are worked on at a time; one tenant may
 	// have a quarter of them.
 	DefaultMaxCalls = 256
-	// DefaultBodies is how many bytes of bodies are worked on at a time; who comes
-	// with more waits, for DefaultReadTime at most.
+	// DefaultBodies is how many bytes of large bodies are worked on at a time; one
+	// tenant may have a quarter of them. Who comes with more waits, for
+	// DefaultReadTime at most.
 	DefaultBodies = 32 << 20
+	// DefaultSmallBody is up to where a body is small: as large as nearly all are,
+	// and DefaultMaxCalls of them take little.
+	DefaultSmallBody = 64 << 10
 	// DefaultReadTime is how long a request may take to arrive, DefaultHeaderTime
 	// how long its headers alone.
 	DefaultReadTime   = 30 * time.Second
@@ -96,7 +99,7 @@ func newFront(cfg HTTPConfig) *front {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &front{cfg: cfg, slots: mesh.NewSlots(DefaultMaxCalls), bodies: semaphore.NewWeighted(DefaultBodies), routes: http.NewServeMux()}
+	f := &front{cfg: cfg, slots: mesh.NewSlots(DefaultMaxCalls), bodies: newBodies(), routes: http.NewServeMux()}
 	mcpServer := newServer(cfg.Version, cfg.Log)
 	f.mcp = server.NewStreamableHTTPServer(
 		mcpServer,

@@ -53,6 +53,12 @@ type args = map[string]any
 // message of a failure as its text.
 func (x *tools) call(t *testing.T, name string, a args) (text string, structured args, isError bool) {
 	t.Helper()
+	return x.callRaw(t, name, asJSON(a))
+}
+
+// callRaw is call with arguments as they travel.
+func (x *tools) callRaw(t *testing.T, name string, a json.RawMessage) (text string, structured args, isError bool) {
+	t.Helper()
 	body := asJSON(args{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": args{"name": name, "arguments": a}})
 	answer := x.server.HandleMessage(withCaller(t.Context(), x.who), body)
 	response, ok := answer.(mcp.JSONRPCResponse)

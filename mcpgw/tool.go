@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"regexp"
 	"runtime/debug"
@@ -104,19 +105,22 @@ type arguments struct {
 }
 
 // decode reads the arguments of a call. Models fill optional arguments with null:
-// that is as if they were not there.
+// that is as if they were not there. Of a name that is there twice the last one
+// counts, for the schema and for in alike: they read the same, written anew.
 func decode(req mcp.CallToolRequest, known *arguments, in any) error {
-	args := map[string]any{}
+	fields := map[string]json.RawMessage{}
 	raw, _ := req.GetRawArguments().(json.RawMessage)
-	if len(raw) > 0 && string(raw) != "null" {
-		if err := json.Unmarshal(raw, &args); err != nil {
-			return mesh.Errorf(mesh.CodeInvalid, "arguments are not a JSON object")
-		}
+	if len(raw) > 0 && json.Unmarshal(raw, &fields) != nil {
+		return mesh.Errorf(mesh.CodeInvalid, "arguments are not a JSON object")
 	}
-	for name, value := range args {
-		if value == nil {
-			delete(args, name)
-		}
+	maps.DeleteFunc(fields, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+	raw = json.RawMessage("{}")
+	if len(fields) > 0 {
+		raw = asJSON(fields)
+	}
+	var args map[string]any
+	if err := json.Unmarshal(raw, &args); err != nil {
+		return mesh.Errorf(mesh.CodeInvalid, "arguments are not a JSON object")
 	}
 	if err := known.schema.Validate(args); err != nil {
 		text := misfit(err)
@@ -124,9 +128,6 @@ func decode(req mcp.CallToolRequest, known *arguments, in any) error {
 			text += "; the arguments are " + known.names
 		}
 		return mesh.Errorf(mesh.CodeInvalid, "%s", text)
-	}
-	if len(raw) == 0 {
-		return nil
 	}
 	if err := json.Unmarshal(raw, in); err != nil { // a number that is no int64
 		return mesh.Errorf(mesh.CodeInvalid, "arguments: %s", strings.TrimPrefix(err.Error(), "json: "))

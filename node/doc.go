@@ -47,6 +47,7 @@
 // workspace's tree, where it is. Its path stands in the workspace's record and
 // nowhere else, and is checked again at each opening: it leads through no link,
 // neither holds nor lies in the node's data, and has an owner who is not root. That
-// owner is the user of the workspace's files and commands. No two workspaces have a
-// part of it, and removing the workspace does not touch it.
+// owner is the user of the workspace's files and commands: file verbs have his
+// rights and not the node's, so what others put there stays theirs. No two
+// workspaces have a part of it, and removing the workspace does not touch it.
 package node

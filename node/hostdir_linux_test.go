@@ -224,3 +224,53 @@ func TestHostDirMoved(t *testing.T) {
 	require.NoError(t, m.Client.RemoveWorkspace(ctx, "repo"))
 	require.FileExists(t, filepath.Join(away, "project/theirs"))
 }
+
+// The file verbs have the owner's rights, as commands have, and not the node's:
+// what somebody else put into the directory, linked or mounted there stays his.
+func TestHostDirOfOthers(t *testing.T) {
+	nodetest.Need(t, os.Geteuid() == 0, "root", "without root the kernel looks at rights as it is")
+	m, base := startHostDirs(t)
+	ctx, ws, dir := t.Context(), m.Client.Workspace("repo"), userDir(t, filepath.Join(base, "project"))
+	outside := filepath.Join(base, "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("ROOT"), 0o600))
+	require.NoError(t, os.Link(outside, filepath.Join(dir, "link")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), []byte("ROOT"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "public"), []byte("all may read"), 0o644))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "closed"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "closed/file"), []byte("ROOT"), 0o644))
+	require.NoError(t, inDir(t, m, "repo", dir))
+	for _, path := range []string{"link", "file", "closed/file"} {
+		_, err := ws.ReadFile(ctx, path)
+		requireCode(t, mesh.CodeDenied, err)
+		requireCode(t, mesh.CodeDenied, ws.Chmod(ctx, path, 0o777))
+		require.Error(t, ws.Copy(ctx, path, "copy"), path)
+	}
+	requireCode(t, mesh.CodeDenied, ws.WriteFile(ctx, "closed/new", nil, 0))
+	requireCode(t, mesh.CodeDenied, ws.Remove(ctx, "closed/file"))
+	require.Error(t, ws.Copy(ctx, "closed", "copied"))
+	found, err := ws.GrepPage(ctx, mesh.GrepRequest{Pattern: "ROOT|all", Mode: mesh.GrepFiles})
+	require.NoError(t, err)
+	require.Len(t, found.Matches, 1)
+	require.EqualValues(t, "public", found.Matches[0].Path)
+	b, err := ws.ReadFile(ctx, "public")
+	require.NoError(t, err)
+	require.Equal(t, "all may read", string(b))
+	info, err := os.Stat(outside)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	// What is the owner's, works as ever.
+	require.NoError(t, ws.WriteFile(ctx, "large", make([]byte, 2*mesh.MaxMessage), 0))
+	require.NoError(t, ws.Remove(ctx, "large"))
+	require.NoError(t, ws.MkdirAll(ctx, "a/b", 0o755))
+	require.NoError(t, ws.WriteFile(ctx, "a/b/c", []byte("1"), 0o600))
+	require.NoError(t, ws.Copy(ctx, "a", "d"))
+	require.NoError(t, ws.Rename(ctx, "d", "e"))
+	require.NoError(t, ws.Chmod(ctx, "e/b/c", 0o644))
+	require.NoError(t, ws.RemoveAll(ctx, "a"))
+	require.Equal(t, ownerID, userOf(t, filepath.Join(dir, "e/b/c")))
+	require.NoError(t, ws.RemoveAll(ctx, "e"))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, left, 5, "%v", left)
+}

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"errors"
-	"os"
 	"strings"
 	"time"
 
@@ -178,7 +177,7 @@ func (t *Tree) rename(src, dst *place, noReplace bool) error {
 // parent is written into it, which its owner needs a bit for and root does not.
 func (t *Tree) withWritable(at *place, move func() error) error {
 	err := move()
-	if !errors.Is(err, unix.EACCES) || at.kind() != unix.S_IFDIR || os.Geteuid() == 0 {
+	if !errors.Is(err, unix.EACCES) || at.kind() != unix.S_IFDIR || t.owned {
 		return err
 	}
 	mode := at.st.Mode & 0o7777
@@ -327,7 +326,7 @@ func (t *Tree) purgePass(dir int, names []string, until time.Time) ([]string, in
 
 func (t *Tree) moveUp(dir int, name, tmp string) error {
 	err := unix.Renameat(dir, name, t.trash, tmp)
-	if !errors.Is(err, unix.EACCES) || os.Geteuid() == 0 {
+	if !errors.Is(err, unix.EACCES) || t.owned {
 		return err
 	}
 	fd, err := openAt(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)

@@ -313,6 +313,8 @@ func (c *copier) fillDir(src *place, tmp string) error {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
+		t.act(t.uid, t.gid)
+		defer t.act(0, 0)
 		err := c.pack(src, w)
 		w.CloseWithError(err)
 		packed <- err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type Tree struct {
 	trash int // a directory in stage: where removed directories are taken apart
 
 	owned    bool // chown what we make
+	acts     bool // root acts as the owner, in each call
 	uid, gid int
 	seq      *atomic.Uint64 // names in stage and trash
 	noBatch  bool           // do without openat2; set by tests, before use
@@ -94,6 +96,7 @@ func (t *Tree) open(cfg TreeConfig) (err error) {
 	}
 	if cfg.Host {
 		t.root, err = openHostDir(cfg.Dir)
+		t.acts, t.owned = t.owned, false
 	} else {
 		t.root, err = openTop(cfg.Dir, t.own)
 	}
@@ -111,6 +114,11 @@ func (t *Tree) open(cfg TreeConfig) (err error) {
 		return err
 	case !same:
 		return mesh.Errorf(mesh.CodeInvalid, "the workspace and the node's data are on two file systems or mounts; they must be on one")
+	}
+	if t.acts {
+		if err := unix.Fchown(t.stage, t.uid, t.gid); err != nil {
+			return err
+		}
 	}
 	if err := unix.Fchmod(t.stage, 0o700); err != nil {
 		return err
@@ -182,6 +190,11 @@ func (t *Tree) emptyStage() error {
 	t.trash, err = openAt(t.stage, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
+	}
+	if t.acts {
+		if err := unix.Fchown(t.trash, t.uid, t.gid); err != nil {
+			return err
+		}
 	}
 	for range purgePasses {
 		left, err := t.emptyPass(name)
@@ -269,7 +282,8 @@ func (t *Tree) gone() bool {
 	return unix.Fstat(t.root, &st) == nil && st.Nlink == 0
 }
 
-// enter admits one call; every enter without an error is followed by a leave.
+// enter admits one call; every enter without an error is followed by a leave, on
+// the same goroutine.
 func (t *Tree) enter() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -277,10 +291,31 @@ func (t *Tree) enter() error {
 		return errClosing()
 	}
 	t.ops.Add(1)
+	t.act(t.uid, t.gid)
 	return nil
 }
 
-func (t *Tree) leave() { t.ops.Done() }
+func (t *Tree) leave() {
+	t.act(0, 0)
+	t.ops.Done()
+}
+
+// act gives the thread the owner's rights to files and no others, or with 0 ours
+// again: in a directory of the host lie things that are not the owner's. It is not
+// nested, and the goroutine stays on the thread.
+func (t *Tree) act(uid, gid int) {
+	if !t.acts {
+		return
+	}
+	if uid != 0 {
+		runtime.LockOSThread()
+	}
+	unix.Setfsgid(gid) //nolint:errcheck // root may
+	unix.Setfsuid(uid) //nolint:errcheck // as above
+	if uid == 0 {
+		runtime.UnlockOSThread()
+	}
+}
 
 // ending returns an error once the Tree is being closed.
 func (t *Tree) ending() error {
