@@ -27,7 +27,9 @@ type Bucket interface {
 	// is more than the object has. An offset behind the end is CodeInvalid.
 	Get(ctx context.Context, id ID, offset int64, n int) ([]byte, error)
 
-	// Delete removes an object; one that does not exist is no error.
+	// Delete removes an object; one that does not exist is no error. It must not
+	// run beside a Put of the same object: who deletes makes sure before that
+	// nobody refers to it or is about to.
 	Delete(ctx context.Context, id ID) error
 
 	// List yields the names of all objects in ascending order. It ends with the

@@ -71,7 +71,7 @@ func (s *suite) put(t *testing.T, seed uint64, n int) (objstore.ID, []byte) {
 
 func (s *suite) sizes(t *testing.T) {
 	part := mesh.MaxMessage
-	for i, n := range []int{1, 100, part - 1, part, part + 1, 2 * part, 5*part + 7, MaxObject} {
+	for i, n := range []int{1, part - 1, part, part + 1, 2 * part, MaxObject} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			id, data := s.put(t, uint64(100+i), n)
 			for name, handle := range map[string]objstore.Bucket{"writer": s.a, "reader": s.b} {
@@ -85,7 +85,7 @@ func (s *suite) sizes(t *testing.T) {
 }
 
 func (s *suite) ranges(t *testing.T) {
-	size := 3*mesh.MaxMessage + 1000
+	size := 2*mesh.MaxMessage + 1000
 	id, data := s.put(t, 200, size)
 	r := rand.New(rand.NewPCG(1, 2))
 	check := func(offset int64, n int) {
@@ -95,12 +95,12 @@ func (s *suite) ranges(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, objstore.IDOf(data[from:to]), objstore.IDOf(got), "%d bytes from %d", n, offset)
 	}
-	for _, at := range []int{0, 1, mesh.MaxMessage - 1, mesh.MaxMessage, mesh.MaxMessage + 1, 3 * mesh.MaxMessage, size - 1, size} {
-		for _, n := range []int{0, 1, 2, 1000, mesh.MaxMessage, size} {
+	for _, at := range []int{0, 1, mesh.MaxMessage - 1, mesh.MaxMessage, mesh.MaxMessage + 1, 2 * mesh.MaxMessage, size - 1, size} {
+		for _, n := range []int{0, 2, size} {
 			check(int64(at), n)
 		}
 	}
-	for range 50 {
+	for range 10 {
 		check(int64(r.IntN(2*size)-size), r.IntN(size))
 	}
 	check(int64(-size-1000), 100)
@@ -138,7 +138,7 @@ func (s *suite) delete(t *testing.T) {
 
 func (s *suite) list(t *testing.T) {
 	var want []objstore.ID
-	for i := range 40 {
+	for i := range 12 {
 		id, _ := s.put(t, uint64(500+i), 10)
 		want = append(want, id)
 	}
@@ -153,7 +153,7 @@ func (s *suite) list(t *testing.T) {
 
 // atOnce lets both handles put the same objects at the same time.
 func (s *suite) atOnce(t *testing.T) {
-	const objects = 6
+	const objects = 3
 	var g errgroup.Group
 	for i := range objects {
 		id, data := Object(uint64(600+i), 2*mesh.MaxMessage+i)

@@ -26,18 +26,21 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
 const (
-	// Window is how many parts of one Put or Get are on their way: 2 MiB.
+	// Window is how many parts of one Put are on their way, and how many a Bucket
+	// reads at once: 2 MiB each.
 	Window = 4
 	// knownPacks is how many packs' lengths are remembered, 50 bytes each.
 	knownPacks = 4096
-	// readTry bounds one try of a read.
-	readTry = 2 * time.Second
+	// readTry bounds one try of a read. Asking again a server that is only slow
+	// makes it slower.
+	readTry = 5 * time.Second
 	// maxParts bounds what a pack claims to have.
 	maxParts = 1 << 10
 )
@@ -50,6 +53,7 @@ type Bucket struct {
 	shard  int
 	tenant mesh.Tenant
 	known  *lru.Cache[objstore.ID, layout]
+	reads  *semaphore.Weighted // parts that are read at once
 }
 
 var _ objstore.Bucket = (*Bucket)(nil)
@@ -72,7 +76,7 @@ func Open(ctx context.Context, js jetstream.JetStream, shard int, tenant mesh.Te
 	if err != nil {
 		return nil, err
 	}
-	return &Bucket{js: js, stream: stream, shard: shard, tenant: tenant, known: known}, nil
+	return &Bucket{js: js, stream: stream, shard: shard, tenant: tenant, known: known, reads: semaphore.NewWeighted(Window)}, nil
 }
 
 // Put implements objstore.Bucket.
@@ -186,6 +190,10 @@ func (b *Bucket) end(ctx context.Context, id objstore.ID) (layout, []byte, error
 
 // read returns the message of a subject as the leader has it.
 func (b *Bucket) read(ctx context.Context, subject string) (m *jetstream.RawStreamMsg, err error) {
+	if err := b.reads.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer b.reads.Release(1)
 	err = b.ask(ctx, func(ctx context.Context) error {
 		m, err = b.stream.GetLastMsgForSubject(ctx, subject)
 		return err

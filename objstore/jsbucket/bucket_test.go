@@ -268,7 +268,7 @@ func testFull(t *testing.T, js jetstream.JetStream, replicas int) {
 func TestLeaderKill(t *testing.T) {
 	m, js := start(t, 3)
 	b := open(t, js, tenant)
-	const packs, size = 30, 3*mesh.MaxMessage + 5
+	const packs, size = 12, 3*mesh.MaxMessage + 5
 	kill := make(chan struct{})
 	failed := make(chan error, 1)
 	go func() { failed <- putAll(t.Context(), b, packs, size, func() { close(kill) }) }()
