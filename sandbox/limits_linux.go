@@ -136,6 +136,7 @@ type group struct {
 	homes map[string]string
 	dirs  map[string]string
 	fd    *os.File // v2, while the command is being forked
+	spare int      // a process that may be in the group and is never killed with it; 0 is none
 }
 
 func (g *group) limit(memory int64, pids int) error {
@@ -200,18 +201,52 @@ func (g *group) kill() error {
 	for _, dir := range g.dirs {
 		dirs = append(dirs, dir)
 	}
-	return killAll(dirs)
+	return killAll(dirs, g.spare)
+}
+
+// killNow signals every process that is in the group at the moment.
+func (g *group) killNow() {
+	for _, dir := range g.dirs {
+		pids, err := members(dir, g.spare)
+		if err != nil {
+			continue
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// doors are the files through which a thread that has them open enters the v1
+// group by itself: the kernel looks at the rights of who opened them.
+func (g *group) doors() ([]*os.File, error) {
+	var files []*os.File
+	for _, dir := range g.dirs {
+		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			closeFiles(files)
+			return nil, fmt.Errorf("open a cgroup: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 // killAll forbids new processes where that is possible, which makes the loop
 // end against a fork bomb, and kills until all dirs are empty. A thread of our
-// own process is never a reason to kill it.
-func killAll(dirs []string) error {
+// own process, or of spare, is never a reason to kill it.
+func killAll(dirs []string, spare int) error {
 	deadline := time.Now().Add(goneWait)
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
 		left := 0
 		for _, dir := range dirs {
-			pids, err := members(dir)
+			pids, err := members(dir, spare)
 			if err != nil {
 				return err
 			}
@@ -236,9 +271,9 @@ func killAll(dirs []string) error {
 	}
 }
 
-// members lists the processes of a cgroup but our own, which can be there for
-// the moment in which the spawner forks.
-func members(dir string) ([]int, error) {
+// members lists the processes of a cgroup but our own and spare, which can be
+// there for the moment in which they fork.
+func members(dir string, spare int) ([]int, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -249,7 +284,7 @@ func members(dir string) ([]int, error) {
 	var pids []int
 	for _, word := range bytes.Fields(text) {
 		pid, err := strconv.Atoi(string(word))
-		if err == nil && pid > 0 && pid != os.Getpid() {
+		if err == nil && pid > 0 && pid != os.Getpid() && pid != spare {
 			pids = append(pids, pid)
 		}
 	}
@@ -374,7 +409,7 @@ func delegate(home, leaf string) error {
 	if err == nil || !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	others, err := members(home)
+	others, err := members(home, 0)
 	if err != nil {
 		return err
 	}

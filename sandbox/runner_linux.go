@@ -22,6 +22,7 @@ type Runner struct {
 	driver  driver // nil when commands are refused
 	limiter *limiter
 	spawner *spawner
+	warm    *warm // nil: every command starts cold
 	root    bool
 	mounts  bool
 
@@ -99,6 +100,7 @@ func New(ctx context.Context, cfg Config) (*Runner, error) {
 		err = r.canary(ctx)
 	}
 	if err == nil {
+		r.warmUp(ctx, cfg.Warm)
 		return r, nil
 	}
 	refusal := mesh.Errorf(mesh.CodeUnsupported, "no command can run isolated here: %v; %s", err, installHint)
@@ -235,8 +237,8 @@ func (r *Runner) Start(ctx context.Context, spec *Spec) (*Process, error) {
 	return nil, coded
 }
 
-// Close kills every command, waits until all are gone, and removes what the
-// Runner made on the host. It may be called more than once.
+// Close kills every command, waits until all are gone, ends the sandboxes that
+// were kept, and removes what the Runner made on the host. It may be called more than once.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	r.closed = true
@@ -249,6 +251,9 @@ func (r *Runner) Close() error {
 		p.Kill()
 	}
 	r.started.Wait()
+	if r.warm != nil {
+		r.warm.close()
+	}
 	r.stop()
 	return nil
 }
@@ -270,14 +275,21 @@ func (r *Runner) begin() error {
 	return nil
 }
 
+func (r *Runner) closing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
+
 func errEnding() *mesh.Error { return mesh.Errorf(mesh.CodeUnavailable, "exec: the node is closing") }
 
 // track makes a forked process known to Close.
 func (r *Runner) track(p *Process) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.live[p] = struct{}{}
-	if r.closed {
+	closed := r.closed
+	r.mu.Unlock()
+	if closed {
 		p.Kill()
 	}
 }

@@ -85,7 +85,9 @@ func testClosing(t *testing.T, b *bench) {
 	}
 	<-started
 	require.NoError(t, r.Close())
-	require.Empty(t, marked(marker))
+	// Where no cgroup holds it, what bubblewrap is of a start that was given up
+	// ends a moment later.
+	allGone(t, marker)
 	group.Wait()
 }
 
@@ -181,7 +183,7 @@ func testRefusals(t *testing.T, b *bench) {
 
 func testAccount(t *testing.T, b *bench) {
 	o := b.run(t, "sh", "-c", "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done")
-	if b.runner.Level().Limits == limitsRlimit && b.runner.Level().Driver == IsolationBwrap {
+	if b.runner.Level().Limits == limitsRlimit && b.runner.Level().Driver == IsolationBwrap && !b.runner.Level().Warm {
 		require.Zero(t, o.User)
 		return
 	}

@@ -22,10 +22,25 @@ func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said strin
 	if err != nil {
 		return nil, "", err
 	}
+	if r.warm != nil {
+		if p, err := r.warm.start(ctx, spec); p != nil || err != nil {
+			return p, "", err
+		}
+	}
+	c, said, err := r.startCold(ctx, spec)
+	if err != nil {
+		return nil, said, err
+	}
+	return &c.Process, "", nil
+}
+
+// startCold starts a complete spec in a sandbox of its own.
+func (r *Runner) startCold(ctx context.Context, spec *Spec) (p *cold, said string, err error) {
 	if err := r.begin(); err != nil {
 		return nil, "", err
 	}
-	p = &Process{runner: r, done: make(chan struct{}), leaderFD: -1}
+	p = &cold{runner: r, leaderFD: -1}
+	p.Process = Process{tree: p, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			if p.wasKilled() {
@@ -52,7 +67,7 @@ func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said strin
 }
 
 // abandon undoes a start, as far as it came, and returns what the sandbox said.
-func (p *Process) abandon() (said string) {
+func (p *cold) abandon() (said string) {
 	if p.gate != nil {
 		p.gate.shut()
 	}
@@ -79,7 +94,7 @@ func (p *Process) abandon() (said string) {
 // endUnbegun ends a child that did not come to its command. Where a cgroup does
 // not hold all of it, the shut gate has to: bubblewrap killed half-way leaves
 // processes behind, and nothing it can do before the gate takes long.
-func (p *Process) endUnbegun() {
+func (p *cold) endUnbegun() {
 	if p.isLed() {
 		p.Kill()
 		return
@@ -94,7 +109,7 @@ func (p *Process) endUnbegun() {
 }
 
 // fork starts the child and brings it to the command's first instruction.
-func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
+func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	gate, files, err := newGate(spec)
 	if err != nil {
 		return err
@@ -116,7 +131,7 @@ func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
 	if p.child, err = r.spawner.fork(ctx, prep.launch, p.group); err != nil {
 		return err
 	}
-	r.track(p)
+	r.track(&p.Process)
 	gate.forked()
 	if err := gate.wait(ctx); err != nil {
 		return err
@@ -144,18 +159,27 @@ func (r *Runner) rlimits(spec *Spec) (string, error) {
 		return "", err
 	}
 	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", files)
-	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
+	if spec.agent != nil {
 		return script, nil
 	}
+	return script + r.ownLimits(spec, r.driver.reserve()), nil
+}
+
+// ownLimits are those shell commands that differ from command to command: none
+// where a cgroup holds the command.
+func (r *Runner) ownLimits(spec *Spec, reserve int) string {
+	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
+		return ""
+	}
 	// Not the address space: runtimes reserve far more than they use.
-	script += fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
+	script := fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
 	if r.level.Uids || r.level.Driver == IsolationBwrap {
 		// Outside a user namespace the count is of all processes of the host
 		// user, whose desktop alone may have more. Shells disagree on the letter.
 		script += fmt.Sprintf("if (ulimit -u %[1]d) 2>/dev/null; then ulimit -u %[1]d; else ulimit -p %[1]d; fi || exit 126; ",
-			spec.Pids+r.driver.reserve())
+			spec.Pids+reserve)
 	}
-	return script, nil
+	return script
 }
 
 // complete checks a Spec and returns a copy with every default in place. Its

@@ -1,0 +1,228 @@
+package inside
+
+import (
+	"errors"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const shell = "/bin/sh"
+
+// defaultPath is where programs are looked for when PATH is not set.
+const defaultPath = "/usr/local/bin:/usr/bin:/bin"
+
+// Statuses of a command that could not be run, as a shell has them.
+const (
+	codeNotRun   = 126
+	codeNotFound = 127
+)
+
+// agent is the state of the program.
+type agent struct {
+	conn     int          // our end of the pair
+	fed      atomic.Int64 // CLOCK_BOOTTIME of the last request
+	landlock landlock
+
+	// mu is held over every fork and every reaping: while it is, a number in
+	// running is that command's process and no other's.
+	mu      sync.Mutex
+	forked  *sync.Cond
+	running map[int]running // by process number
+}
+
+type running struct {
+	id    uint64
+	alone bool
+}
+
+func newAgent(conn int) (*agent, error) {
+	a := &agent{conn: conn, running: make(map[int]running)}
+	a.forked = sync.NewCond(&a.mu)
+	a.fed.Store(bootTime())
+	var err error
+	a.landlock, err = newLandlock()
+	return a, err
+}
+
+// run starts one command from a thread that serves for nothing else: it is never
+// unlocked, so the runtime ends it with the goroutine, and with it its place in
+// the command's cgroups and its Landlock domain.
+func (a *agent) run(req *Request, fds []int) {
+	runtime.LockOSThread()
+	defer closeAll(fds)
+	for _, group := range fds[3:] {
+		if _, err := unix.Write(group, []byte("0")); err != nil {
+			a.refuse(req, StageSetup, err)
+			return
+		}
+	}
+	if err := a.landlock.enter(); err != nil {
+		a.refuse(req, StageSetup, err)
+		return
+	}
+	dir, err := unix.Open(req.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		a.refuse(req, StageDir, err)
+		return
+	}
+	_ = unix.Close(dir)
+	a.start(req, fds[:3])
+}
+
+// start forks the command. One that cannot be run has ended, as under a shell.
+func (a *agent) start(req *Request, fds []int) {
+	path, err := find(req.Argv[0], req.Env, req.Dir)
+	if err == nil {
+		err = a.fork(path, req.Argv, req, fds)
+		if errors.Is(err, unix.ENOEXEC) {
+			err = a.fork(shell, append([]string{shell, path}, req.Argv[1:]...), req, fds)
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.E2BIG):
+		a.refuse(req, StageFork, err)
+	default:
+		code := codeNotRun
+		text := err.Error()
+		if errors.Is(err, unix.ENOENT) {
+			code, text = codeNotFound, "not found"
+		} else if errors.Is(err, unix.EACCES) {
+			text = "Permission denied"
+		}
+		say(fds[2], req.Argv[0]+": "+text+"\n")
+		a.send(&Reply{Kind: KindEnded, ID: req.ID, Status: uint32(code) << 8})
+	}
+}
+
+func (a *agent) fork(path string, argv []string, req *Request, fds []int) error {
+	attr := &syscall.ProcAttr{
+		Dir: req.Dir, Env: req.Env, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return err
+	}
+	a.running[pid] = running{id: req.ID, alone: req.Alone}
+	a.forked.Signal()
+	a.send(&Reply{Kind: KindStarted, ID: req.ID}) // before its end can be told
+	return nil
+}
+
+func (a *agent) refuse(req *Request, stage int, err error) {
+	errno := unix.EIO
+	errors.As(err, &errno)
+	a.send(&Reply{Kind: KindRefused, ID: req.ID, Stage: stage, Errno: errno})
+}
+
+// say writes to a command's standard error if that does not have to wait.
+func say(fd int, text string) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(fds, 0); n == 1 && err == nil && fds[0].Revents&unix.POLLOUT != 0 {
+		_, _ = unix.Write(fd, []byte(text))
+	}
+}
+
+// find looks a program up as a shell does: what is there and may not be run is
+// EACCES, but only if nothing else fits.
+func find(name string, env []string, dir string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := defaultPath
+	for _, kv := range env {
+		if value, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = value
+		}
+	}
+	var denied error = unix.ENOENT
+	for at := range strings.SplitSeq(path, ":") {
+		candidate := at + "/" + name
+		if !strings.HasPrefix(candidate, "/") || at == "" {
+			candidate = strings.TrimSuffix(dir+"/"+at, "/") + "/" + name
+		}
+		var st unix.Stat_t
+		if unix.Stat(candidate, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		if unix.Access(candidate, unix.X_OK) == nil {
+			return candidate, nil
+		}
+		denied = unix.EACCES
+	}
+	return "", denied
+}
+
+// signal reaches the process group of a command that has not been reaped.
+func (a *agent) signal(id uint64, sig unix.Signal) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for pid, r := range a.running {
+		if r.id == id {
+			_ = unix.Kill(-pid, sig)
+		}
+	}
+}
+
+// reap waits for every process that ends here: the commands, and what they left
+// to process 1.
+func (a *agent) reap() {
+	for {
+		// Look, and take it only under the lock.
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil: // no process at all
+			a.mu.Lock()
+			for len(a.running) == 0 {
+				a.forked.Wait()
+			}
+			a.mu.Unlock()
+			continue
+		}
+		a.reapOne()
+	}
+}
+
+func (a *agent) reapOne() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var status unix.WaitStatus
+	var usage unix.Rusage
+	pid, err := unix.Wait4(-1, &status, unix.WNOHANG, &usage)
+	if err != nil || pid <= 0 {
+		return
+	}
+	r, ours := a.running[pid]
+	if !ours {
+		return
+	}
+	delete(a.running, pid)
+	if r.alone {
+		endOthers()
+	}
+	a.send(&Reply{
+		Kind: KindEnded, ID: r.id, Status: uint32(status),
+		User: time.Duration(usage.Utime.Nano()), System: time.Duration(usage.Stime.Nano()), MaxRSS: usage.Maxrss << 10,
+	})
+}
+
+// endOthers returns when this process is the only one of the sandbox.
+func endOthers() {
+	for {
+		_ = unix.Kill(-1, unix.SIGKILL)
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
