@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,10 @@ const (
 	// monitor. Commands are not counted there.
 	agentMemory = 128 << 20
 	agentPids   = 64
+	// maxGroups bounds the cgroups that are kept, and idleGroups those of a
+	// sandbox without commands: the kernel takes some 100 KiB for each.
+	maxGroups  = 32
+	idleGroups = 2
 	// sendTime bounds the writing of one request: the socket's buffer is full
 	// only if process 1 does not read.
 	sendTime = 5 * time.Second
@@ -49,7 +54,8 @@ type box struct {
 	scratch  []int // its /tmp and /dev/shm
 	commands map[uint64]*warmRun
 	next     uint64
-	err      error // why it is of no more use
+	groups   []*group // of ended commands, for the next ones
+	err      error    // why it is of no more use
 }
 
 func newBox(w *warm, key boxKey) *box {
@@ -172,11 +178,66 @@ func (b *box) read() {
 	close(b.gone)
 	_ = b.conn.Close()
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for _, fd := range b.scratch {
 		_ = unix.Close(fd)
 	}
 	b.scratch = nil
+	spare := b.spareGroups(0)
+	b.mu.Unlock()
+	b.removeGroups(spare)
+}
+
+// takeGroup returns cgroups for a command, which it alone is in.
+func (b *box) takeGroup(spec *Spec) (*group, error) {
+	pids := spec.Pids + 1 // the thread that forks
+	b.mu.Lock()
+	var g *group
+	if n := len(b.groups); n > 0 {
+		g, b.groups = b.groups[n-1], b.groups[:n-1]
+	}
+	b.mu.Unlock()
+	if g != nil && g.memory == spec.MemoryBytes && g.pids == pids {
+		return g, nil
+	}
+	if g != nil {
+		b.removeGroups([]*group{g})
+	}
+	g, err := b.warm.runner.limiter.open(spec.MemoryBytes, pids)
+	if err != nil {
+		return nil, err
+	}
+	g.spare = b.process.leader
+	return g, nil
+}
+
+// giveGroup keeps the cgroups of an ended command, if they are as good as new.
+func (b *box) giveGroup(g *group) bool {
+	if !g.renew() {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil || len(b.groups) >= maxGroups {
+		return false
+	}
+	b.groups = append(b.groups, g)
+	return true
+}
+
+// spareGroups takes all but n of the cgroups that are kept. b.mu is held.
+func (b *box) spareGroups(n int) []*group {
+	n = min(n, len(b.groups))
+	spare := slices.Clone(b.groups[n:])
+	b.groups = b.groups[:n]
+	return spare
+}
+
+func (b *box) removeGroups(all []*group) {
+	for _, g := range all {
+		if err := g.remove(); err != nil {
+			b.warm.runner.log.Warn("a cgroup was not removed", "err", err)
+		}
+	}
 }
 
 // hear gives a message to its command.
@@ -227,7 +288,15 @@ func (b *box) feed() {
 	default:
 		return
 	}
-	if b.failed() {
+	var spare []*group
+	b.mu.Lock()
+	failed := b.err != nil
+	if len(b.commands) == 0 && !failed {
+		spare = b.spareGroups(idleGroups)
+	}
+	b.mu.Unlock()
+	b.removeGroups(spare)
+	if failed {
 		return
 	}
 	if err := b.send(&inside.Request{Kind: inside.KindFeed}, nil); err != nil {

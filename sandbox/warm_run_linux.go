@@ -65,16 +65,14 @@ func (w *warm) start(ctx context.Context, spec *Spec) (*Process, error) {
 func (c *warmRun) begin(spec *Spec) error {
 	runner := c.box.warm.runner
 	var err error
-	// One more for the thread that forks.
-	if c.group, err = runner.limiter.open(spec.MemoryBytes, spec.Pids+1); err != nil {
+	if c.group, err = c.box.takeGroup(spec); err != nil {
 		return err
 	}
-	c.group.spare = c.box.process.leader
 	files, err := c.files(spec)
 	if err != nil {
 		return err
 	}
-	defer closeFiles(files[3:])
+	defer files[len(files)-1].Close()
 	req := c.request(spec)
 	c.box.mu.Lock()
 	c.box.next++
@@ -255,6 +253,9 @@ func (c *warmRun) abandon() {
 // release ends the account of the command; the result stands.
 func (c *warmRun) release(err error) {
 	runner := c.box.warm.runner
+	if c.group != nil && err == nil && c.box.giveGroup(c.group) {
+		c.group = nil
+	}
 	c.box.warm.give(c.box)
 	close(c.done)
 	// Nobody needs to wait for the empty cgroups to go; Close does.

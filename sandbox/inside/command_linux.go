@@ -2,7 +2,6 @@ package inside
 
 import (
 	"errors"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,7 +24,8 @@ const (
 
 // agent is the state of the program.
 type agent struct {
-	conn     int          // our end of the pair
+	conn     int // our end of the pair
+	signals  chan *Request
 	fed      atomic.Int64 // CLOCK_BOOTTIME of the last request
 	landlock landlock
 
@@ -42,7 +42,7 @@ type running struct {
 }
 
 func newAgent(conn int) (*agent, error) {
-	a := &agent{conn: conn, running: make(map[int]running)}
+	a := &agent{conn: conn, signals: make(chan *Request), running: make(map[int]running)}
 	a.forked = sync.NewCond(&a.mu)
 	a.fed.Store(bootTime())
 	var err error
@@ -50,21 +50,16 @@ func newAgent(conn int) (*agent, error) {
 	return a, err
 }
 
-// run starts one command from a thread that serves for nothing else: it is never
-// unlocked, so the runtime ends it with the goroutine, and with it its place in
-// the command's cgroups and its Landlock domain.
+// run starts one command from a thread that serves for nothing else: the runtime
+// ends it with its goroutine, and with it its place in the command's cgroups and
+// its Landlock domain.
 func (a *agent) run(req *Request, fds []int) {
-	runtime.LockOSThread()
 	defer closeAll(fds)
 	for _, group := range fds[3:] {
 		if _, err := unix.Write(group, []byte("0")); err != nil {
 			a.refuse(req, StageSetup, err)
 			return
 		}
-	}
-	if err := a.landlock.enter(); err != nil {
-		a.refuse(req, StageSetup, err)
-		return
 	}
 	dir, err := unix.Open(req.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -23,11 +23,11 @@
 //
 // The node nevertheless takes every byte from here for the tenant's.
 //
-// Each command is forked by a thread of its own, which first enters the cgroups
-// the node passed it and then a Landlock domain of its own, where the kernel has
-// that: a second layer below the mounts of the sandbox, and what keeps commands
-// of one sandbox from signalling each other and from reading each other's memory
-// and descriptors.
+// Each command is forked by a thread of its own. It has entered a Landlock domain
+// of its own, where the kernel has that, before it reads the request, and then
+// enters the cgroups the node passed it. The domain is a second layer below the
+// mounts of the sandbox; and it is what keeps commands of one sandbox from
+// signalling each other and from reading each other's memory and descriptors.
 //
 // This package is linked into a small program (sandbox/agent) and must stay
 // small: no net, no encoding/json, no fmt.

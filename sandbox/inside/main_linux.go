@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 	"unsafe"
@@ -41,9 +42,15 @@ func Main() {
 	if err != nil {
 		die("set up", err)
 	}
+	if err := a.hello(); err != nil {
+		die("greet the node", err)
+	}
 	go a.starve()
 	go a.reap()
-	die("read a request", a.serve())
+	go a.serve()
+	for send := range a.signals {
+		a.signal(send.ID, unix.Signal(send.Signal))
+	}
 }
 
 // die ends the program; its standard error is seen until the sandbox is up.
@@ -98,37 +105,64 @@ func defaultSignals() error {
 	return nil
 }
 
-// serve reads requests until the node's end is closed.
-func (a *agent) serve() error {
-	if err := a.hello(); err != nil {
-		return err
+// serve reads requests until one of them is to run a command. Then the next
+// thread goes on reading, and this one becomes the one that forks: no word has
+// to be passed between threads before that.
+func (a *agent) serve() {
+	runtime.LockOSThread() // and never unlocked; see the package comment
+	if err := a.landlock.enter(); err != nil {
+		die("enter Landlock", err)
 	}
 	buf, oob := make([]byte, MaxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
 	for {
-		n, oobn, flags, _, err := unix.Recvmsg(a.conn, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case n == 0 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
-			return unix.EPIPE
-		}
-		fds, err := received(oob[:oobn])
+		req, fds, err := a.next(buf, oob)
 		if err != nil {
-			return err
+			die("read a request", err)
 		}
-		req, err := DecodeRequest(buf[:n])
-		if err == nil && req.Kind == KindLarge && len(fds) > 0 {
-			req, err = readLarge(fds[0])
-			closeAll(fds[:1])
-			fds = fds[1:]
+		a.fed.Store(bootTime())
+		switch req.Kind {
+		case KindRun:
+			go a.serve()
+			a.run(req, fds)
+			return
+		case KindSignal:
+			// From a thread that no Landlock domain keeps from signalling.
+			a.signals <- req
 		}
-		if err != nil {
-			return err
-		}
-		if err := a.answer(req, fds); err != nil {
-			return err
+	}
+}
+
+// next reads one request. An error means that the node has gone, or that the two
+// ends no longer agree.
+func (a *agent) next(buf, oob []byte) (*Request, []int, error) {
+	n, oobn, flags, err := a.receive(buf, oob)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case n == 0 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+		return nil, nil, unix.EPIPE
+	}
+	fds, err := received(oob[:oobn])
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := DecodeRequest(buf[:n])
+	if err == nil && req.Kind == KindLarge && len(fds) > 0 {
+		req, err = readLarge(fds[0])
+		closeAll(fds[:1])
+		fds = fds[1:]
+	}
+	if err == nil && req.Kind == KindRun && len(fds) < 3 {
+		err = errMessage
+	}
+	return req, fds, err
+}
+
+func (a *agent) receive(buf, oob []byte) (n, oobn, flags int, err error) {
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(a.conn, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			return n, oobn, flags, err
 		}
 	}
 }
@@ -174,22 +208,6 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		_ = unix.Close(fd)
 	}
-}
-
-// answer does what a request asks. An error ends the sandbox: the two ends no
-// longer agree.
-func (a *agent) answer(req *Request, fds []int) error {
-	a.fed.Store(bootTime())
-	switch req.Kind {
-	case KindRun:
-		if len(fds) < 3 {
-			return errMessage
-		}
-		go a.run(req, fds)
-	case KindSignal:
-		a.signal(req.ID, unix.Signal(req.Signal))
-	}
-	return nil
 }
 
 // hello says that the program is ready, and hands out its scratch directories,
