@@ -119,7 +119,8 @@ func (c *command) envNames() []mesh.Path {
 
 // exec claims an id and starts its command. Both the claim and the journal's
 // exec record are acknowledged before the command starts: the claim makes the
-// id unique, the record fences a stale owner out. A repeat attaches.
+// id unique, the record fences a stale owner out. Meanwhile the command is made
+// ready. A repeat attaches.
 func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	c, err := w.parseExec(req)
 	if err != nil {
@@ -138,7 +139,11 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := w.prepare(x); err != nil {
 		return nil, err
 	}
+	x.hold()
 	runner, err := w.claim(ctx, x)
+	if err != nil || !runner {
+		x.held.drop()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	run := *spec
 	run.agent, run.Stdin, run.Stdout, run.Stderr = b.warm.agent, theirs, nil, write
 	run.Dir, run.MemoryBytes, run.Pids = spec.Mount, agentMemory, agentPids
-	process, said, err := b.warm.runner.startCold(ctx, &run)
+	process, said, err := b.warm.runner.holdCold(ctx, &run)
 	_ = write.Close()
 	if err != nil {
 		return fmt.Errorf("%w %s", err, said)
@@ -115,6 +115,9 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	b.mu.Lock()
 	b.process = process
 	b.mu.Unlock()
+	if _, err := process.begin(); err != nil {
+		return err
+	}
 	_ = theirs.Close()
 	if err := b.greet(ctx); err != nil {
 		_ = note.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -252,7 +255,7 @@ func (b *box) hear(text []byte) error {
 	if c == nil || !c.hear(reply) {
 		return fmt.Errorf("process 1 said %q of command %d out of turn", reply.Kind, reply.ID)
 	}
-	if reply.Kind != inside.KindStarted {
+	if reply.Kind != inside.KindReady {
 		delete(b.commands, reply.ID)
 	}
 	return nil

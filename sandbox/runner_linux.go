@@ -170,13 +170,17 @@ func (r *Runner) canary(ctx context.Context) error {
 		return fmt.Errorf("open a directory to all: %w", err)
 	}
 	uid, gid := TenantIDs(0)
-	p, text, err := r.start(ctx, &Spec{
+	h, text, err := r.hold(ctx, &Spec{
 		Root: root, Mount: mesh.WorkspaceRoot, Argv: []string{"/bin/true"}, UID: uid, GID: gid,
 	})
 	if err != nil {
 		if text != "" {
 			return fmt.Errorf("%w: %s", err, text)
 		}
+		return err
+	}
+	p, err := h.begin()
+	if err != nil {
 		return err
 	}
 	switch res := p.Wait(); {
@@ -207,8 +211,8 @@ func (r *Runner) sweep(stateID string) {
 // Level returns what this Runner achieves. It does not change.
 func (r *Runner) Level() Level { return r.level }
 
-// Start starts the command; ctx bounds the start and nothing after it. When it
-// returns, the sandbox is up and the command is about to begin.
+// Prepare makes a command ready, in a sandbox that is up, but does not let it
+// begin; ctx bounds that and nothing after it.
 //
 // It returns CodeInvalid for a wrong Spec, CodeTooLarge for too long arguments,
 // CodeNotFound or CodeDenied for a working directory that cannot be entered,
@@ -216,25 +220,39 @@ func (r *Runner) Level() Level { return r.level }
 // CodeBusy when the host is out of processes or memory, CodeDeadline or
 // CodeCanceled when ctx ended first, and CodeInternal when the sandbox cannot be
 // set up. In each case nothing of the command has run.
-func (r *Runner) Start(ctx context.Context, spec *Spec) (*Process, error) {
+func (r *Runner) Prepare(ctx context.Context, spec *Spec) (*Held, error) {
 	if r.driver == nil {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", r.level.Reason)
 	}
-	p, text, err := r.start(ctx, spec)
-	if err == nil {
-		return p, nil
+	h, said, err := r.hold(ctx, spec)
+	if err != nil {
+		return nil, r.explain(ctx, spec, err, said)
 	}
+	return &Held{held: h}, nil
+}
+
+// Start is Prepare and Begin.
+func (r *Runner) Start(ctx context.Context, spec *Spec) (*Process, error) {
+	h, err := r.Prepare(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return h.Begin()
+}
+
+// explain gives a failed start its code.
+func (r *Runner) explain(ctx context.Context, spec *Spec, err error, said string) error {
 	var coded *mesh.Error
 	if errors.As(err, &coded) {
-		return nil, coded
+		return coded
 	}
-	coded = translate(ctx, spec, err, text)
+	coded = translate(ctx, spec, err, said)
 	if coded.Code == mesh.CodeInternal {
 		// What the sandbox says names places on the host, so the caller does
 		// not get it.
-		r.log.Warn("a sandbox could not be set up", "err", err, "said", text)
+		r.log.Warn("a sandbox could not be set up", "err", err, "said", said)
 	}
-	return nil, coded
+	return coded
 }
 
 // Close kills every command, waits until all are gone, ends the sandboxes that

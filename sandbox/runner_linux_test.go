@@ -32,6 +32,7 @@ func TestConformance(t *testing.T) {
 			t.Run("signals", func(t *testing.T) { testSignals(t, b) })
 			t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
 			t.Run("refusals", func(t *testing.T) { testRefusals(t, b) })
+			t.Run("holding", func(t *testing.T) { testHolding(t, b) })
 			t.Run("account", func(t *testing.T) { testAccount(t, b) })
 			t.Run("niceness", func(t *testing.T) { testNiceness(t, b) })
 		})
@@ -284,4 +285,35 @@ func TestTenantIDs(t *testing.T) {
 	uid, gid := TenantIDs(5)
 	require.Equal(t, DefaultTenantBase+5, uid)
 	require.Equal(t, uid, gid)
+}
+
+// testHolding looks at a command that is ready: nothing of it runs before Begin.
+func testHolding(t *testing.T, b *bench) {
+	proof := filepath.Join(b.dir, "begun")
+	hold := func() *Held {
+		h, err := b.runner.Prepare(t.Context(), b.spec(t, "touch", "begun"))
+		require.NoError(t, err)
+		require.NoFileExists(t, proof)
+		return h
+	}
+	hold().Drop()
+	require.NoFileExists(t, proof)
+	p, err := hold().Begin()
+	require.NoError(t, err)
+	require.Equal(t, 0, p.Wait().Code)
+	require.FileExists(t, proof)
+	require.NoError(t, os.Remove(proof))
+	t.Run("its sandbox ends", func(t *testing.T) {
+		if b.runner.warm == nil {
+			t.Skip("SKIPPED: its sandbox is its own")
+		}
+		h := hold()
+		box := b.box(t)
+		box.fail(errRetired)
+		<-box.gone
+		p, err := h.Begin()
+		require.NoError(t, err)
+		require.Equal(t, 0, p.Wait().Code)
+		require.FileExists(t, proof)
+	})
 }

@@ -26,6 +26,11 @@ func New(_ context.Context, cfg Config) (*Runner, error) {
 // Level says that commands are refused.
 func (r *Runner) Level() Level { return Level{Reason: onlyLinux} }
 
+// Prepare returns CodeUnsupported.
+func (r *Runner) Prepare(context.Context, *Spec) (*Held, error) {
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}
+
 // Start returns CodeUnsupported.
 func (r *Runner) Start(context.Context, *Spec) (*Process, error) {
 	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
@@ -33,6 +38,17 @@ func (r *Runner) Start(context.Context, *Spec) (*Process, error) {
 
 // Close does nothing.
 func (r *Runner) Close() error { return nil }
+
+// Held is never made here.
+type Held struct{}
+
+// Begin returns CodeUnsupported.
+func (h *Held) Begin() (*Process, error) {
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}
+
+// Drop does nothing.
+func (h *Held) Drop() {}
 
 // Process is never made here.
 type Process struct{}

@@ -42,9 +42,11 @@ func testTreeEnds(t *testing.T, b *bench) {
 		require.ErrorIs(t, p.Signal(syscall.SIGTERM), mesh.Errorf(mesh.CodeNotFound, ""))
 	})
 	t.Run("kill at once", func(t *testing.T) {
-		p := b.start(t, b.spec(t, "sleep", marker))
-		p.Kill()
-		require.Equal(t, 137, p.finish(t).Code)
+		for range 10 {
+			p := b.start(t, b.spec(t, "sleep", marker))
+			p.Kill()
+			require.Equal(t, 137, p.finish(t).Code)
+		}
 	})
 	t.Run("close", func(t *testing.T) {
 		r, err := New(t.Context(), Config{Isolation: b.runner.Level().Driver, StateID: stateID()})
@@ -104,6 +106,13 @@ func testSignals(t *testing.T, b *bench) {
 		p := b.start(t, b.spec(t, "sleep", marker))
 		require.NoError(t, p.Signal(syscall.SIGINT))
 		require.Equal(t, 130, p.finish(t).Code)
+	})
+	t.Run("at once", func(t *testing.T) {
+		for range 10 {
+			p := b.start(t, b.spec(t, "sleep", marker))
+			require.NoError(t, p.Signal(syscall.SIGTERM))
+			require.Equal(t, 143, p.finish(t).Code)
+		}
 	})
 	t.Run("stopped and killed", func(t *testing.T) {
 		p := b.start(t, b.spec(t, "sleep", marker))

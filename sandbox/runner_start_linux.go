@@ -16,26 +16,42 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// start is Start with plain errors and what the sandbox said when it failed.
-func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said string, err error) {
+// held is a command that is ready, in the way its driver holds it.
+type held interface {
+	// begin lets it begin; where that fails, nothing of it ran.
+	begin() (*Process, error)
+	// drop gives it up.
+	drop()
+}
+
+// Held is a command that is ready and has not begun. One of Begin and Drop has to
+// be called, and only once. Until then its Spec's files stay open.
+type Held struct {
+	held held
+}
+
+// Begin lets the command begin. It fails as Start does.
+func (h *Held) Begin() (*Process, error) { return h.held.begin() }
+
+// Drop gives the command up: it never begins.
+func (h *Held) Drop() { h.held.drop() }
+
+// hold is Prepare with plain errors and what the sandbox said when it failed.
+func (r *Runner) hold(ctx context.Context, given *Spec) (h held, said string, err error) {
 	spec, err := r.complete(given)
 	if err != nil {
 		return nil, "", err
 	}
 	if r.warm != nil {
-		if p, err := r.warm.start(ctx, spec); p != nil || err != nil {
-			return p, "", err
+		if c, err := r.warm.hold(ctx, spec); c != nil || err != nil {
+			return c, "", err
 		}
 	}
-	c, said, err := r.startCold(ctx, spec)
-	if err != nil {
-		return nil, said, err
-	}
-	return &c.Process, "", nil
+	return r.holdCold(ctx, spec)
 }
 
-// startCold starts a complete spec in a sandbox of its own.
-func (r *Runner) startCold(ctx context.Context, spec *Spec) (p *cold, said string, err error) {
+// holdCold brings a complete spec to its gate in a sandbox of its own.
+func (r *Runner) holdCold(ctx context.Context, spec *Spec) (p *cold, said string, err error) {
 	if err := r.begin(); err != nil {
 		return nil, "", err
 	}
@@ -58,13 +74,25 @@ func (r *Runner) startCold(ctx context.Context, spec *Spec) (p *cold, said strin
 			return p, "", err
 		}
 	}
-	if err = r.fork(ctx, p, spec); err != nil {
-		return p, "", err
+	return p, "", r.fork(ctx, p, spec)
+}
+
+// begin implements held.
+func (p *cold) begin() (*Process, error) {
+	if err := p.gate.open(); err != nil {
+		if p.wasKilled() {
+			err = errEnding()
+		}
+		said := p.abandon()
+		return nil, p.runner.explain(context.Background(), &Spec{}, err, said)
 	}
 	p.gate.close()
 	go p.watch()
-	return p, "", nil
+	return &p.Process, nil
 }
+
+// drop implements held.
+func (p *cold) drop() { p.abandon() }
 
 // abandon undoes a start, as far as it came, and returns what the sandbox said.
 func (p *cold) abandon() (said string) {
@@ -108,7 +136,7 @@ func (p *cold) endUnbegun() {
 	time.AfterFunc(goneWait, func() { _ = p.child.Kill() })
 }
 
-// fork starts the child and brings it to the command's first instruction.
+// fork starts the child and brings it to the gate before its command.
 func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	gate, files, err := newGate(spec)
 	if err != nil {
@@ -143,10 +171,7 @@ func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	if err := p.lead(leader); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return gate.open()
+	return ctx.Err()
 }
 
 // rlimits are shell commands that bind the shell at the gate, and so all it

@@ -25,6 +25,7 @@ const (
 type warm struct {
 	runner *Runner
 	agent  *os.File // the program that is process 1
+	null   *os.File // standard files that nobody gave
 	most   int
 	alone  bool // one command at a time in a sandbox: no cgroup tells their processes apart
 
@@ -80,8 +81,12 @@ func (r *Runner) tryWarm(ctx context.Context, most int) error {
 	if err != nil {
 		return err
 	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open %s: %w", os.DevNull, err), agent.Close())
+	}
 	w := &warm{
-		runner: r, agent: agent, most: most, alone: r.limiter.kind == limitsRlimit,
+		runner: r, agent: agent, null: null, most: most, alone: r.limiter.kind == limitsRlimit,
 		boxes: make(map[boxKey]*box), quit: make(chan struct{}),
 	}
 	w.close = sync.OnceFunc(w.end)
@@ -113,6 +118,7 @@ func (w *warm) end() {
 	w.mu.Unlock()
 	w.ended.Wait()
 	_ = w.agent.Close()
+	_ = w.null.Close()
 }
 
 // take returns the sandbox for spec, built if need be, or nil when the command

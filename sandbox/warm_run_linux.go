@@ -15,27 +15,29 @@ import (
 	"github.com/wsmesh/wsmesh/sandbox/inside"
 )
 
-// replyTime bounds the wait for process 1 to fork.
+// replyTime bounds the wait for process 1 to do its part of a start.
 const replyTime = 10 * time.Second
 
 // warmRun is a command in a sandbox that is kept.
 type warmRun struct {
 	Process
 	box   *box
+	spec  *Spec
 	group *group
 	id    uint64
+	gate  *os.File // a byte lets the command begin, the end of it never
 
-	begun chan *inside.Reply // started or refused, or ended if that came first
-	over  chan *inside.Reply // ended
+	ready chan *inside.Reply // the gate is what it waits for
+	over  chan *inside.Reply // refused or ended
 
 	mu     sync.Mutex
 	killed bool
 	ended  bool
 }
 
-// start starts a complete spec in a sandbox that is kept; nil and no error when
-// it has to start cold.
-func (w *warm) start(ctx context.Context, spec *Spec) (*Process, error) {
+// hold makes a complete spec ready in a sandbox that is kept; nil and no error
+// when it has to start cold.
+func (w *warm) hold(ctx context.Context, spec *Spec) (*warmRun, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -47,76 +49,105 @@ func (w *warm) start(ctx context.Context, spec *Spec) (*Process, error) {
 		w.runner.started.Done()
 		return nil, err
 	}
-	c := &warmRun{box: b, begun: make(chan *inside.Reply, 1), over: make(chan *inside.Reply, 1)}
+	c := &warmRun{box: b, spec: spec, ready: make(chan *inside.Reply, 1), over: make(chan *inside.Reply, 1)}
 	c.Process = Process{tree: c, done: make(chan struct{})}
-	if err := c.begin(spec); err != nil {
-		c.abandon()
-		if errors.Is(err, errNotSent) {
-			return nil, nil
+	sent, err := c.prepare(ctx)
+	if err != nil {
+		c.abandon(sent)
+		switch {
+		case !errors.Is(err, errBoxEnded):
+			return nil, err
+		case w.runner.closing():
+			return nil, errEnding()
 		}
-		return nil, err
+		return nil, nil
 	}
-	go c.watch()
-	return &c.Process, nil
+	return c, nil
 }
 
-// begin sends the command and waits until it runs. Once it is sent, ctx is not
-// asked any more: only process 1 knows whether it began.
-func (c *warmRun) begin(spec *Spec) error {
-	runner := c.box.warm.runner
-	var err error
-	if c.group, err = c.box.takeGroup(spec); err != nil {
-		return err
+// errBoxEnded says that a sandbox ended before the command began.
+var errBoxEnded = errors.New("the sandbox has ended")
+
+// prepare sends the command and waits until nothing but the gate is in its way.
+// sent: process 1 will still say how it went.
+func (c *warmRun) prepare(ctx context.Context) (sent bool, err error) {
+	if c.group, err = c.box.takeGroup(c.spec); err != nil {
+		return false, err
 	}
-	files, err := c.files(spec)
+	if err := c.send(); err != nil {
+		return false, err
+	}
+	timer := time.NewTimer(replyTime)
+	defer timer.Stop()
+	select {
+	case <-c.ready:
+		return true, nil
+	case reply := <-c.over:
+		return false, refusal(c.spec, reply)
+	case <-c.box.gone:
+		return false, errBoxEnded
+	case <-ctx.Done():
+		return true, ctx.Err()
+	case <-timer.C:
+		c.box.fail(errors.New("process 1 does not make a command ready"))
+		return true, errBoxEnded
+	}
+}
+
+func (c *warmRun) send() error {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make the gate: %w", err)
+	}
+	defer read.Close()
+	c.gate = write
+	files := []*os.File{c.spec.Stdin, c.spec.Stdout, c.spec.Stderr, read}
+	for i, f := range files {
+		if f == nil {
+			files[i] = c.box.warm.null
+		}
+	}
+	doors, err := c.group.doors()
 	if err != nil {
 		return err
 	}
-	defer files[len(files)-1].Close()
-	req := c.request(spec)
+	req := c.request(c.spec)
 	c.box.mu.Lock()
 	c.box.next++
 	c.id = c.box.next
 	req.ID = c.id
 	c.box.commands[c.id] = c
 	c.box.mu.Unlock()
-	runner.track(&c.Process)
-	if err := c.box.send(req, files); err != nil {
+	c.box.warm.runner.track(&c.Process)
+	if err := c.box.send(req, append(files, doors...)); err != nil {
 		c.box.fail(err)
-		return errNotSent
+		return errBoxEnded
 	}
-	timer := time.NewTimer(replyTime)
-	defer timer.Stop()
-	select {
-	case reply := <-c.begun:
-		return refusal(spec, reply)
-	case <-c.box.gone:
-	case <-timer.C:
-		c.box.fail(errors.New("process 1 does not fork"))
-	}
-	return nil // it may have begun: the result says that its end is unknown
+	return nil
 }
 
-// errNotSent says that the sandbox ended before the command was sent to it.
-var errNotSent = errors.New("the sandbox has ended")
-
-func (c *warmRun) files(spec *Spec) ([]*os.File, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+// begin implements held. Only the byte in the gate lets the command begin, so if
+// the sandbox has ended before it, the command may begin elsewhere.
+func (c *warmRun) begin() (*Process, error) {
+	runner := c.box.warm.runner
+	_, err := c.gate.Write([]byte{1})
+	if err == nil {
+		_ = c.gate.Close()
+		go c.watch()
+		return &c.Process, nil
+	}
+	c.abandon(true)
+	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
+	defer cancel()
+	h, said, err := runner.holdCold(ctx, c.spec)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+		return nil, runner.explain(ctx, c.spec, err, said)
 	}
-	doors, err := c.group.doors()
-	if err != nil {
-		return nil, errors.Join(err, null.Close())
-	}
-	files := []*os.File{spec.Stdin, spec.Stdout, spec.Stderr}
-	for i, f := range files {
-		if f == nil {
-			files[i] = null
-		}
-	}
-	return append(append(files, doors...), null), nil
+	return h.begin()
 }
+
+// drop implements held.
+func (c *warmRun) drop() { c.abandon(true) }
 
 func (c *warmRun) request(spec *Spec) *inside.Request {
 	req := &inside.Request{
@@ -129,11 +160,9 @@ func (c *warmRun) request(spec *Spec) *inside.Request {
 	return req
 }
 
-// refusal translates the first reply; nil: the command runs.
+// refusal translates a reply about a command of which nothing ran.
 func refusal(spec *Spec, reply *inside.Reply) error {
 	switch {
-	case reply.Kind != inside.KindRefused:
-		return nil
 	case reply.Stage == inside.StageDir && (reply.Errno == unix.ENOENT || reply.Errno == unix.ENOTDIR):
 		return mesh.Errorf(mesh.CodeNotFound, "exec: working directory %q does not exist", spec.Dir)
 	case reply.Stage == inside.StageDir && reply.Errno == unix.EACCES:
@@ -144,17 +173,16 @@ func refusal(spec *Spec, reply *inside.Reply) error {
 
 // hear takes a reply; false: it is out of turn. box.mu is held.
 func (c *warmRun) hear(reply *inside.Reply) bool {
-	to := c.begun
-	if reply.Kind == inside.KindEnded {
-		to = c.over
-		select {
-		case c.begun <- reply: // a command that could not be run never started
-		default:
-		}
+	to := c.over
+	switch reply.Kind {
+	case inside.KindHello:
+		return false
+	case inside.KindReady:
+		to = c.ready
 	}
 	select {
 	case to <- reply:
-		return reply.Kind != inside.KindHello
+		return true
 	default:
 		return false
 	}
@@ -238,11 +266,23 @@ func (c *warmRun) awaitEnd() *inside.Reply {
 	}
 }
 
-// abandon undoes a start that failed.
-func (c *warmRun) abandon() {
+// abandon undoes a start of which nothing ran. A command that was sent is over
+// when process 1 has said so.
+func (c *warmRun) abandon(sent bool) {
 	c.mu.Lock()
 	c.ended = true
 	c.mu.Unlock()
+	if c.gate != nil {
+		_ = c.gate.Close()
+	}
+	if sent {
+		timer := time.AfterFunc(replyTime, func() { c.box.fail(errors.New("process 1 does not give a command up")) })
+		select {
+		case <-c.over:
+		case <-c.box.gone:
+		}
+		timer.Stop()
+	}
 	c.box.mu.Lock()
 	delete(c.box.commands, c.id)
 	c.box.mu.Unlock()
@@ -272,6 +312,11 @@ func (c *warmRun) release(err error) {
 // judge makes the result from what process 1 said and the group's account.
 func (c *warmRun) judge(reply *inside.Reply) Result {
 	var r Result
+	if reply != nil && reply.Kind == inside.KindRefused {
+		r.Code = 255
+		r.Err = c.box.warm.runner.explain(context.Background(), c.spec, refusal(c.spec, reply), "")
+		return r
+	}
 	if reply != nil {
 		r.User, r.System, r.MaxRSS = reply.User, reply.System, reply.MaxRSS
 	}

@@ -5,6 +5,13 @@
 // wsmesh plays this part itself.
 package main
 
-import "github.com/wsmesh/wsmesh/sandbox/inside"
+import (
+	"runtime"
+
+	"github.com/wsmesh/wsmesh/sandbox/inside"
+)
+
+// Main wants the main thread, which main is sure to have only if init keeps it.
+func init() { runtime.LockOSThread() }
 
 func main() { inside.Main() }

@@ -2,6 +2,7 @@ package inside
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,9 @@ import (
 )
 
 const shell = "/bin/sh"
+
+// maxEarly bounds the signals that wait for one fork.
+const maxEarly = 64
 
 // defaultPath is where programs are looked for when PATH is not set.
 const defaultPath = "/usr/local/bin:/usr/bin:/bin"
@@ -26,6 +30,7 @@ const (
 type agent struct {
 	conn     int // our end of the pair
 	signals  chan *Request
+	waiting  atomic.Int32 // threads that wait for a request
 	fed      atomic.Int64 // CLOCK_BOOTTIME of the last request
 	landlock landlock
 
@@ -33,7 +38,8 @@ type agent struct {
 	// running is that command's process and no other's.
 	mu      sync.Mutex
 	forked  *sync.Cond
-	running map[int]running // by process number
+	running map[int]running          // by process number
+	coming  map[uint64][]unix.Signal // by id, before the fork: what it will be sent after it
 }
 
 type running struct {
@@ -42,7 +48,7 @@ type running struct {
 }
 
 func newAgent(conn int) (*agent, error) {
-	a := &agent{conn: conn, signals: make(chan *Request), running: make(map[int]running)}
+	a := &agent{conn: conn, signals: make(chan *Request), running: make(map[int]running), coming: make(map[uint64][]unix.Signal)}
 	a.forked = sync.NewCond(&a.mu)
 	a.fed.Store(bootTime())
 	var err error
@@ -55,7 +61,15 @@ func newAgent(conn int) (*agent, error) {
 // its Landlock domain.
 func (a *agent) run(req *Request, fds []int) {
 	defer closeAll(fds)
-	for _, group := range fds[3:] {
+	a.mu.Lock()
+	a.coming[req.ID] = nil
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		delete(a.coming, req.ID)
+		a.mu.Unlock()
+	}()
+	for _, group := range fds[filesOfRun:] {
 		if _, err := unix.Write(group, []byte("0")); err != nil {
 			a.refuse(req, StageSetup, err)
 			return
@@ -67,7 +81,22 @@ func (a *agent) run(req *Request, fds []int) {
 		return
 	}
 	_ = unix.Close(dir)
+	a.send(&Reply{Kind: KindReady, ID: req.ID})
+	if n, err := readGate(fds[3]); n != 1 || err != nil {
+		a.refuse(req, StageGate, unix.ECANCELED)
+		return
+	}
 	a.start(req, fds[:3])
+}
+
+func readGate(fd int) (int, error) {
+	var b [1]byte
+	for {
+		n, err := unix.Read(fd, b[:])
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 // start forks the command. One that cannot be run has ended, as under a shell.
@@ -81,6 +110,8 @@ func (a *agent) start(req *Request, fds []int) {
 	}
 	switch {
 	case err == nil:
+	case errors.Is(err, errKilled):
+		a.send(&Reply{Kind: KindEnded, ID: req.ID, Status: uint32(unix.SIGKILL)})
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.E2BIG):
 		a.refuse(req, StageFork, err)
 	default:
@@ -96,6 +127,9 @@ func (a *agent) start(req *Request, fds []int) {
 	}
 }
 
+// errKilled says that a command was killed before it was forked.
+var errKilled = errors.New("killed")
+
 func (a *agent) fork(path string, argv []string, req *Request, fds []int) error {
 	attr := &syscall.ProcAttr{
 		Dir: req.Dir, Env: req.Env, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
@@ -103,13 +137,19 @@ func (a *agent) fork(path string, argv []string, req *Request, fds []int) error 
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if slices.Contains(a.coming[req.ID], unix.SIGKILL) {
+		return errKilled
+	}
 	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return err
 	}
 	a.running[pid] = running{id: req.ID, alone: req.Alone}
 	a.forked.Signal()
-	a.send(&Reply{Kind: KindStarted, ID: req.ID}) // before its end can be told
+	for _, sig := range a.coming[req.ID] {
+		_ = unix.Kill(-pid, sig)
+	}
+	delete(a.coming, req.ID)
 	return nil
 }
 
@@ -157,10 +197,17 @@ func find(name string, env []string, dir string) (string, error) {
 	return "", denied
 }
 
-// signal reaches the process group of a command that has not been reaped.
+// signal reaches the process group of a command that has not been reaped, as soon
+// as it is forked.
 func (a *agent) signal(id uint64, sig unix.Signal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if early, ok := a.coming[id]; ok {
+		if len(early) < maxEarly || sig == unix.SIGKILL {
+			a.coming[id] = append(early, sig)
+		}
+		return
+	}
 	for pid, r := range a.running {
 		if r.id == id {
 			_ = unix.Kill(-pid, sig)

@@ -5,9 +5,11 @@
 //
 // The node starts [Main] once per sandbox, with one end of a SOCK_SEQPACKET pair
 // as its standard input. Each request to run carries the descriptors of one
-// command, which is forked here and so inherits every wall of the sandbox; its
-// status and its use of the processor come back. Nothing else does: output goes
-// from the command straight into the node's pipes.
+// command, which is forked here and so inherits every wall of the sandbox. All
+// that can be done before is done at once; the fork waits for a byte through the
+// gate, one of the descriptors, and never happens if the gate is closed without
+// one. The command's status and its use of the processor come back. Nothing else
+// does: output goes from the command straight into the node's pipes.
 //
 // # Trust
 //

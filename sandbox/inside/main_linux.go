@@ -20,16 +20,26 @@ const Arg = "wsmesh-process-1"
 // one after 15 s.
 const DefaultStarve = 10 * time.Second
 
-// maxFiles bounds the descriptors of one message: three of the command, one
-// memory file, one per cgroup hierarchy.
+// maxFiles bounds the descriptors of one message: three of the command, its
+// gate, one memory file, one per cgroup hierarchy.
 const maxFiles = 16
+
+// filesOfRun is the least that comes with KindRun.
+const filesOfRun = 4
 
 // Asked reports whether this process was started to be process 1 of a sandbox.
 func Asked() bool { return os.Getpid() == 1 && len(os.Args) == 2 && os.Args[1] == Arg }
 
-// Main is the program. It ends when the node is gone, and with it, as process 1,
+// Main is the program; it is called from an init function, where the calling
+// thread is the main one. It ends when the node is gone, and with it, as process 1,
 // every process of the sandbox.
 func Main() {
+	// A thread ends with the command it forked, but the main thread cannot: no
+	// command may be forked from there.
+	runtime.LockOSThread()
+	if unix.Gettid() != os.Getpid() {
+		die("keep the main thread", unix.EINVAL)
+	}
 	conn, err := withdraw()
 	if err != nil {
 		die("withdraw from the commands", err)
@@ -47,7 +57,9 @@ func Main() {
 	}
 	go a.starve()
 	go a.reap()
-	go a.serve()
+	for range spareThreads {
+		a.addThread()
+	}
 	for send := range a.signals {
 		a.signal(send.ID, unix.Signal(send.Signal))
 	}
@@ -105,9 +117,19 @@ func defaultSignals() error {
 	return nil
 }
 
-// serve reads requests until one of them is to run a command. Then the next
-// thread goes on reading, and this one becomes the one that forks: no word has
-// to be passed between threads before that.
+// spareThreads wait for requests when nothing goes on. With two, a command is
+// forked by the thread that read it, and the one that takes its place is made
+// afterwards.
+const spareThreads = 2
+
+// addThread makes one more thread that waits for a request.
+func (a *agent) addThread() {
+	a.waiting.Add(1)
+	go a.serve()
+}
+
+// serve reads requests until one of them is to run a command, which it forks. No
+// word has to be passed between threads before that.
 func (a *agent) serve() {
 	runtime.LockOSThread() // and never unlocked; see the package comment
 	if err := a.landlock.enter(); err != nil {
@@ -122,8 +144,14 @@ func (a *agent) serve() {
 		a.fed.Store(bootTime())
 		switch req.Kind {
 		case KindRun:
-			go a.serve()
+			last := a.waiting.Add(-1) == 0
+			if last { // the gate may stay shut for long
+				a.addThread()
+			}
 			a.run(req, fds)
+			if !last {
+				a.addThread()
+			}
 			return
 		case KindSignal:
 			// From a thread that no Landlock domain keeps from signalling.
@@ -152,7 +180,7 @@ func (a *agent) next(buf, oob []byte) (*Request, []int, error) {
 		closeAll(fds[:1])
 		fds = fds[1:]
 	}
-	if err == nil && req.Kind == KindRun && len(fds) < 3 {
+	if err == nil && req.Kind == KindRun && len(fds) < filesOfRun {
 		err = errMessage
 	}
 	return req, fds, err

@@ -18,7 +18,7 @@ const MaxReply = 256
 
 // Kinds of requests.
 const (
-	KindRun    = "run"    // start a command; descriptors: its 0 to 2, then cgroup files to enter
+	KindRun    = "run"    // start a command; descriptors: its 0 to 2, the gate, then cgroup files to enter
 	KindSignal = "signal" // to a command's process group
 	KindFeed   = "feed"   // the node is alive
 	KindLarge  = "large"  // the request is in the memory file that is the first descriptor
@@ -26,8 +26,8 @@ const (
 
 // Kinds of replies.
 const (
-	KindHello   = "hello"   // ready; descriptors: the scratch directories
-	KindStarted = "started" // the command runs
+	KindHello   = "hello"   // the sandbox is up; descriptors: the scratch directories
+	KindReady   = "ready"   // the command is forked as soon as a byte comes through the gate
 	KindRefused = "refused" // nothing of the command ran; Errno says why
 	KindEnded   = "ended"   // the command's first process has ended
 )
@@ -36,6 +36,7 @@ const (
 const (
 	StageSetup = iota // descriptors, cgroups, Landlock
 	StageDir          // the working directory
+	StageGate         // the gate was closed
 	StageFork         // the fork itself
 )
 
@@ -152,7 +153,7 @@ func DecodeReply(b []byte) (*Reply, error) {
 		}
 	}
 	switch words[0] {
-	case KindHello, KindStarted, KindRefused, KindEnded:
+	case KindHello, KindReady, KindRefused, KindEnded:
 	default:
 		return nil, errMessage
 	}
