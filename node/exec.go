@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/sandbox"
 )
 
 // maxIDAhead is how far a client's clock may be ahead of ours.
@@ -49,6 +51,9 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 	}
 	if c.Net == "" {
 		c.Net = w.node.cfg.Net
+	}
+	if err := c.guard(); err != nil {
+		return nil, err
 	}
 	c.hash = c.identity()
 	return c, nil
@@ -87,6 +92,18 @@ func (c *command) check(maxNet string) error {
 		return mesh.Errorf(mesh.CodeUnsupported, "exec: durability %.20q needs capture, which is not built yet; use none", c.Durability)
 	}
 	return nil
+}
+
+// guard refuses what would harm the caller itself, unless it is asked for by name.
+func (c *command) guard() error {
+	if c.AllowDangerous {
+		return nil
+	}
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = string(a)
+	}
+	return sandbox.Guard(args, path.Join(mesh.WorkspaceRoot, c.scope), path.Join(mesh.WorkspaceRoot, c.dir))
 }
 
 func validEnvName(s string) bool {

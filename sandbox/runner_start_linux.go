@@ -260,18 +260,6 @@ func environment(home string, extra []string) []string {
 	return slices.DeleteFunc(list, isBareName)
 }
 
-// isBareName tells an entry that takes a variable away: a name as a shell has
-// it, so that a value whose "NAME=" was forgotten is still an error.
-func isBareName(kv string) bool {
-	for i, c := range []byte(kv) {
-		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
-		if !letter && (i == 0 || c < '0' || c > '9') {
-			return false
-		}
-	}
-	return kv != ""
-}
-
 // checkWords refuses what no process can be started with.
 func checkWords(argv, env []string) error {
 	if len(argv) == 0 {
