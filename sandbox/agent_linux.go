@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// agentThreads is what process 1 counts against a limit of processes that holds
-// for the whole sandbox.
+// agentThreads is more than process 1 has threads, which count against a limit of
+// processes while it is in the same sandbox or cgroup.
 const agentThreads = 16
 
 // agentProgram opens the program that is process 1 of the sandboxes that are

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ type box struct {
 	built    chan struct{} // closed when build is through
 	gone     chan struct{} // closed when no process of it is left
 	landlock int
+	feeding  atomic.Bool
 
 	// Owned by warm.mu.
 	users   int
@@ -192,7 +194,7 @@ func (b *box) read() {
 
 // takeGroup returns cgroups for a command, which it alone is in.
 func (b *box) takeGroup(spec *Spec) (*group, error) {
-	pids := spec.Pids + 1 // the thread that forks
+	pids := spec.Pids + b.warm.guests()
 	b.mu.Lock()
 	var g *group
 	if n := len(b.groups); n > 0 {

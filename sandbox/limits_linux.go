@@ -39,6 +39,9 @@ type limiter struct {
 	prefix string
 	next   atomic.Uint64
 
+	// bare groups only hold processes together: there are no controllers.
+	bare bool
+
 	// The directories that we ourselves are in, below which groups are made:
 	// one with v2, one per hierarchy with v1.
 	homes map[string]string
@@ -113,7 +116,7 @@ func (l *limiter) try() error {
 
 // open makes the group of one command.
 func (l *limiter) open(memory int64, pids int) (*group, error) {
-	g := &group{kind: l.kind, homes: l.homes, dirs: make(map[string]string)}
+	g := &group{kind: l.kind, bare: l.bare, homes: l.homes, dirs: make(map[string]string)}
 	if l.kind == limitsRlimit {
 		return g, nil
 	}
@@ -134,6 +137,7 @@ func (l *limiter) open(memory int64, pids int) (*group, error) {
 // group is the cgroups of one command, by v1 controller ("" with v2).
 type group struct {
 	kind  string
+	bare  bool
 	homes map[string]string
 	dirs  map[string]string
 	fd    *os.File // v2, while the command is being forked
@@ -150,6 +154,9 @@ type met struct{ oomKills, refusedForks int64 }
 
 func (g *group) limit(memory int64, pids int) error {
 	g.memory, g.pids = memory, pids
+	if g.bare {
+		return nil
+	}
 	size, count := strconv.FormatInt(memory, 10), strconv.Itoa(pids)
 	if g.kind == limitsCgroup2 {
 		dir := g.dirs[""]
@@ -269,12 +276,17 @@ func (g *group) killNow() {
 	}
 }
 
-// doors are the files through which a thread that has them open enters the v1
-// group by itself: the kernel looks at the rights of who opened them.
+// doors are the files through which who has them open enters the group by itself:
+// the kernel looks at the rights of who opened them. With v1 a thread moves alone,
+// with v2 its whole process does.
 func (g *group) doors() ([]*os.File, error) {
+	name := "tasks"
+	if g.kind == limitsCgroup2 {
+		name = "cgroup.procs"
+	}
 	var files []*os.File
 	for controller := range g.dirs {
-		f, err := g.file(controller, "tasks")
+		f, err := g.file(controller, name)
 		if err != nil {
 			return nil, fmt.Errorf("open a cgroup: %w", err)
 		}

@@ -87,6 +87,8 @@ type Config struct {
 	// tenant, directory and network; 0 is DefaultWarm, and with a negative number
 	// every command gets a sandbox of its own.
 	Warm int
+
+	limiter *limiter // for tests; nil: the best that the host offers
 }
 
 // Level is what a Runner achieves on this host.

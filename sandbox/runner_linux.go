@@ -94,7 +94,9 @@ func New(ctx context.Context, cfg Config) (*Runner, error) {
 	if r.root {
 		r.sweep(cfg.StateID)
 	}
-	r.limiter = newLimiter(cfg.StateID, r.root)
+	if r.limiter = cfg.limiter; r.limiter == nil {
+		r.limiter = newLimiter(cfg.StateID, r.root)
+	}
 	err := r.choose(cfg.Isolation)
 	if err == nil {
 		err = r.canary(ctx)

@@ -11,6 +11,9 @@ import (
 
 const onlyLinux = "commands run on Linux nodes only; point this client at a mesh with a Linux node"
 
+// limiter makes cgroups, which other systems do not have.
+type limiter struct{}
+
 // Runner refuses every command: only Linux hosts can run them.
 type Runner struct{}
 

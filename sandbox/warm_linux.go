@@ -74,9 +74,6 @@ func (r *Runner) warmUp(ctx context.Context, most int) {
 }
 
 func (r *Runner) tryWarm(ctx context.Context, most int) error {
-	if r.limiter.kind == limitsCgroup2 {
-		return errors.New("cgroup v2 is not served yet")
-	}
 	agent, err := agentProgram()
 	if err != nil {
 		return err
@@ -165,6 +162,19 @@ func (w *warm) take(ctx context.Context, spec *Spec) (*box, error) {
 	return b, nil
 }
 
+// whole reports whether process 1 enters a command's cgroup with all of its
+// threads.
+func (w *warm) whole() bool { return w.runner.limiter.kind == limitsCgroup2 }
+
+// guests is how many threads of process 1 are in a command's cgroup while it is
+// forked, and count there.
+func (w *warm) guests() int {
+	if w.whole() {
+		return agentThreads
+	}
+	return 1
+}
+
 // makeRoom reports whether one more sandbox may be made, after it has retired
 // the one without commands that was used the longest time ago. w.mu is held.
 func (w *warm) makeRoom() bool {
@@ -225,7 +235,13 @@ func (w *warm) feed() {
 		case <-tick.C:
 		}
 		for _, b := range w.tend(time.Now()) {
-			b.feed()
+			// One that does not read must not let the others starve.
+			if b.feeding.CompareAndSwap(false, true) {
+				w.ended.Go(func() {
+					defer b.feeding.Store(false)
+					b.feed()
+				})
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -338,4 +339,47 @@ func TestWarmSmallAgent(t *testing.T) {
 	require.False(t, b.sameSandbox(t))
 	require.True(t, b.sameSandbox(t))
 	require.Equal(t, "Permission denied\n", b.run(t, "sh", "-c", "cat /proc/1/maps 2>&1 | sed 's/.*: //'").stdout)
+}
+
+// TestWarmUnified keeps commands of a warm sandbox apart by v2 cgroups; hosts whose
+// v2 has no controllers show that as well.
+func TestWarmUnified(t *testing.T) {
+	requireRoot(t, "only root makes cgroups")
+	host, err := readCgroups()
+	require.NoError(t, err)
+	home, err := host.own("")
+	if err != nil {
+		requireOrSkip(t, "cgroup2", err.Error())
+	}
+	id := stateID()
+	r, err := New(t.Context(), Config{StateID: id, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), limiter: &limiter{
+		kind: limitsCgroup2, prefix: groupPrefix + id + ".", homes: map[string]string{"": home}, bare: true,
+	}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close()) }()
+	require.True(t, r.Level().Warm, r.Level().Reason)
+	b := (&bench{runner: r, dir: t.TempDir()}).owned(t)
+	require.False(t, b.sameSandbox(t))
+	t.Run("tree ends", func(t *testing.T) { testTreeEnds(t, b) })
+	t.Run("signals", func(t *testing.T) { testSignals(t, b) })
+	t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
+	t.Run("holding", func(t *testing.T) { testHolding(t, b) })
+	t.Run("its own cgroup", func(t *testing.T) {
+		var seen []string
+		for range 2 {
+			p := b.start(t, b.spec(t, "sleep", marker))
+			require.Eventually(t, func() bool { return len(marked("sleep\x00"+marker)) > 0 }, 5*time.Second, time.Millisecond)
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", marked("sleep\x00" + marker)[0]))
+			require.NoError(t, err)
+			require.Contains(t, string(text), groupPrefix+id)
+			seen = append(seen, string(text))
+			require.Eventually(t, func() bool { // it is in there for the moment of the fork
+				agent, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", b.box(t).process.leader))
+				return err == nil && string(agent) != string(text)
+			}, 5*time.Second, time.Millisecond)
+			p.Kill()
+			p.finish(t)
+		}
+		require.NotEqual(t, seen[0], seen[1])
+	})
 }

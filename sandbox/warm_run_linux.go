@@ -111,6 +111,13 @@ func (c *warmRun) send() error {
 	if err != nil {
 		return err
 	}
+	if c.box.warm.whole() {
+		home, err := c.box.process.group.doors()
+		if err != nil {
+			return err
+		}
+		doors = append(doors, home...)
+	}
 	req := c.request(c.spec)
 	c.box.mu.Lock()
 	c.box.next++
@@ -151,7 +158,7 @@ func (c *warmRun) drop() { c.abandon(true) }
 
 func (c *warmRun) request(spec *Spec) *inside.Request {
 	req := &inside.Request{
-		Kind: inside.KindRun, Alone: c.box.warm.alone, Dir: spec.Dir, Argv: spec.Argv, Env: spec.Env,
+		Kind: inside.KindRun, Alone: c.box.warm.alone, Whole: c.box.warm.whole(), Dir: spec.Dir, Argv: spec.Argv, Env: spec.Env,
 	}
 	// The shell sets on itself what no cgroup holds.
 	if limits := c.box.warm.runner.ownLimits(spec, bwrapOwn+agentThreads); limits != "" {

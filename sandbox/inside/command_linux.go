@@ -69,10 +69,12 @@ func (a *agent) run(req *Request, fds []int) {
 		delete(a.coming, req.ID)
 		a.mu.Unlock()
 	}()
-	for _, group := range fds[filesOfRun:] {
-		if _, err := unix.Write(group, []byte("0")); err != nil {
-			a.refuse(req, StageSetup, err)
-			return
+	if !req.Whole {
+		for _, group := range fds[filesOfRun:] {
+			if err := enter(group); err != nil {
+				a.refuse(req, StageSetup, err)
+				return
+			}
 		}
 	}
 	dir, err := unix.Open(req.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -86,7 +88,12 @@ func (a *agent) run(req *Request, fds []int) {
 		a.refuse(req, StageGate, unix.ECANCELED)
 		return
 	}
-	a.start(req, fds[:3])
+	a.start(req, fds)
+}
+
+func enter(group int) error {
+	_, err := unix.Write(group, []byte("0"))
+	return err
 }
 
 func readGate(fd int) (int, error) {
@@ -140,7 +147,18 @@ func (a *agent) fork(path string, argv []string, req *Request, fds []int) error 
 	if slices.Contains(a.coming[req.ID], unix.SIGKILL) {
 		return errKilled
 	}
+	if req.Whole {
+		if err := enter(fds[filesOfRun]); err != nil {
+			return err
+		}
+	}
 	pid, err := syscall.ForkExec(path, argv, attr)
+	if req.Whole {
+		// In a command's group we would end with it.
+		if err := enter(fds[filesOfRun+1]); err != nil {
+			die("leave a command's cgroup", err)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func (a *agent) next(buf, oob []byte) (*Request, []int, error) {
 		closeAll(fds[:1])
 		fds = fds[1:]
 	}
-	if err == nil && req.Kind == KindRun && len(fds) < filesOfRun {
+	if err == nil && req.Kind == KindRun && (len(fds) < filesOfRun || req.Whole && len(fds) != filesOfRun+2) {
 		err = errMessage
 	}
 	return req, fds, err

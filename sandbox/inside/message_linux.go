@@ -48,6 +48,10 @@ type Request struct {
 
 	// Of KindRun.
 	Alone bool // no other command runs here: its end is the end of all processes
+	// Whole: there are two cgroup files. The first moves the program with all of
+	// its threads, which is done for the moment of the fork, the second takes it
+	// back. Otherwise each moves the thread that forks, which ends soon after.
+	Whole bool
 	Dir   string
 	Argv  []string
 	Env   []string
@@ -76,7 +80,7 @@ func (r *Request) Encode() []byte {
 	case KindSignal:
 		words = append(words, strconv.Itoa(r.Signal))
 	case KindRun:
-		words = append(words, strconv.FormatBool(r.Alone), r.Dir, strconv.Itoa(len(r.Argv)))
+		words = append(words, strconv.FormatBool(r.Alone), strconv.FormatBool(r.Whole), r.Dir, strconv.Itoa(len(r.Argv)))
 		words = append(append(words, r.Argv...), r.Env...)
 	}
 	return []byte(strings.Join(words, "\x00"))
@@ -113,16 +117,17 @@ func DecodeRequest(b []byte) (*Request, error) {
 }
 
 func (r *Request) decodeRun(words []string) error {
-	if len(words) < 4 {
+	if len(words) < 5 {
 		return errMessage
 	}
 	alone, err1 := strconv.ParseBool(words[0])
-	argc, err2 := strconv.Atoi(words[2])
-	rest := words[3:]
-	if err1 != nil || err2 != nil || argc < 1 || argc > len(rest) {
+	whole, err2 := strconv.ParseBool(words[1])
+	argc, err3 := strconv.Atoi(words[3])
+	rest := words[4:]
+	if err1 != nil || err2 != nil || err3 != nil || argc < 1 || argc > len(rest) {
 		return errMessage
 	}
-	r.Alone, r.Dir, r.Argv, r.Env = alone, words[1], rest[:argc], rest[argc:]
+	r.Alone, r.Whole, r.Dir, r.Argv, r.Env = alone, whole, words[2], rest[:argc], rest[argc:]
 	return nil
 }
 

@@ -14,7 +14,7 @@ func TestRequests(t *testing.T) {
 		"large":    {Kind: KindLarge},
 		"signal":   {Kind: KindSignal, ID: 3, Signal: 15},
 		"run":      {Kind: KindRun, ID: 1 << 60, Dir: "/workspace/a b", Argv: []string{"true"}, Env: []string{}},
-		"all":      {Kind: KindRun, ID: 2, Alone: true, Dir: "/", Argv: []string{"", "-n", "\n"}, Env: []string{"A=", "=x", ""}},
+		"all":      {Kind: KindRun, ID: 2, Alone: true, Whole: true, Dir: "/", Argv: []string{"", "-n", "\n"}, Env: []string{"A=", "=x", ""}},
 		"no words": {Kind: KindRun, Dir: "", Argv: []string{""}, Env: []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -25,7 +25,7 @@ func TestRequests(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"empty": "", "kind": "walk\x001", "id": "feed\x00x", "no id": "feed", "signal": "signal\x001", "number": "signal\x001\x00x",
-		"no argv": "run\x001\x00true\x00/\x000", "short": "run\x001\x00true\x00/\x003\x00a\x00b", "count": "run\x001\x00true\x00/\x00-1\x00a",
+		"no argv": "run\x001\x00true\x00false\x00/\x000", "short": "run\x001\x00true\x00false\x00/\x003\x00a\x00b", "count": "run\x001\x00true\x00false\x00/\x00-1\x00a",
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := DecodeRequest([]byte(text))
