@@ -148,6 +148,7 @@ type held struct {
 	stdin  *os.File // our end, nil without input
 	stdout *os.File
 	stderr *os.File
+	theirs [3]*os.File // the other ends, until the command has begun
 
 	ready   chan struct{} // closed when the rest is set
 	command *sandbox.Held
@@ -174,7 +175,13 @@ func (h *held) drop() {
 }
 
 func (h *held) close() {
-	for _, f := range []*os.File{h.stdin, h.stdout, h.stderr} {
+	closeFiles(h.stdin, h.stdout, h.stderr)
+	closeFiles(h.theirs[:]...)
+}
+
+// closeFiles closes those that are open.
+func closeFiles(files ...*os.File) {
+	for _, f := range files {
 		if f != nil {
 			f.Close()
 		}
@@ -182,29 +189,21 @@ func (h *held) close() {
 }
 
 func (h *held) prepare(x *run) error {
-	var theirs [3]*os.File
-	defer func() {
-		for _, f := range theirs {
-			if f != nil {
-				f.Close()
-			}
-		}
-	}()
 	var err error
 	if len(x.command.stdin) > 0 {
-		if theirs[0], h.stdin, err = os.Pipe(); err != nil {
+		if h.theirs[0], h.stdin, err = os.Pipe(); err != nil {
 			return err
 		}
 	}
-	if h.stdout, theirs[1], err = os.Pipe(); err != nil {
+	if h.stdout, h.theirs[1], err = os.Pipe(); err != nil {
 		return err
 	}
-	if h.stderr, theirs[2], err = os.Pipe(); err != nil {
+	if h.stderr, h.theirs[2], err = os.Pipe(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	h.command, err = x.workspace.node.runner.Prepare(ctx, x.spec(theirs))
+	h.command, err = x.workspace.node.runner.Prepare(ctx, x.spec(h.theirs))
 	return err
 }
 
@@ -285,6 +284,7 @@ func (x *run) start() (*sandbox.Process, error) {
 		return nil, h.err
 	}
 	process, err := h.command.Begin()
+	closeFiles(h.theirs[:]...)
 	if err != nil {
 		h.close()
 		return nil, err

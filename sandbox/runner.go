@@ -108,7 +108,7 @@ type Level struct {
 }
 
 // Spec is one command. The caller keeps and closes every *os.File in it, and may
-// do so as soon as Start has returned.
+// do so as soon as Start, or Begin or Drop after Prepare, has returned.
 type Spec struct {
 	// Root is the directory the command works in, open with O_PATH or O_RDONLY.
 	// The directory that is open is used, whatever its path names by now.

@@ -25,7 +25,7 @@ type held interface {
 }
 
 // Held is a command that is ready and has not begun. One of Begin and Drop has to
-// be called, and only once. Until then its Spec's files stay open.
+// be called, and only once. Until it has returned the files of the Spec stay open.
 type Held struct {
 	held held
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -382,4 +383,68 @@ func TestWarmUnified(t *testing.T) {
 		}
 		require.NotEqual(t, seen[0], seen[1])
 	})
+}
+
+// TestWarmLeaksNothing runs many commands, some of which cannot be run, and counts
+// what they leave in us and in process 1. WSMESH_LONG=1 makes it 10,000.
+func TestWarmLeaksNothing(t *testing.T) {
+	requireRoot(t, "only root sees the descriptors of process 1")
+	b := newBwrapBench(t)
+	entries := func(dir string) int {
+		list, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		return len(list)
+	}
+	count := func() []int {
+		host, err := readCgroups()
+		require.NoError(t, err)
+		agent := fmt.Sprintf("/proc/%d/", b.box(t).process.leader)
+		return []int{
+			entries("/proc/self/fd"), entries(agent + "fd"), entries(agent + "task"),
+			len(cgroupDirs(host, groupPrefix+stateBase())), runtime.NumGoroutine(),
+		}
+	}
+	root, err := os.Open(b.dir)
+	require.NoError(t, err)
+	defer root.Close()
+	many := func(n int) {
+		var group sync.WaitGroup
+		for i := range 4 {
+			group.Go(func() {
+				for j := range n / 4 {
+					argv := [][]string{{"true"}, {"sh", "-c", "sleep 0.001 & exit 3"}, {"no-such-program"}}[(i+j)%3]
+					h, err := b.runner.Prepare(t.Context(), &Spec{Root: root, Mount: "/workspace", Argv: argv, UID: b.uid, GID: b.gid})
+					switch {
+					case err != nil:
+						t.Error(err)
+					case j%16 == 15:
+						h.Drop()
+					default:
+						if p, err := h.Begin(); err != nil || p.Wait().Err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			})
+		}
+		group.Wait()
+	}
+	n := 400
+	if os.Getenv("WSMESH_LONG") != "" {
+		n = 10_000
+	}
+	many(100)
+	before := count()
+	many(n)
+	var after []int
+	require.Eventually(t, func() bool {
+		after = count()
+		for i := range after {
+			if after[i] > before[i]+12 { // threads and cgroups that are kept, or are on their way out
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, 20*time.Millisecond, "%v, then %v", before, after)
+	t.Logf("descriptors, descriptors and threads of process 1, cgroups, goroutines: %v, then %v", before, after)
 }
