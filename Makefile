@@ -40,8 +40,9 @@ check: ## vet, staticcheck, gofumpt, go mod tidy -diff, macOS and Windows, which
 	@.ci/cross
 	go test -count=1 . ./.ci/testsum
 
-build: ## bin/wsmesh
-	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/wsmesh ./cmd/wsmesh
+build: ## bin/wsmesh, with the small program that is process 1 of its sandboxes inside
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o sandbox/agent.bin ./sandbox/agent
+	CGO_ENABLED=0 go build -trimpath -tags embedagent -ldflags '-X main.version=$(VERSION)' -o bin/wsmesh ./cmd/wsmesh
 
 bench: sandbox build ## wsmesh bench against a mesh of its own (NAME='read exec', ARGS=--json)
 	@.ci/bench '$(NAME)' $(ARGS)

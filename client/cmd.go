@@ -31,6 +31,10 @@ type Cmd struct {
 	Net        string        // none or full; default as the mesh is set
 	Durability string        // none; what else DESIGN names comes with capture
 
+	// AllowDangerous runs what the node's command guard would refuse with
+	// CodeDenied, such as the removal of the whole workspace.
+	AllowDangerous bool
+
 	ctx       context.Context
 	workspace *Workspace
 	follower  *follower
@@ -143,7 +147,7 @@ func (c *Cmd) start() error {
 	}
 	req := mesh.ExecRequest{
 		ID: id, Dir: mesh.Path(c.Dir), TimeoutMS: c.Timeout.Milliseconds(), MaxOutput: c.MaxOutput,
-		Net: c.Net, Durability: c.Durability,
+		Net: c.Net, Durability: c.Durability, AllowDangerous: c.AllowDangerous,
 	}
 	if c.Timeout > 0 && req.TimeoutMS == 0 {
 		req.TimeoutMS = 1

@@ -64,6 +64,8 @@ type ExecRequest struct {
 	MaxOutput  int64  `json:"max_output,omitempty"` // bytes of output after which it is killed; 0: no limit
 	Net        string `json:"net,omitempty"`        // none (default) or full
 	Durability string `json:"durability,omitempty"` // none; sync and async come with capture
+
+	AllowDangerous bool `json:"allow_dangerous,omitempty"` // run what the command guard would refuse
 }
 
 // MaxArgs bounds the arguments and environment of one exec: 256 KiB in all.

@@ -86,6 +86,9 @@ func Limits() map[string]int64 {
 		"sandbox.DefaultTarBytes":      sandbox.DefaultTarBytes,
 		"sandbox.DefaultTarEntries":    sandbox.DefaultTarEntries,
 		"sandbox.DefaultTmpBytes":      sandbox.DefaultTmpBytes,
+		"sandbox.DefaultWarm":          sandbox.DefaultWarm,
+		"sandbox.DefaultWarmIdle_ms":   sandbox.DefaultWarmIdle.Milliseconds(),
+		"sandbox.DefaultWarmScratch":   sandbox.DefaultWarmScratch,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/sandbox"
 )
 
 // maxIDAhead is how far a client's clock may be ahead of ours.
@@ -49,6 +51,9 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 	}
 	if c.Net == "" {
 		c.Net = w.node.cfg.Net
+	}
+	if err := c.guard(); err != nil {
+		return nil, err
 	}
 	c.hash = c.identity()
 	return c, nil
@@ -89,6 +94,18 @@ func (c *command) check(maxNet string) error {
 	return nil
 }
 
+// guard refuses what would harm the caller itself, unless it is asked for by name.
+func (c *command) guard() error {
+	if c.AllowDangerous {
+		return nil
+	}
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = string(a)
+	}
+	return sandbox.Guard(args, path.Join(mesh.WorkspaceRoot, c.scope), path.Join(mesh.WorkspaceRoot, c.dir))
+}
+
 func validEnvName(s string) bool {
 	for i, c := range []byte(s) {
 		letter := c == '_' || (c|0x20 >= 'a' && c|0x20 <= 'z')
@@ -119,7 +136,8 @@ func (c *command) envNames() []mesh.Path {
 
 // exec claims an id and starts its command. Both the claim and the journal's
 // exec record are acknowledged before the command starts: the claim makes the
-// id unique, the record fences a stale owner out. A repeat attaches.
+// id unique, the record fences a stale owner out. Meanwhile the command is made
+// ready. A repeat attaches.
 func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	c, err := w.parseExec(req)
 	if err != nil {
@@ -138,7 +156,11 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := w.prepare(x); err != nil {
 		return nil, err
 	}
+	x.hold()
 	runner, err := w.claim(ctx, x)
+	if err != nil || !runner {
+		x.held.drop()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -213,3 +213,24 @@ func TestNoIsolationNoExec(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "x", string(b))
 }
+
+// The guard is asked before the id is claimed: a refused command leaves no log.
+func TestGuardedExec(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx := t.Context()
+		ws := m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "users/u1/kept", nil, 0o644))
+		scope := ws.Scope("users/u1")
+		cmd := scope.Command(ctx, "sh", "-c", "rm -rf ~/*")
+		cmd.ID = string(mesh.NewExecID())
+		require.ErrorIs(t, cmd.Run(), mesh.Errorf(mesh.CodeDenied, ""))
+		_, err := ws.Stat(ctx, "users/u1/kept")
+		require.NoError(t, err)
+		again := scope.Command(ctx, "sh", "-c", "rm -rf ~/*")
+		again.ID, again.AllowDangerous = cmd.ID, true
+		require.NoError(t, again.Run())
+		_, err = ws.Stat(ctx, "users/u1/kept")
+		require.ErrorIs(t, err, mesh.Errorf(mesh.CodeNotFound, ""))
+	})
+}

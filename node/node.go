@@ -236,7 +236,8 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g, bg := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.renew(bg, revision) })
 	g.Go(func() error { return n.watchOwners(bg) })
-	n.log.Info("node serves", "isolation", n.runner.Level().Driver)
+	level := n.runner.Level()
+	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)
 	if serving != nil {
 		serving()
 	}

@@ -28,6 +28,7 @@ type run struct {
 	root      *os.File // the scope's directory
 	log       *execLog
 	claimed   chan struct{} // closed when the claim stands and the command may start
+	held      *held         // set by hold
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end
@@ -141,57 +142,121 @@ func (x *run) run() {
 	}
 }
 
+// held is a command that is made ready while its claim is stored, so that one
+// does not wait for the other. It begins when the claim stands, or never.
+type held struct {
+	stdin  *os.File // our end, nil without input
+	stdout *os.File
+	stderr *os.File
+	theirs [3]*os.File // the other ends, until the command has begun
+
+	ready   chan struct{} // closed when the rest is set
+	command *sandbox.Held
+	err     error
+}
+
+// hold begins to make the command ready. execute ends it, or drop.
+func (x *run) hold() {
+	h := &held{ready: make(chan struct{})}
+	x.held = h
+	go func() { // ends within the 30 s of prepare; drop and execute wait for it
+		defer close(h.ready)
+		h.err = h.prepare(x)
+	}()
+}
+
+// drop gives a command up that was made ready.
+func (h *held) drop() {
+	<-h.ready
+	if h.command != nil {
+		h.command.Drop()
+	}
+	h.close()
+}
+
+func (h *held) close() {
+	closeFiles(h.stdin, h.stdout, h.stderr)
+	closeFiles(h.theirs[:]...)
+}
+
+// closeFiles closes those that are open.
+func closeFiles(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func (h *held) prepare(x *run) error {
+	var err error
+	if len(x.command.stdin) > 0 {
+		if h.theirs[0], h.stdin, err = os.Pipe(); err != nil {
+			return err
+		}
+	}
+	if h.stdout, h.theirs[1], err = os.Pipe(); err != nil {
+		return err
+	}
+	if h.stderr, h.theirs[2], err = os.Pipe(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	h.command, err = x.workspace.node.runner.Prepare(ctx, x.spec(h.theirs))
+	return err
+}
+
+// spec is the command as the sandbox takes it.
+func (x *run) spec(files [3]*os.File) *sandbox.Spec {
+	c, w := x.command, x.workspace
+	env := make([]string, len(c.Env))
+	for i, e := range c.Env {
+		env[i] = string(e)
+	}
+	args := make([]string, len(c.Args))
+	for i, a := range c.Args {
+		args[i] = string(a)
+	}
+	return &sandbox.Spec{
+		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
+		Argv: args, Env: env, Stdin: files[0], Stdout: files[1], Stderr: files[2],
+		UID: w.uid, GID: w.gid, Net: c.Net,
+		MemoryBytes: sandbox.DefaultMemoryBytes, Pids: sandbox.DefaultPids,
+	}
+}
+
 // execute runs the command and pumps its output into the log; both are over
 // when it returns.
 func (x *run) execute() (sandbox.Result, error) {
-	var pipes [3][2]*os.File // stdin, stdout, stderr: reading end, writing end
-	closeAll := func(end int) {
-		for _, p := range pipes {
-			if p[end] != nil {
-				p[end].Close()
-			}
-		}
-	}
-	for i := range pipes {
-		r, w, err := os.Pipe()
-		if err != nil {
-			closeAll(0)
-			closeAll(1)
-			return sandbox.Result{}, err
-		}
-		pipes[i] = [2]*os.File{r, w}
-	}
-	process, err := x.start(pipes[0][0], pipes[1][1], pipes[2][1])
-	pipes[0][0].Close()
-	pipes[1][1].Close()
-	pipes[2][1].Close()
+	h := x.held
+	process, err := x.start()
 	if err != nil {
-		pipes[0][1].Close()
-		pipes[1][0].Close()
-		pipes[2][0].Close()
 		return sandbox.Result{}, err
 	}
+	defer h.close()
 	var stdin, output sync.WaitGroup
-	stdin.Go(func() {
-		pipes[0][1].Write(x.command.stdin) // a command that does not read it is not at fault
-		pipes[0][1].Close()
-	})
+	if h.stdin != nil {
+		stdin.Go(func() {
+			h.stdin.Write(x.command.stdin) // a command that does not read it is not at fault
+			h.stdin.Close()
+		})
+	}
 	var total atomic.Int64
-	output.Go(func() { x.pump(pipes[1][0], mesh.Stdout, &total) })
-	output.Go(func() { x.pump(pipes[2][0], mesh.Stderr, &total) })
+	output.Go(func() { x.pump(h.stdout, mesh.Stdout, &total) })
+	output.Go(func() { x.pump(h.stderr, mesh.Stderr, &total) })
 	if x.command.TimeoutMS > 0 {
 		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.kill("timeout") })
 		defer timer.Stop()
 	}
 	result := process.Wait()
 	late := time.Now().Add(afterExit)
-	for _, f := range []*os.File{pipes[0][1], pipes[1][0], pipes[2][0]} {
-		f.SetDeadline(late) //nolint:errcheck // a file without deadlines reaches its end
-	}
+	h.stdout.SetDeadline(late) //nolint:errcheck // a file without deadlines reaches its end
+	h.stderr.SetDeadline(late) //nolint:errcheck // likewise
 	output.Wait()
-	pipes[1][0].Close()
-	pipes[2][0].Close()
-	pipes[0][1].Close()
+	if h.stdin != nil {
+		h.stdin.Close()
+	}
 	stdin.Wait()
 	return result, result.Err
 }
@@ -205,29 +270,23 @@ func (x *run) aborted() error {
 	return x.verdict
 }
 
-// start starts the process unless the run was aborted meanwhile.
-func (x *run) start(stdin, stdout, stderr *os.File) (*sandbox.Process, error) {
-	c, w := x.command, x.workspace
-	env := make([]string, len(c.Env))
-	for i, e := range c.Env {
-		env[i] = string(e)
-	}
-	args := make([]string, len(c.Args))
-	for i, a := range c.Args {
-		args[i] = string(a)
-	}
+// start lets the command begin unless the run was aborted meanwhile. After an
+// error nothing is left of it.
+func (x *run) start() (*sandbox.Process, error) {
+	h := x.held
 	if verdict := x.aborted(); verdict != nil {
+		h.drop()
 		return nil, verdict
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	process, err := w.node.runner.Start(ctx, &sandbox.Spec{
-		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
-		Argv: args, Env: env, Stdin: stdin, Stdout: stdout, Stderr: stderr,
-		UID: w.uid, GID: w.gid, Net: c.Net,
-		MemoryBytes: sandbox.DefaultMemoryBytes, Pids: sandbox.DefaultPids,
-	})
+	<-h.ready
+	if h.err != nil {
+		h.close()
+		return nil, h.err
+	}
+	process, err := h.command.Begin()
+	closeFiles(h.theirs[:]...)
 	if err != nil {
+		h.close()
 		return nil, err
 	}
 	x.mu.Lock()

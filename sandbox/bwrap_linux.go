@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/wsmesh/wsmesh/sandbox/inside"
 )
 
 // Who the command is inside.
@@ -150,7 +152,15 @@ func (b *bwrap) compose(spec *Spec, in *setting) (*prepared, error) {
 		at = "/proc/self/fd/" + strconv.Itoa(len(files))
 		files = append(files, spec.Root)
 	}
-	gated, env := gateArgv(spec, in.limits)
+	run := *spec
+	if spec.agent != nil {
+		for len(files) < fdAgent {
+			files = append(files, nil)
+		}
+		run.Argv, run.Env = []string{"/proc/self/fd/" + strconv.Itoa(len(files)), inside.Arg}, nil
+		files = append(files, spec.agent)
+	}
+	gated, env := gateArgv(&run, in.limits+gateScript)
 	args, err := b.arguments(spec, env, at, extra)
 	if err != nil {
 		p.discard()
@@ -182,6 +192,9 @@ func (b *bwrap) compose(spec *Spec, in *setting) (*prepared, error) {
 func (b *bwrap) arguments(spec *Spec, env []string, at string, extra func([]byte) (string, error)) (string, error) {
 	args := append([]string{}, b.profile...)
 	args = append(args, "--seccomp", strconv.Itoa(fdExtra+1))
+	if spec.agent != nil {
+		args = append(args, "--as-pid-1")
+	}
 	own := etcOwn
 	if spec.Net == NetFull {
 		args = append(args, "--share-net")

@@ -22,6 +22,18 @@
 // directory. An ordinary user gets the same walls but one host uid for all
 // tenants, and resource limits per process instead of per command.
 //
+// Sandboxes of bwrap are kept: one for each tenant, directory, scope and network,
+// in which a small process 1 (package inside) forks the commands, each into cgroups
+// and a Landlock domain of its own. So a command costs little more than a fork;
+// /tmp and /dev/shm outlive it, its processes do not. A sandbox is given up when
+// anything about it is odd, when a command ran out of memory, when its scratch
+// files take too much, after some time without a command, and when another is
+// wanted more. A node that is frozen for ten seconds loses its commands: its
+// workspaces may have gone to another one. Where a sandbox cannot be kept each
+// command gets one of its own.
+//
+// [Guard] is a rail against accidents and no part of the isolation.
+//
 // A [Tree] is the host side of a workspace's directory, and a [View] is the Tree
 // seen from one scope: it reads, writes, lists, searches, archives and extracts, while
 // the tenant may change everything at the same time. Paths and links lead out of the
@@ -30,8 +42,8 @@
 // tenant as its owner. The directory may be one that somebody works in on the host:
 // [FindHostDir].
 //
-// Commands are forked by one operating-system thread that lives as long as the
-// Runner. It has a mount namespace of its own, in which the tree of each command
+// Sandboxes, and commands without one that is kept, are forked by one
+// operating-system thread that lives as long as the Runner. It has a mount namespace of its own, in which the tree of each of them
 // is mounted at a short path that any uid may traverse, so that a tree works
 // wherever it lies; and the kernel's parent-death signal, which follows the
 // forking thread and not the process, cannot fire early.

@@ -102,7 +102,7 @@ func (c *cgroups) sweep(prefix string) (swept int, err error) {
 		})
 		err = errors.Join(err, walk)
 	}
-	err = errors.Join(err, killAll(dirs))
+	err = errors.Join(err, killAll(dirs, 0))
 	// Deepest first: a cgroup with children cannot be removed.
 	for _, dir := range slices.Backward(dirs) {
 		if c.inside(dir) {

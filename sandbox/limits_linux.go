@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,9 @@ type limiter struct {
 	reason string // why kind is not a better one
 	prefix string
 	next   atomic.Uint64
+
+	// bare groups only hold processes together: there are no controllers.
+	bare bool
 
 	// The directories that we ourselves are in, below which groups are made:
 	// one with v2, one per hierarchy with v1.
@@ -112,7 +116,7 @@ func (l *limiter) try() error {
 
 // open makes the group of one command.
 func (l *limiter) open(memory int64, pids int) (*group, error) {
-	g := &group{kind: l.kind, homes: l.homes, dirs: make(map[string]string)}
+	g := &group{kind: l.kind, bare: l.bare, homes: l.homes, dirs: make(map[string]string)}
 	if l.kind == limitsRlimit {
 		return g, nil
 	}
@@ -133,12 +137,26 @@ func (l *limiter) open(memory int64, pids int) (*group, error) {
 // group is the cgroups of one command, by v1 controller ("" with v2).
 type group struct {
 	kind  string
+	bare  bool
 	homes map[string]string
 	dirs  map[string]string
 	fd    *os.File // v2, while the command is being forked
+	spare int      // a process that may be in the group and is never killed with it; 0 is none
+
+	memory int64
+	pids   int
+	files  map[string]*os.File // what was read or written before, by its path
+	before met                 // what earlier commands of the group met
 }
 
+// met counts how often limits were met.
+type met struct{ oomKills, refusedForks int64 }
+
 func (g *group) limit(memory int64, pids int) error {
+	g.memory, g.pids = memory, pids
+	if g.bare {
+		return nil
+	}
 	size, count := strconv.FormatInt(memory, 10), strconv.Itoa(pids)
 	if g.kind == limitsCgroup2 {
 		dir := g.dirs[""]
@@ -155,6 +173,37 @@ func (g *group) limit(memory int64, pids int) error {
 		set(g.dirs["pids"], "pids.max", count),
 	)
 }
+
+// renew makes the group of an ended command as good as a new one with the same
+// limits, which costs a fifth of making one, and reports whether it is.
+func (g *group) renew() bool {
+	// A process that is not reaped yet still counts, memory that the command left
+	// in caches or scratch files would be the next one's, and where processes had
+	// to be killed, new ones were forbidden first.
+	if g.kind != limitsCgroup1 || g.counter("pids", "pids.current", "") != 0 ||
+		g.counter("pids", "pids.max", "") != int64(g.pids) ||
+		g.counter("memory", "memory.usage_in_bytes", "") > leftMemory {
+		return false
+	}
+	g.before = g.met()
+	for controller, name := range map[string]string{"memory": "memory.max_usage_in_bytes", "cpuacct": "cpuacct.usage"} {
+		if g.dirs[controller] == "" {
+			continue
+		}
+		f, err := g.file(controller, name)
+		if err == nil {
+			_, err = f.WriteAt([]byte("0"), 0)
+		}
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// leftMemory is how much memory of one command may count for the next: what the
+// kernel keeps about the group itself is of this order.
+const leftMemory = 4 << 20
 
 // enter puts the command that is about to be forked into the group: through the
 // clone with v2, and with v1 by moving the forking thread, which costs no lock
@@ -196,22 +245,86 @@ func (g *group) leave() error {
 
 // kill ends every process in the group and returns when none is left.
 func (g *group) kill() error {
-	dirs := make([]string, 0, len(g.dirs))
-	for _, dir := range g.dirs {
+	var dirs []string
+	if dir := g.where(); dir != "" {
 		dirs = append(dirs, dir)
 	}
-	return killAll(dirs)
+	return killAll(dirs, g.spare)
+}
+
+// where is the one hierarchy that processes are looked for in: a process of the
+// group is in all of its hierarchies, and cannot leave any.
+func (g *group) where() string {
+	if g.kind == limitsCgroup1 {
+		return g.dirs["pids"]
+	}
+	return g.dirs[""]
+}
+
+// killNow signals every process that is in the group at the moment.
+func (g *group) killNow() {
+	dir := g.where()
+	if dir == "" {
+		return
+	}
+	pids, err := members(dir, g.spare)
+	if err != nil {
+		return
+	}
+	for _, pid := range pids {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// doors are the files through which who has them open enters the group by itself:
+// the kernel looks at the rights of who opened them. With v1 a thread moves alone,
+// with v2 its whole process does.
+func (g *group) doors() ([]*os.File, error) {
+	name := "tasks"
+	if g.kind == limitsCgroup2 {
+		name = "cgroup.procs"
+	}
+	var files []*os.File
+	for controller := range g.dirs {
+		f, err := g.file(controller, name)
+		if err != nil {
+			return nil, fmt.Errorf("open a cgroup: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// file opens a file of the group once.
+func (g *group) file(controller, name string) (*os.File, error) {
+	path := filepath.Join(g.dirs[controller], name)
+	if f, ok := g.files[path]; ok {
+		return f, nil
+	}
+	// No O_CREAT: a controller that is not there must not become a plain file.
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrPermission) {
+		f, err = os.Open(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if g.files == nil {
+		g.files = make(map[string]*os.File)
+	}
+	g.files[path] = f
+	return f, nil
 }
 
 // killAll forbids new processes where that is possible, which makes the loop
 // end against a fork bomb, and kills until all dirs are empty. A thread of our
-// own process is never a reason to kill it.
-func killAll(dirs []string) error {
+// own process, or of spare, is never a reason to kill it.
+func killAll(dirs []string, spare int) error {
 	deadline := time.Now().Add(goneWait)
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
 		left := 0
 		for _, dir := range dirs {
-			pids, err := members(dir)
+			pids, err := members(dir, spare)
 			if err != nil {
 				return err
 			}
@@ -236,9 +349,9 @@ func killAll(dirs []string) error {
 	}
 }
 
-// members lists the processes of a cgroup but our own, which can be there for
-// the moment in which the spawner forks.
-func members(dir string) ([]int, error) {
+// members lists the processes of a cgroup but our own and spare, which can be
+// there for the moment in which they fork.
+func members(dir string, spare int) ([]int, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -249,7 +362,7 @@ func members(dir string) ([]int, error) {
 	var pids []int
 	for _, word := range bytes.Fields(text) {
 		pid, err := strconv.Atoi(string(word))
-		if err == nil && pid > 0 && pid != os.Getpid() {
+		if err == nil && pid > 0 && pid != os.Getpid() && pid != spare {
 			pids = append(pids, pid)
 		}
 	}
@@ -260,6 +373,10 @@ func members(dir string) ([]int, error) {
 // moment longer than it lives, hence the patience.
 func (g *group) remove() error {
 	var all error
+	for _, f := range g.files {
+		all = errors.Join(all, f.Close())
+	}
+	g.files = nil
 	for _, dir := range g.dirs {
 		all = errors.Join(all, removeGroup(dir))
 	}
@@ -283,26 +400,32 @@ func removeGroup(dir string) error {
 // account fills in what the group knows about an ended command. A file that is
 // missing or unreadable leaves its fields as they are.
 func (g *group) account(r *Result) {
+	now := g.met()
+	r.Limit = limitMet(now.oomKills-g.before.oomKills, now.refusedForks-g.before.refusedForks)
 	switch g.kind {
 	case limitsCgroup2:
-		dir := g.dirs[""]
-		r.Limit = limitMet(counter(dir, "memory.events", "oom_kill"), counter(dir, "pids.events", "max"))
 		cpu := func(key string) time.Duration {
-			return time.Duration(counter(dir, "cpu.stat", key)) * time.Microsecond
+			return time.Duration(g.counter("", "cpu.stat", key)) * time.Microsecond
 		}
 		r.User, r.System = cpu("user_usec"), cpu("system_usec")
-		r.MaxRSS = counter(dir, "memory.peak", "")
+		r.MaxRSS = g.counter("", "memory.peak", "")
 	case limitsCgroup1:
-		r.Limit = limitMet(
-			counter(g.dirs["memory"], "memory.oom_control", "oom_kill"),
-			counter(g.dirs["pids"], "pids.events", "max"),
-		)
-		r.MaxRSS = counter(g.dirs["memory"], "memory.max_usage_in_bytes", "")
-		if dir, ok := g.dirs["cpuacct"]; ok {
-			r.User = time.Duration(counter(dir, "cpuacct.usage_user", ""))
-			r.System = time.Duration(counter(dir, "cpuacct.usage_sys", ""))
+		r.MaxRSS = g.counter("memory", "memory.max_usage_in_bytes", "")
+		if _, ok := g.dirs["cpuacct"]; ok {
+			r.User = time.Duration(g.counter("cpuacct", "cpuacct.usage_user", ""))
+			r.System = time.Duration(g.counter("cpuacct", "cpuacct.usage_sys", ""))
 		}
 	}
+}
+
+func (g *group) met() met {
+	switch g.kind {
+	case limitsCgroup2:
+		return met{g.counter("", "memory.events", "oom_kill"), g.counter("", "pids.events", "max")}
+	case limitsCgroup1:
+		return met{g.counter("memory", "memory.oom_control", "oom_kill"), g.counter("pids", "pids.events", "max")}
+	}
+	return met{}
 }
 
 // limitMet names the limit that shaped the end of a command: a command that is
@@ -318,12 +441,17 @@ func limitMet(oomKills, refusedForks int64) string {
 }
 
 // counter reads "KEY N" lines, or a lone number with key "". 0 if it is missing.
-func counter(dir, name, key string) int64 {
-	text, err := os.ReadFile(filepath.Join(dir, name))
+func (g *group) counter(controller, name, key string) int64 {
+	f, err := g.file(controller, name)
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(text)) {
+	buf := make([]byte, 4096)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0
+	}
+	for line := range strings.Lines(string(buf[:n])) {
 		words := strings.Fields(line)
 		if key != "" && len(words) > 0 && words[0] == key {
 			words = words[1:]
@@ -374,7 +502,7 @@ func delegate(home, leaf string) error {
 	if err == nil || !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	others, err := members(home)
+	others, err := members(home, 0)
 	if err != nil {
 		return err
 	}

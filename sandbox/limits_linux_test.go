@@ -116,7 +116,7 @@ func TestForkIntoUnified(t *testing.T) {
 	child, err := spawner.fork(t.Context(), l, g)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		pids, err := members(dir)
+		pids, err := members(dir, 0)
 		return err == nil && len(pids) == 3
 	}, 5*time.Second, time.Millisecond)
 	require.NoError(t, g.kill())

@@ -34,7 +34,7 @@ func (plain) compose(spec *Spec, in *setting) (*prepared, error) {
 	if home := "HOME=" + spec.Mount; spec.Env[0] == home {
 		inside.Env = append([]string{"HOME=" + at}, spec.Env[1:]...)
 	}
-	gated, env := gateArgv(&inside, in.limits)
+	gated, env := gateArgv(&inside, in.limits+gateScript)
 	return &prepared{launch: &launch{
 		path:  shell,
 		argv:  gated,

@@ -49,6 +49,18 @@ const (
 	MaxArgsBytes = 1 << 20
 )
 
+// Bounds of the sandboxes that are kept.
+const (
+	// DefaultWarm is how many a node keeps: an idle one takes 2 MiB of memory.
+	DefaultWarm = 64
+	// DefaultWarmIdle is how long one without a command is kept: as long as an
+	// idle workspace stays open.
+	DefaultWarmIdle = 10 * time.Minute
+	// DefaultWarmScratch is how much of /tmp and /dev/shm, which is the node's
+	// memory, may stay in one without a command.
+	DefaultWarmScratch = 64 << 20
+)
+
 // DefaultTenantBase is the first host id given to a tenant: above every range
 // that systemd assigns (the last one ends at 1,879,048,191) and, for 147 million
 // tenants, below 2^31, where programs that keep ids in signed integers go wrong.
@@ -71,6 +83,12 @@ type Config struct {
 	// StateID left, with the processes in them: no two live Runners may share
 	// one. "" makes a random one, and nothing is swept.
 	StateID string
+	// Warm bounds the sandboxes that are kept for the next command of the same
+	// tenant, directory and network; 0 is DefaultWarm, and with a negative number
+	// every command gets a sandbox of its own.
+	Warm int
+
+	limiter *limiter // for tests; nil: the best that the host offers
 }
 
 // Level is what a Runner achieves on this host.
@@ -79,11 +97,18 @@ type Level struct {
 	Uids    bool   `json:"uids"`    // each tenant has host ids of its own
 	Seccomp bool   `json:"seccomp"` // a system-call allow-list is in force
 	Limits  string `json:"limits"`  // cgroup2, cgroup1 or rlimit
-	Reason  string `json:"reason"`  // why it is not more, for an operator
+	// Warm: commands of one directory share a sandbox that is kept, in which
+	// /tmp and /dev/shm outlive a command; their processes do not.
+	Warm bool `json:"warm"`
+	// Landlock is the version of the second layer below the mounts of a warm
+	// sandbox, 0 for none; from version 6 on, commands that share a sandbox
+	// cannot signal each other.
+	Landlock int    `json:"landlock"`
+	Reason   string `json:"reason"` // why it is not more, for an operator
 }
 
 // Spec is one command. The caller keeps and closes every *os.File in it, and may
-// do so as soon as Start has returned.
+// do so as soon as Start, or Begin or Drop after Prepare, has returned.
 type Spec struct {
 	// Root is the directory the command works in, open with O_PATH or O_RDONLY.
 	// The directory that is open is used, whatever its path names by now.
@@ -115,6 +140,8 @@ type Spec struct {
 	MemoryBytes int64
 	// Pids bounds the number of its processes and threads; 0 is DefaultPids.
 	Pids int
+
+	agent *os.File // run this program as process 1 of a warm sandbox, and not Argv
 }
 
 // Result is how a command ended. All of it but Limit and Err is under the

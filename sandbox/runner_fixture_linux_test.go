@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,20 +97,31 @@ type bench struct {
 	uid, gid int
 }
 
+// coldBwrap is bwrap without sandboxes that are kept.
+const coldBwrap = "bwrap, cold"
+
+// isolations are all ways to run a command.
+var isolations = []string{IsolationBwrap, coldBwrap, IsolationSoftware, IsolationNone}
+
 // newBench makes a Runner with the given isolation, or skips.
 func newBench(t *testing.T, isolation string) *bench {
 	t.Helper()
+	keep := 0
+	if isolation == coldBwrap {
+		isolation, keep = IsolationBwrap, -1
+	}
 	if isolation == IsolationBwrap {
 		if _, err := exec.LookPath("bwrap"); err != nil {
 			requireOrSkip(t, "bwrap", "bubblewrap is not installed")
 		}
 	}
-	r, err := New(t.Context(), Config{Isolation: isolation, StateID: stateID()})
+	r, err := New(t.Context(), Config{Isolation: isolation, StateID: stateID(), Warm: keep, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if isolation == IsolationBwrap && err != nil {
 		requireOrSkip(t, "bwrap", err.Error())
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	require.Equal(t, isolation == IsolationBwrap && keep == 0, r.Level().Warm, r.Level().Reason)
 	return (&bench{runner: r, dir: t.TempDir()}).owned(t)
 }
 

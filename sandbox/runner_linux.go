@@ -22,6 +22,7 @@ type Runner struct {
 	driver  driver // nil when commands are refused
 	limiter *limiter
 	spawner *spawner
+	warm    *warm // nil: every command starts cold
 	root    bool
 	mounts  bool
 
@@ -93,12 +94,15 @@ func New(ctx context.Context, cfg Config) (*Runner, error) {
 	if r.root {
 		r.sweep(cfg.StateID)
 	}
-	r.limiter = newLimiter(cfg.StateID, r.root)
+	if r.limiter = cfg.limiter; r.limiter == nil {
+		r.limiter = newLimiter(cfg.StateID, r.root)
+	}
 	err := r.choose(cfg.Isolation)
 	if err == nil {
 		err = r.canary(ctx)
 	}
 	if err == nil {
+		r.warmUp(ctx, cfg.Warm)
 		return r, nil
 	}
 	refusal := mesh.Errorf(mesh.CodeUnsupported, "no command can run isolated here: %v; %s", err, installHint)
@@ -168,13 +172,17 @@ func (r *Runner) canary(ctx context.Context) error {
 		return fmt.Errorf("open a directory to all: %w", err)
 	}
 	uid, gid := TenantIDs(0)
-	p, text, err := r.start(ctx, &Spec{
+	h, text, err := r.hold(ctx, &Spec{
 		Root: root, Mount: mesh.WorkspaceRoot, Argv: []string{"/bin/true"}, UID: uid, GID: gid,
 	})
 	if err != nil {
 		if text != "" {
 			return fmt.Errorf("%w: %s", err, text)
 		}
+		return err
+	}
+	p, err := h.begin()
+	if err != nil {
 		return err
 	}
 	switch res := p.Wait(); {
@@ -205,8 +213,8 @@ func (r *Runner) sweep(stateID string) {
 // Level returns what this Runner achieves. It does not change.
 func (r *Runner) Level() Level { return r.level }
 
-// Start starts the command; ctx bounds the start and nothing after it. When it
-// returns, the sandbox is up and the command is about to begin.
+// Prepare makes a command ready, in a sandbox that is up, but does not let it
+// begin; ctx bounds that and nothing after it.
 //
 // It returns CodeInvalid for a wrong Spec, CodeTooLarge for too long arguments,
 // CodeNotFound or CodeDenied for a working directory that cannot be entered,
@@ -214,29 +222,43 @@ func (r *Runner) Level() Level { return r.level }
 // CodeBusy when the host is out of processes or memory, CodeDeadline or
 // CodeCanceled when ctx ended first, and CodeInternal when the sandbox cannot be
 // set up. In each case nothing of the command has run.
-func (r *Runner) Start(ctx context.Context, spec *Spec) (*Process, error) {
+func (r *Runner) Prepare(ctx context.Context, spec *Spec) (*Held, error) {
 	if r.driver == nil {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", r.level.Reason)
 	}
-	p, text, err := r.start(ctx, spec)
-	if err == nil {
-		return p, nil
+	h, said, err := r.hold(ctx, spec)
+	if err != nil {
+		return nil, r.explain(ctx, spec, err, said)
 	}
+	return &Held{held: h}, nil
+}
+
+// Start is Prepare and Begin.
+func (r *Runner) Start(ctx context.Context, spec *Spec) (*Process, error) {
+	h, err := r.Prepare(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return h.Begin()
+}
+
+// explain gives a failed start its code.
+func (r *Runner) explain(ctx context.Context, spec *Spec, err error, said string) error {
 	var coded *mesh.Error
 	if errors.As(err, &coded) {
-		return nil, coded
+		return coded
 	}
-	coded = translate(ctx, spec, err, text)
+	coded = translate(ctx, spec, err, said)
 	if coded.Code == mesh.CodeInternal {
 		// What the sandbox says names places on the host, so the caller does
 		// not get it.
-		r.log.Warn("a sandbox could not be set up", "err", err, "said", text)
+		r.log.Warn("a sandbox could not be set up", "err", err, "said", said)
 	}
-	return nil, coded
+	return coded
 }
 
-// Close kills every command, waits until all are gone, and removes what the
-// Runner made on the host. It may be called more than once.
+// Close kills every command, waits until all are gone, ends the sandboxes that
+// were kept, and removes what the Runner made on the host. It may be called more than once.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	r.closed = true
@@ -249,6 +271,9 @@ func (r *Runner) Close() error {
 		p.Kill()
 	}
 	r.started.Wait()
+	if r.warm != nil {
+		r.warm.close()
+	}
 	r.stop()
 	return nil
 }
@@ -270,14 +295,21 @@ func (r *Runner) begin() error {
 	return nil
 }
 
+func (r *Runner) closing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
+
 func errEnding() *mesh.Error { return mesh.Errorf(mesh.CodeUnavailable, "exec: the node is closing") }
 
 // track makes a forked process known to Close.
 func (r *Runner) track(p *Process) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.live[p] = struct{}{}
-	if r.closed {
+	closed := r.closed
+	r.mu.Unlock()
+	if closed {
 		p.Kill()
 	}
 }

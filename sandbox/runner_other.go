@@ -11,6 +11,9 @@ import (
 
 const onlyLinux = "commands run on Linux nodes only; point this client at a mesh with a Linux node"
 
+// limiter makes cgroups, which other systems do not have.
+type limiter struct{}
+
 // Runner refuses every command: only Linux hosts can run them.
 type Runner struct{}
 
@@ -26,6 +29,11 @@ func New(_ context.Context, cfg Config) (*Runner, error) {
 // Level says that commands are refused.
 func (r *Runner) Level() Level { return Level{Reason: onlyLinux} }
 
+// Prepare returns CodeUnsupported.
+func (r *Runner) Prepare(context.Context, *Spec) (*Held, error) {
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}
+
 // Start returns CodeUnsupported.
 func (r *Runner) Start(context.Context, *Spec) (*Process, error) {
 	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
@@ -33,6 +41,17 @@ func (r *Runner) Start(context.Context, *Spec) (*Process, error) {
 
 // Close does nothing.
 func (r *Runner) Close() error { return nil }
+
+// Held is never made here.
+type Held struct{}
+
+// Begin returns CodeUnsupported.
+func (h *Held) Begin() (*Process, error) {
+	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)
+}
+
+// Drop does nothing.
+func (h *Held) Drop() {}
 
 // Process is never made here.
 type Process struct{}

@@ -17,6 +17,52 @@ type credential = syscall.Credential
 // Process is a command that was started. Its methods may be called concurrently.
 // It cleans up after itself when it ends, whether or not anyone waits.
 type Process struct {
+	tree   tree
+	done   chan struct{}
+	result Result // once done is closed
+}
+
+// tree is the processes of one command, as its way of starting reaches them.
+type tree interface {
+	// kill signals all of them and does not wait.
+	kill()
+	// signal reaches the command's process group. CodeNotFound: it has ended.
+	signal(sig syscall.Signal) error
+}
+
+// Wait returns how the command ended, after every process of its tree is gone.
+// It may be called more than once.
+func (p *Process) Wait() Result {
+	<-p.done
+	return p.result
+}
+
+// Kill ends the whole tree of the command with SIGKILL and returns at once; Wait
+// returns when it is gone. It may be called at any time and more than once.
+func (p *Process) Kill() { p.tree.kill() }
+
+// Signal sends sig to the command's process group: the command and what it
+// started in the foreground. SIGKILL is Kill. After the end it is CodeNotFound;
+// a number that is no signal is CodeInvalid.
+func (p *Process) Signal(sig syscall.Signal) error {
+	switch {
+	case sig == syscall.SIGKILL:
+		p.Kill()
+		return nil
+	case sig < 1 || sig > lastSignal:
+		return mesh.Errorf(mesh.CodeInvalid, "signal %d does not exist", int(sig))
+	}
+	return p.tree.signal(sig)
+}
+
+// lastSignal is SIGRTMAX of Linux.
+const lastSignal = 64
+
+func errEnded() *mesh.Error { return mesh.Errorf(mesh.CodeNotFound, "the command has ended") }
+
+// cold is a command with a sandbox of its own.
+type cold struct {
+	Process
 	runner  *Runner
 	group   *group
 	mounted string // where the spawner mounted the directory, or ""
@@ -28,14 +74,11 @@ type Process struct {
 	leaderFD int // its pidfd, -1 when not open
 	ended    bool
 	killed   bool
-
-	done   chan struct{}
-	result Result
 }
 
 // lead records the leader. Its pidfd is taken while our own child, which is it
 // or its parent, has not been reaped, so the number cannot be someone else's.
-func (p *Process) lead(pid int) error {
+func (p *cold) lead(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("hold the sandbox's first process: %w", err)
@@ -54,16 +97,7 @@ func (p *Process) lead(pid int) error {
 	return nil
 }
 
-// Wait returns how the command ended, after every process of its tree is gone.
-// It may be called more than once.
-func (p *Process) Wait() Result {
-	<-p.done
-	return p.result
-}
-
-// Kill ends the whole tree of the command with SIGKILL and returns at once; Wait
-// returns when it is gone. It may be called at any time and more than once.
-func (p *Process) Kill() {
+func (p *cold) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
@@ -79,31 +113,24 @@ func (p *Process) Kill() {
 	_ = p.child.Kill()
 }
 
-func (p *Process) wasKilled() bool {
+func (p *cold) wasKilled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.killed
 }
 
 // isLed reports whether the leader is known, and so can be killed alone.
-func (p *Process) isLed() bool {
+func (p *cold) isLed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.leaderFD >= 0
 }
 
-// Signal sends sig to the command's process group: the command and what it
-// started in the foreground. SIGKILL is Kill. After the end it is CodeNotFound;
-// a number that is no signal is CodeInvalid.
-func (p *Process) Signal(sig syscall.Signal) error {
-	if sig == syscall.SIGKILL {
-		p.Kill()
-		return nil
-	}
+func (p *cold) signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
-		return mesh.Errorf(mesh.CodeNotFound, "the command has ended")
+		return errEnded()
 	}
 	// Until watch sets ended, the leader is at most a zombie and keeps the
 	// number of the group. Under bwrap it is in the group itself, and as init
@@ -111,9 +138,7 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	err := unix.Kill(-p.leader, sig)
 	switch {
 	case errors.Is(err, unix.ESRCH):
-		return mesh.Errorf(mesh.CodeNotFound, "the command has ended")
-	case errors.Is(err, unix.EINVAL):
-		return mesh.Errorf(mesh.CodeInvalid, "signal %d does not exist", int(sig))
+		return errEnded()
 	case err != nil:
 		return mesh.Errorf(mesh.CodeInternal, "signal %d: %v", int(sig), err)
 	}
@@ -122,7 +147,7 @@ func (p *Process) Signal(sig syscall.Signal) error {
 
 // watch waits for the child, ends what is left of the tree, cleans up and makes
 // the result. Owned by one goroutine.
-func (p *Process) watch() {
+func (p *cold) watch() {
 	defer p.runner.started.Done()
 	// The child stays a zombie meanwhile, so that its numbers remain ours.
 	for {
@@ -148,12 +173,12 @@ func (p *Process) watch() {
 	if err := errors.Join(err, p.group.remove()); err != nil {
 		p.runner.log.Warn("a command was not cleaned up after", "err", err)
 	}
-	p.runner.forget(p)
+	p.runner.forget(&p.Process)
 }
 
 // endTree returns when no process of the command is left. Under bwrap the leader
 // is init of the namespace: the kernel lets go of it after all others.
-func (p *Process) endTree() error {
+func (p *cold) endTree() error {
 	if p.leaderFD >= 0 && p.leader != p.child.Pid {
 		_ = unix.PidfdSendSignal(p.leaderFD, unix.SIGKILL, nil, 0)
 		if err := awaitExit(p.leaderFD); err != nil {
@@ -186,7 +211,7 @@ func awaitExit(fd int) error {
 }
 
 // judge makes the result from the child's status and the group's account.
-func (p *Process) judge(state *os.ProcessState, killed bool) Result {
+func (p *cold) judge(state *os.ProcessState, killed bool) Result {
 	status := state.Sys().(syscall.WaitStatus)
 	direct := p.leader == p.child.Pid
 	var r Result
@@ -216,7 +241,7 @@ func (p *Process) judge(state *os.ProcessState, killed bool) Result {
 
 // release gives back everything on the host that belonged to the command but its
 // cgroups, which have to be read first.
-func (p *Process) release() error {
+func (p *cold) release() error {
 	var all error
 	p.mu.Lock()
 	if p.leaderFD >= 0 {

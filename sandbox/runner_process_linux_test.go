@@ -42,9 +42,11 @@ func testTreeEnds(t *testing.T, b *bench) {
 		require.ErrorIs(t, p.Signal(syscall.SIGTERM), mesh.Errorf(mesh.CodeNotFound, ""))
 	})
 	t.Run("kill at once", func(t *testing.T) {
-		p := b.start(t, b.spec(t, "sleep", marker))
-		p.Kill()
-		require.Equal(t, 137, p.finish(t).Code)
+		for range 10 {
+			p := b.start(t, b.spec(t, "sleep", marker))
+			p.Kill()
+			require.Equal(t, 137, p.finish(t).Code)
+		}
 	})
 	t.Run("close", func(t *testing.T) {
 		r, err := New(t.Context(), Config{Isolation: b.runner.Level().Driver, StateID: stateID()})
@@ -85,7 +87,9 @@ func testClosing(t *testing.T, b *bench) {
 	}
 	<-started
 	require.NoError(t, r.Close())
-	require.Empty(t, marked(marker))
+	// Where no cgroup holds it, what bubblewrap is of a start that was given up
+	// ends a moment later.
+	allGone(t, marker)
 	group.Wait()
 }
 
@@ -102,6 +106,13 @@ func testSignals(t *testing.T, b *bench) {
 		p := b.start(t, b.spec(t, "sleep", marker))
 		require.NoError(t, p.Signal(syscall.SIGINT))
 		require.Equal(t, 130, p.finish(t).Code)
+	})
+	t.Run("at once", func(t *testing.T) {
+		for range 10 {
+			p := b.start(t, b.spec(t, "sleep", marker))
+			require.NoError(t, p.Signal(syscall.SIGTERM))
+			require.Equal(t, 143, p.finish(t).Code)
+		}
 	})
 	t.Run("stopped and killed", func(t *testing.T) {
 		p := b.start(t, b.spec(t, "sleep", marker))
@@ -181,7 +192,7 @@ func testRefusals(t *testing.T, b *bench) {
 
 func testAccount(t *testing.T, b *bench) {
 	o := b.run(t, "sh", "-c", "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done")
-	if b.runner.Level().Limits == limitsRlimit && b.runner.Level().Driver == IsolationBwrap {
+	if b.runner.Level().Limits == limitsRlimit && b.runner.Level().Driver == IsolationBwrap && !b.runner.Level().Warm {
 		require.Zero(t, o.User)
 		return
 	}

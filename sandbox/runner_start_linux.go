@@ -16,16 +16,47 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// start is Start with plain errors and what the sandbox said when it failed.
-func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said string, err error) {
+// held is a command that is ready, in the way its driver holds it.
+type held interface {
+	// begin lets it begin; where that fails, nothing of it ran.
+	begin() (*Process, error)
+	// drop gives it up.
+	drop()
+}
+
+// Held is a command that is ready and has not begun. One of Begin and Drop has to
+// be called, and only once. Until it has returned the files of the Spec stay open.
+type Held struct {
+	held held
+}
+
+// Begin lets the command begin. It fails as Start does.
+func (h *Held) Begin() (*Process, error) { return h.held.begin() }
+
+// Drop gives the command up: it never begins.
+func (h *Held) Drop() { h.held.drop() }
+
+// hold is Prepare with plain errors and what the sandbox said when it failed.
+func (r *Runner) hold(ctx context.Context, given *Spec) (h held, said string, err error) {
 	spec, err := r.complete(given)
 	if err != nil {
 		return nil, "", err
 	}
+	if r.warm != nil {
+		if c, err := r.warm.hold(ctx, spec); c != nil || err != nil {
+			return c, "", err
+		}
+	}
+	return r.holdCold(ctx, spec)
+}
+
+// holdCold brings a complete spec to its gate in a sandbox of its own.
+func (r *Runner) holdCold(ctx context.Context, spec *Spec) (p *cold, said string, err error) {
 	if err := r.begin(); err != nil {
 		return nil, "", err
 	}
-	p = &Process{runner: r, done: make(chan struct{}), leaderFD: -1}
+	p = &cold{runner: r, leaderFD: -1}
+	p.Process = Process{tree: p, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			if p.wasKilled() {
@@ -43,16 +74,28 @@ func (r *Runner) start(ctx context.Context, given *Spec) (p *Process, said strin
 			return p, "", err
 		}
 	}
-	if err = r.fork(ctx, p, spec); err != nil {
-		return p, "", err
+	return p, "", r.fork(ctx, p, spec)
+}
+
+// begin implements held.
+func (p *cold) begin() (*Process, error) {
+	if err := p.gate.open(); err != nil {
+		if p.wasKilled() {
+			err = errEnding()
+		}
+		said := p.abandon()
+		return nil, p.runner.explain(context.Background(), &Spec{}, err, said)
 	}
 	p.gate.close()
 	go p.watch()
-	return p, "", nil
+	return &p.Process, nil
 }
 
+// drop implements held.
+func (p *cold) drop() { p.abandon() }
+
 // abandon undoes a start, as far as it came, and returns what the sandbox said.
-func (p *Process) abandon() (said string) {
+func (p *cold) abandon() (said string) {
 	if p.gate != nil {
 		p.gate.shut()
 	}
@@ -79,7 +122,7 @@ func (p *Process) abandon() (said string) {
 // endUnbegun ends a child that did not come to its command. Where a cgroup does
 // not hold all of it, the shut gate has to: bubblewrap killed half-way leaves
 // processes behind, and nothing it can do before the gate takes long.
-func (p *Process) endUnbegun() {
+func (p *cold) endUnbegun() {
 	if p.isLed() {
 		p.Kill()
 		return
@@ -93,8 +136,8 @@ func (p *Process) endUnbegun() {
 	time.AfterFunc(goneWait, func() { _ = p.child.Kill() })
 }
 
-// fork starts the child and brings it to the command's first instruction.
-func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
+// fork starts the child and brings it to the gate before its command.
+func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	gate, files, err := newGate(spec)
 	if err != nil {
 		return err
@@ -116,7 +159,7 @@ func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
 	if p.child, err = r.spawner.fork(ctx, prep.launch, p.group); err != nil {
 		return err
 	}
-	r.track(p)
+	r.track(&p.Process)
 	gate.forked()
 	if err := gate.wait(ctx); err != nil {
 		return err
@@ -128,10 +171,7 @@ func (r *Runner) fork(ctx context.Context, p *Process, spec *Spec) error {
 	if err := p.lead(leader); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return gate.open()
+	return ctx.Err()
 }
 
 // rlimits are shell commands that bind the shell at the gate, and so all it
@@ -144,18 +184,27 @@ func (r *Runner) rlimits(spec *Spec) (string, error) {
 		return "", err
 	}
 	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", files)
-	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
+	if spec.agent != nil {
 		return script, nil
 	}
+	return script + r.ownLimits(spec, r.driver.reserve()), nil
+}
+
+// ownLimits are those shell commands that differ from command to command: none
+// where a cgroup holds the command.
+func (r *Runner) ownLimits(spec *Spec, reserve int) string {
+	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
+		return ""
+	}
 	// Not the address space: runtimes reserve far more than they use.
-	script += fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
+	script := fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
 	if r.level.Uids || r.level.Driver == IsolationBwrap {
 		// Outside a user namespace the count is of all processes of the host
 		// user, whose desktop alone may have more. Shells disagree on the letter.
 		script += fmt.Sprintf("if (ulimit -u %[1]d) 2>/dev/null; then ulimit -u %[1]d; else ulimit -p %[1]d; fi || exit 126; ",
-			spec.Pids+r.driver.reserve())
+			spec.Pids+reserve)
 	}
-	return script, nil
+	return script
 }
 
 // complete checks a Spec and returns a copy with every default in place. Its
@@ -209,18 +258,6 @@ func environment(home string, extra []string) []string {
 		list = append(list, kv)
 	}
 	return slices.DeleteFunc(list, isBareName)
-}
-
-// isBareName tells an entry that takes a variable away: a name as a shell has
-// it, so that a value whose "NAME=" was forgotten is still an error.
-func isBareName(kv string) bool {
-	for i, c := range []byte(kv) {
-		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
-		if !letter && (i == 0 || c < '0' || c > '9') {
-			return false
-		}
-	}
-	return kv != ""
 }
 
 // checkWords refuses what no process can be started with.

@@ -30,7 +30,7 @@ var withheld = []string{
 	"adjtimex", "clock_adjtime", "clock_adjtime64",
 	"listmount", "statmount",
 	// Allowed below, by argument.
-	"socket", "ioctl",
+	"socket", "ioctl", "prlimit64",
 }
 
 // absent answer ENOSYS, which makes runtimes fall back to what the filter can
@@ -115,8 +115,9 @@ func allowed(info *arch.Info) filter.SyscallGroup {
 	return group
 }
 
-// byArgument allows sockets of harmless families, and every ioctl but the two
-// that type into a terminal.
+// byArgument allows sockets of harmless families, limits of the caller's own, and
+// every ioctl but the two that type into a terminal. Process 1 of a sandbox has
+// the caller's user id: without this a command could forbid it to open files.
 func byArgument() []filter.NameWithConditions {
 	var list []filter.NameWithConditions
 	for _, family := range families {
@@ -125,6 +126,10 @@ func byArgument() []filter.NameWithConditions {
 			Conditions: filter.ArgumentConditions{{Argument: 0, Operation: filter.Equal, Value: family}},
 		})
 	}
+	list = append(list, filter.NameWithConditions{
+		Name:       "prlimit64",
+		Conditions: filter.ArgumentConditions{{Argument: 0, Operation: filter.Equal, Value: 0}},
+	})
 	// The kernel looks at the low 32 bits of a request only, the filter at all
 	// 64: anything that is neither zero-extended nor a sign-extended negative
 	// number (as musl passes them) could hide one of the two.

@@ -21,6 +21,8 @@ const (
 	fdGate   = 3 // our socket
 	fdStderr = 4 // the command's stderr
 	fdExtra  = 5 // the driver's, from here on
+	// fdAgent is the first that gateScript does not close.
+	fdAgent = 10
 )
 
 // gateScript is what every command starts as. It says that it is there, waits
@@ -35,6 +37,10 @@ const (
 // before it (see rlimits).
 const gateScript = `echo >&3; read -r PWD <&3 || exit 126; unset PWD OLDPWD SHLVL
 exec "$@" 2>&4 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-`
+
+// limitScript follows limits that a shell sets on what it becomes; there is
+// nothing to wait for.
+const limitScript = `unset PWD OLDPWD SHLVL; exec "$@"`
 
 const (
 	shell  = "/bin/sh"
@@ -65,10 +71,10 @@ var (
 	}
 )
 
-// gateArgv is the shell that runs gateScript for a command, and the part of its
-// variables that the shell can be started with. What a shell would not hand on,
+// gateArgv is the shell that runs a script which ends as the command, and the
+// part of its variables that the shell can be started with. What a shell would not hand on,
 // or would itself be changed by, is set after it by env(1).
-func gateArgv(spec *Spec, limits string) (gated, rest []string) {
+func gateArgv(spec *Spec, script string) (gated, rest []string) {
 	argv := spec.Argv
 	var late []string
 	for _, kv := range spec.Env {
@@ -80,7 +86,7 @@ func gateArgv(spec *Spec, limits string) (gated, rest []string) {
 		}
 		rest = append(rest, kv)
 	}
-	gated = []string{shell, "-c", limits + gateScript, "sh"}
+	gated = []string{shell, "-c", script, "sh"}
 	// Some shells take a first word with a dash as an option of exec.
 	if len(late) > 0 || strings.HasPrefix(argv[0], "-") {
 		gated = append(append(gated, envBin, "--"), late...)

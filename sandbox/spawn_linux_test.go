@@ -26,7 +26,7 @@ func TestGate(t *testing.T) {
 			g, files, err := newGate(spec)
 			require.NoError(t, err)
 			defer g.close()
-			argv, env := gateArgv(spec, "")
+			argv, env := gateArgv(spec, gateScript)
 			cmd := &exec.Cmd{
 				Path: shell, Args: argv, Env: env,
 				Stdin: files[0], Stdout: files[1], Stderr: files[2], ExtraFiles: files[3:],

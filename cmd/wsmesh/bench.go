@@ -23,6 +23,7 @@ func newBench() *cobra.Command {
 		Short: "Measure a running mesh next to the floor under it (operator)",
 		Long: "Measure a running mesh over TCP with the tenant's token, and next to it, interleaved, the floor under it:\n" +
 			"exec      a command, against os/exec of the same command\n" +
+			"exec_32   the same with 32 callers at a time\n" +
 			"read      a file of 4 KiB, against request and reply of the same bytes\n" +
 			"write     a file of 4 KiB, against a fenced publish of the same bytes\n" +
 			"upload    a file of 1 MiB, against the same bytes in acknowledged NATS messages\n" +

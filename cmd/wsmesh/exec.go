@@ -60,7 +60,7 @@ func newExec() *cobra.Command {
 	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal (not built yet)")
 	f.StringVar(&x.durability, "durability", "", "none; sync and async are not built yet")
 	f.StringVar(&x.net, "net", "", "network of the command: none or full (default as the mesh is set)")
-	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse (there is no guard yet)")
+	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse")
 	f.Int64Var(&x.maxOutput, "max-output", 0, "end the command after `N` bytes of output (default no limit)")
 	return cmd
 }
@@ -149,6 +149,7 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 		c := ws.Command(ctx, argv[0], argv[1:]...)
 		c.Env, c.ID, c.Timeout, c.MaxOutput = x.env, x.id, x.timeout, x.maxOutput
 		c.Net, c.Durability, c.Stdin = x.net, x.durability, stdin
+		c.AllowDangerous = x.dangerous
 		if x.detach {
 			if err := c.Start(); err != nil {
 				return err

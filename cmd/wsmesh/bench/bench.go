@@ -4,8 +4,9 @@
 // Ours runs over TCP on a tenant's token; the floor runs in the same process on
 // the operator's credentials. The two alternate operation by operation, so that
 // whatever else the machine does meets both, and the first operations of each
-// are dropped. One operation is under way at a time: operations per second are
-// those of one caller.
+// are dropped. One operation is under way at a time, and operations per second
+// are those of one caller; rows named _N have N callers, which take turns with N
+// callers of the floor.
 package bench
 
 import (
@@ -23,9 +24,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read"}
+	Names = []string{"exec", "exec_32", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read"}
 	Later = []string{
-		"exec_32", "write_8", "exec_output",
+		"write_8", "exec_output",
 		"restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
 	}
 )
@@ -88,6 +89,7 @@ type Setting struct {
 // pair is one row's two operations; i counts both from 0.
 type pair struct {
 	floorName   string
+	callers     int // of each at a time; 0 is 1
 	ours, floor func(ctx context.Context, i int) error
 	check       func(ctx context.Context) error // what was written, when all is measured; nil: ours and floor did
 	close       func()
@@ -122,7 +124,12 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 		return nil, err
 	}
 	defer p.close()
-	ours, floor, err := alternate(ctx, p, cfg.N)
+	var ours, floor sample
+	if p.callers > 1 {
+		ours, floor, err = takeTurns(ctx, p, cfg.N)
+	} else {
+		ours, floor, err = alternate(ctx, p, cfg.N)
+	}
 	if err == nil && p.check != nil {
 		err = p.check(ctx)
 	}
@@ -130,8 +137,8 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 		return nil, err
 	}
 	row := &Row{
-		Name: cfg.Name, N: len(ours), P50: percentile(ours, 50), P99: percentile(ours, 99), Ops: perSecond(ours),
-		Floor:    Floor{Name: p.floorName, P50: percentile(floor, 50), Ops: perSecond(floor)},
+		Name: cfg.Name, N: len(ours.times), P50: percentile(ours.times, 50), P99: percentile(ours.times, 99), Ops: ours.perSecond(),
+		Floor:    Floor{Name: p.floorName, P50: percentile(floor.times, 50), Ops: floor.perSecond()},
 		Settings: setting,
 	}
 	row.RatioP50, row.RatioOps = row.P50/row.Floor.P50, row.Ops/row.Floor.Ops
@@ -142,6 +149,10 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 	switch cfg.Name {
 	case "exec":
 		return execPair(ws), nil
+	case "exec_32":
+		p := execPair(ws)
+		p.callers = 32
+		return p, nil
 	case "read":
 		return readPair(ctx, cfg, ws)
 	case "write":
@@ -162,7 +173,7 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 
 // alternate does the two operations in turn, and which one comes first changes
 // each time: the second finds the processor warm.
-func alternate(ctx context.Context, p *pair, n int) (ours, floor []time.Duration, err error) {
+func alternate(ctx context.Context, p *pair, n int) (ours, floor sample, err error) {
 	i := 0
 	both := func() (a, b time.Duration, err error) {
 		ourTime := func() { var e error; a, e = timed(ctx, p.ours, i); err = errors.Join(err, e) }
@@ -179,16 +190,17 @@ func alternate(ctx context.Context, p *pair, n int) (ours, floor []time.Duration
 	}
 	for start := time.Now(); i < n/warmPart && time.Since(start) < warmTime; {
 		if _, _, err := both(); err != nil {
-			return nil, nil, err
+			return ours, floor, err
 		}
 	}
 	least := min(n, MinN)
-	for start := time.Now(); len(ours) < least || len(ours) < n && time.Since(start) < DefaultTime; {
+	for start := time.Now(); len(ours.times) < least || len(ours.times) < n && time.Since(start) < DefaultTime; {
 		a, b, err := both()
 		if err != nil {
-			return nil, nil, err
+			return ours, floor, err
 		}
-		ours, floor = append(ours, a), append(floor, b)
+		ours.add(a, []time.Duration{a})
+		floor.add(b, []time.Duration{b})
 	}
 	return ours, floor, nil
 }
@@ -207,10 +219,14 @@ func percentile(times []time.Duration, p int) float64 {
 	return float64(sorted[max(rank, 1)-1].Nanoseconds()) / 1000
 }
 
-func perSecond(times []time.Duration) float64 {
-	var sum time.Duration
-	for _, t := range times {
-		sum += t
-	}
-	return float64(len(times)) / sum.Seconds()
+// sample is the times of single operations and how long all of them took.
+type sample struct {
+	times []time.Duration
+	total time.Duration
 }
+
+func (s *sample) add(total time.Duration, times []time.Duration) {
+	s.times, s.total = append(s.times, times...), s.total+total
+}
+
+func (s *sample) perSecond() float64 { return float64(len(s.times)) / s.total.Seconds() }
