@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -13,11 +14,13 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/mesh/natsd"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -286,7 +289,7 @@ func delay(t *testing.T, m *nodetest.Mesh) *atomic.Int64 {
 	return &delayed
 }
 
-// disturb moves the leader of the tenant's memory until done.
+// disturb moves the leader of the tenant's memory until done, and kills it once.
 func disturb(t *testing.T, m *nodetest.Mesh, done chan struct{}) {
 	if m.Replicas() == 1 {
 		<-done
@@ -303,8 +306,31 @@ func disturb(t *testing.T, m *nodetest.Mesh, done chan struct{}) {
 			return
 		case <-time.After(300 * time.Millisecond):
 		}
+		if moves == 5 {
+			killLeader(t, m, store, name)
+			moves++
+		}
 		if reply, err := store.Request("$JS.API.STREAM.LEADER.STEPDOWN."+name, nil, time.Second); err == nil && len(reply.Data) > 0 {
 			moves++
 		}
 	}
+}
+
+// killLeader kills the server that leads a stream, which comes back a moment later.
+func killLeader(t *testing.T, m *nodetest.Mesh, store *nats.Conn, stream string) {
+	js, err := jetstream.New(store)
+	require.NoError(t, err)
+	leader := -1
+	require.Eventually(t, func() bool {
+		s, err := js.Stream(t.Context(), stream)
+		if err != nil {
+			return false
+		}
+		name := s.CachedInfo().Cluster.Leader
+		leader = slices.IndexFunc(m.Servers, func(s *natsd.Server) bool { return s.Name() == name })
+		return leader >= 0
+	}, 20*time.Second, 100*time.Millisecond)
+	m.Stop(leader)
+	time.Sleep(500 * time.Millisecond)
+	m.Restart(t, leader)
 }
