@@ -154,3 +154,19 @@ func repository(t *testing.T, patches map[string]string) string {
 	require.NoError(t, err, "%s", out)
 	return root
 }
+
+// Every patch of this repository still applies: a change that moves the lines it
+// breaks has to bring it along. Whether its test catches it, make mutants says.
+func TestPatchesApply(t *testing.T) {
+	mutants, err := readMutants("../..", nil)
+	require.NoError(t, err)
+	require.NotEmpty(t, mutants)
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			git := exec.Command("git", "apply", "--check", m.file)
+			git.Dir = "../.."
+			out, err := git.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		})
+	}
+}
