@@ -149,18 +149,25 @@ func newMemGet() *cobra.Command {
 func newMemRm() *cobra.Command {
 	var m memory
 	var rev uint64
-	var recursive bool
+	var recursive, all bool
 	cmd := &cobra.Command{
-		Use:   "rm [-m NAMESPACE] [-r] KEY",
-		Short: "Delete a key, or with -r all keys that begin with KEY",
-		Args:  between(1, 1),
+		Use:   "rm [-m NAMESPACE] ([-r] KEY | --all)",
+		Short: "Delete a key, with -r all keys that begin with KEY, or with --all every key",
+		Args:  between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if recursive && cmd.Flags().Changed("rev") {
-				return wrongUse(cmd, "-r and --rev exclude each other")
+			switch {
+			case all && len(args) > 0:
+				return wrongUse(cmd, "either KEY or --all, not both")
+			case !all && len(args) == 0:
+				return wrongUse(cmd, "KEY is missing")
+			case recursive && !all && args[0] == "": // an unset variable would quietly delete the whole memory
+				return wrongUse(cmd, "every key begins with an empty KEY; to delete all of memory %s say --all", m.name)
+			case (recursive || all) && cmd.Flags().Changed("rev"):
+				return wrongUse(cmd, "-r and --all exclude --rev")
 			}
 			return m.with(cmd.Context(), func(m *client.Memory) error {
-				if recursive {
-					_, err := m.DeleteAll(cmd.Context(), args[0])
+				if recursive || all {
+					_, err := m.DeleteAll(cmd.Context(), prefixOf(args))
 					return err
 				}
 				return m.Delete(cmd.Context(), args[0], ifRevision(cmd, rev)...)
@@ -169,7 +176,8 @@ func newMemRm() *cobra.Command {
 	}
 	m.bind(cmd)
 	cmd.Flags().Uint64Var(&rev, "rev", 0, "only if the key has revision `N`")
-	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "all keys that begin with KEY")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "all keys that begin with KEY, which must not be empty")
+	cmd.Flags().BoolVar(&all, "all", false, "every key of the memory")
 	return cmd
 }
 
