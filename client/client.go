@@ -78,7 +78,8 @@ func ReadFile(path string) (Config, error) {
 
 // ConfigFromEnv takes WSMESH_URL and WSMESH_TOKEN, and what they leave open from
 // the context in use in DataDir, which is its client.json unless another was
-// chosen.
+// chosen. The context's token is for the context's servers only: CodeDenied where
+// WSMESH_URL names another one and WSMESH_TOKEN is not set.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{URL: os.Getenv("WSMESH_URL"), Token: os.Getenv("WSMESH_TOKEN")}
 	if cfg.URL != "" && cfg.Token != "" {
@@ -92,13 +93,7 @@ func ConfigFromEnv() (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if cfg.URL == "" {
-		cfg.URL = in.URL
-	}
-	if cfg.Token == "" {
-		cfg.Token = in.Token
-	}
-	return cfg, nil
+	return in.Fill(cfg)
 }
 
 // FromEnv is Dial with ConfigFromEnv.

@@ -1,12 +1,16 @@
 package client
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -73,6 +77,47 @@ func ContextIn(dir string) (Context, error) {
 		return Context{}, mesh.Errorf(mesh.CodeInvalid, "the context in use, %q, does not exist; choose another with: wsmesh context use NAME", all.Current)
 	}
 	return all.All[i], nil
+}
+
+// Fill takes what cfg leaves open from the context. Its token goes to its own
+// servers and nowhere else: CodeDenied where cfg names another one and no token.
+func (x *Context) Fill(cfg Config) (Config, error) {
+	if cfg.URL == "" {
+		cfg.URL = x.URL
+	}
+	if cfg.Token != "" {
+		return cfg, nil
+	}
+	if !SameServers(cfg.URL, x.URL) {
+		return Config{}, mesh.Errorf(mesh.CodeDenied, "the token of context %s is for %s and not sent to %s; give that mesh's own token with WSMESH_TOKEN or --token-file, or name none of the two", x.Name, x.URL, cfg.URL)
+	}
+	cfg.Token = x.Token
+	return cfg, nil
+}
+
+// SameServers reports whether every server that urls names, by host and port, is
+// one of those that known names. A name and its address are two hosts here.
+func SameServers(urls, known string) bool {
+	all := map[string]bool{}
+	for s := range strings.SplitSeq(known, ",") {
+		all[serverOf(s)] = true
+	}
+	delete(all, "")
+	for s := range strings.SplitSeq(urls, ",") {
+		if !all[serverOf(s)] {
+			return false
+		}
+	}
+	return true
+}
+
+// serverOf is host:port of a URL as it is dialed; "" if it is none.
+func serverOf(s string) string {
+	u, err := url.Parse(strings.TrimSpace(s))
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), cmp.Or(u.Port(), "4222"))
 }
 
 // Check finds out without a mesh whether a context can be one: its URL, token

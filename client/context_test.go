@@ -32,11 +32,15 @@ func TestConfigFromEnvOrder(t *testing.T) {
 		"default in use":            {"default", "", "", client.Config{URL: "nats://file", Token: "of file"}, ""},
 		"context in use":            {"work", "", "", client.Config{URL: "nats://work", Token: "of work"}, ""},
 		"environment before it":     {"work", "nats://env", "of env", client.Config{URL: "nats://env", Token: "of env"}, ""},
-		"URL of the environment":    {"work", "nats://env", "", client.Config{URL: "nats://env", Token: "of work"}, ""},
+		"another mesh's URL":        {"work", "nats://env", "", client.Config{}, mesh.CodeDenied},
+		"one URL of another mesh":   {"work", "nats://work,nats://env", "", client.Config{}, mesh.CodeDenied},
+		"the mesh by another URL":   {"work", "tls://Work:4222", "", client.Config{URL: "tls://Work:4222", Token: "of work"}, ""},
+		"another port":              {"work", "nats://work:4223", "", client.Config{}, mesh.CodeDenied},
+		"no URL":                    {"work", "work:4222", "", client.Config{}, mesh.CodeDenied},
 		"token of the environment":  {"work", "", "of env", client.Config{URL: "nats://work", Token: "of env"}, ""},
 		"context that is gone":      {"gone", "", "", client.Config{}, mesh.CodeInvalid},
 		"all from the environment":  {"gone", "nats://env", "of env", client.Config{URL: "nats://env", Token: "of env"}, ""},
-		"environment before a file": {"", "nats://env", "", client.Config{URL: "nats://env", Token: "of file"}, ""},
+		"another URL than a file's": {"", "nats://env", "", client.Config{}, mesh.CodeDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

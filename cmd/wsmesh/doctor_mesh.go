@@ -53,7 +53,11 @@ func (d *doctor) mesh(ctx context.Context) {
 			d.add(warn("mesh", what, startHint()))
 			return
 		}
-		d.add(fail("mesh", errorText(err), startHint()))
+		fix := startHint()
+		if mesh.CodeOf(err) == mesh.CodeDenied {
+			fix = "give that mesh's token with --token-file or WSMESH_TOKEN"
+		}
+		d.add(fail("mesh", errorText(err), fix))
 		return
 	}
 	known := client.Context{URL: cfg.URL, Token: cfg.Token}

@@ -26,7 +26,8 @@ type operator struct {
 	url   string
 }
 
-// operator connects with DIR/admin.creds; CodeDenied without them.
+// operator connects with DIR/admin.creds to the mesh that DIR/client.json names;
+// CodeDenied without them, or where another mesh is named.
 func (t *target) operator() (*operator, error) {
 	dir, err := t.dir()
 	if err != nil {
@@ -48,12 +49,15 @@ func (t *target) operator() (*operator, error) {
 	if err != nil {
 		return nil, err
 	}
+	file, err := client.ReadFile(filepath.Join(dir, "client.json"))
+	if err != nil {
+		return nil, err
+	}
 	if cfg.URL == "" {
-		file, err := client.ReadFile(filepath.Join(dir, "client.json"))
-		if err != nil {
-			return nil, err
-		}
 		cfg.URL = file.URL
+	}
+	if !client.SameServers(cfg.URL, file.URL) {
+		return nil, mesh.Errorf(mesh.CodeDenied, "the operator's credentials in %s are for %s and not sent to %s; name that mesh's own data directory with --data DIR", dir, file.URL, cfg.URL)
 	}
 	return connectOperator(cfg.URL, creds)
 }

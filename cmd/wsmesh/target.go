@@ -86,12 +86,13 @@ func (t *target) config() (cfg client.Config, workspace string, err error) {
 func (t *target) ownConfig() (client.Config, error) {
 	cfg, _, err := t.filled(func(dir string) (client.Context, error) {
 		file, err := client.ReadFile(filepath.Join(dir, "client.json"))
-		return client.Context{URL: file.URL, Token: file.Token}, err
+		return client.Context{Name: client.DefaultContext, URL: file.URL, Token: file.Token}, err
 	})
 	return cfg, err
 }
 
-// filled takes what flags and environment leave open from the data directory.
+// filled takes what flags and environment leave open from the data directory,
+// whose token goes nowhere but to its own servers.
 func (t *target) filled(from func(dir string) (client.Context, error)) (cfg client.Config, workspace string, err error) {
 	cfg, err = t.given()
 	if err != nil || cfg.URL != "" && cfg.Token != "" {
@@ -105,13 +106,8 @@ func (t *target) filled(from func(dir string) (client.Context, error)) (cfg clie
 	if err != nil {
 		return cfg, "", err
 	}
-	if cfg.URL == "" {
-		cfg.URL = in.URL
-	}
-	if cfg.Token == "" {
-		cfg.Token = in.Token
-	}
-	return cfg, in.Workspace, nil
+	cfg, err = in.Fill(cfg)
+	return cfg, in.Workspace, err
 }
 
 // withClient runs do on a connection and closes it after it.
