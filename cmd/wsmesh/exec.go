@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -38,14 +39,15 @@ func newExec() *cobra.Command {
 		Short: "Run a command in a workspace and end as it ends",
 		Long: "Run a command in a workspace, show its output and end with its exit status. Other statuses: 124 the\n" +
 			"timeout ended it, 125 the mesh refused or failed, 126 and 127 as a shell has them, 128+s ended by signal s.\n" +
-			"The first word that is not a flag ends the flags. Ctrl-C, SIGTERM and SIGHUP end the command as well.",
+			"The first word that is not a flag ends the flags. Ctrl-C, SIGTERM and SIGHUP end the command as well, and\n" +
+			"then the status is 130, 143 or 129.",
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv, err := x.check(cmd, args)
 			if err == nil {
 				err = x.run(cmd, argv)
 			}
-			return asExec(err)
+			return asExec(cmd.Context(), err)
 		},
 	}
 	x.bind(cmd)
@@ -65,12 +67,22 @@ func newExec() *cobra.Command {
 	return cmd
 }
 
-// asExec gives an error of the mesh exec's code for it.
-func asExec(err error) error {
+// asExec gives an error of the mesh exec's code for it. One that a signal is the
+// reason of, or that nobody reads the output, has a shell's code for that signal.
+func asExec(ctx context.Context, err error) error {
 	var usage *usageError
 	var exit *exitError
 	if err == nil || errors.As(err, &usage) || errors.As(err, &exit) {
 		return err
+	}
+	var by *interruption
+	if errors.As(context.Cause(ctx), &by) {
+		if s, ok := by.signal.(syscall.Signal); ok {
+			return &exitError{code: exitSignal + int(s), err: err}
+		}
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return &exitError{code: exitSignal + int(syscall.SIGPIPE)}
 	}
 	return &exitError{code: exitExec, err: err}
 }
@@ -133,11 +145,10 @@ func checkNet(cmd *cobra.Command, net string) error {
 }
 
 func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
-	// A reader of our output that goes away ends the command like a signal does.
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
-	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// A reader of our output that goes away must not end us before the command.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ctx := cmd.Context()
+	defer hintAtSecond(ctx, cmd.ErrOrStderr())()
 	stdin, err := x.readStdin(ctx, cmd.InOrStdin())
 	if err != nil {
 		return err
@@ -157,8 +168,7 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), c.ID)
 			return err
 		}
-		c.Stdout = &stoppingWriter{cmd.OutOrStdout(), cancel}
-		c.Stderr = &stoppingWriter{cmd.ErrOrStderr(), cancel}
+		c.Stdout, c.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 		err := c.Run()
 		if final := c.Final(); final != nil && final.ErrorCode == "" {
 			x.explain(cmd.ErrOrStderr(), final)
@@ -196,18 +206,30 @@ func (x *execFlags) explain(out io.Writer, final *mesh.Final) {
 	}
 }
 
-// stoppingWriter ends the command when its output has nowhere to go.
-type stoppingWriter struct {
-	out  io.Writer
-	stop func()
-}
+// hintAfter is how long a command may take to end before we say what else to do.
+const hintAfter = time.Second
 
-func (w *stoppingWriter) Write(b []byte) (int, error) {
-	n, err := w.out.Write(b)
-	if err != nil {
-		w.stop()
+// hintAtSecond says what a second Ctrl-C does where the first one does not end the
+// command soon. The function that it returns ends the watch.
+func hintAtSecond(ctx context.Context, out io.Writer) (stop func()) {
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ctx.Done():
+		case <-ended:
+			return
+		}
+		select {
+		case <-time.After(hintAfter):
+			fmt.Fprintln(out, "wsmesh: ending the command; a second Ctrl-C stops waiting for that, and may leave it running")
+		case <-ended:
+		}
+	}()
+	return func() {
+		close(ended)
+		<-done
 	}
-	return n, err
 }
 
 // readStdin reads what -i passes on before anything is asked of the mesh, and

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -40,10 +41,31 @@ func interruptible() (context.Context, context.CancelFunc) {
 	if len(wanted) == 0 { // an empty list would mean every signal
 		return context.WithCancel(context.Background())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), wanted...)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, wanted...)
+	go func() {
+		defer close(done)
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(&interruption{s})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+		<-done
+	}
 }
+
+// interruption is why the context of a command ended: a signal.
+type interruption struct{ signal os.Signal }
+
+func (i *interruption) Error() string { return fmt.Sprintf("stopped by a signal (%s)", i.signal) }
+
+func (i *interruption) Unwrap() error { return context.Canceled }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{

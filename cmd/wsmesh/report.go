@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -16,9 +19,10 @@ import (
 
 // Exit codes. exec has its own besides: 124 to 127 and those of commands.
 const (
-	exitMesh  = 1
-	exitUsage = 2
-	exitExec  = 125 // exec: refused or failed by the mesh
+	exitMesh   = 1
+	exitUsage  = 2
+	exitExec   = 125 // exec: refused or failed by the mesh
+	exitSignal = 128 // exec: and the number of the signal
 )
 
 // usageError says that the command line is wrong, and shows the right one.
@@ -61,8 +65,28 @@ func report(out io.Writer, cmd *cobra.Command, err error) int {
 		fmt.Fprintf(out, "wsmesh: usage: %s; see: wsmesh --help\n", text)
 		return exitUsage
 	}
+	err = written(err)
 	fmt.Fprintf(out, "wsmesh: %s: %s\n", mesh.CodeOf(err), shownText(errorText(err)))
 	return code
+}
+
+// written calls our standard streams what people call them, where an error is
+// that one of them could not be written.
+func written(err error) error {
+	names := map[string]string{os.Stdout.Name(): "standard output", os.Stderr.Name(): "standard error"}
+	var at *fs.PathError
+	for in := err; errors.As(in, &at); in = at.Err { // what was read for it can be around
+		name := names[at.Path]
+		if name == "" {
+			continue
+		}
+		code := mesh.CodeOf(err)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			code = mesh.CodeQuota
+		}
+		return mesh.Errorf(code, "write %s: %s", name, at.Err)
+	}
+	return err
 }
 
 // shownText is one line that no terminal obeys: texts of errors hold names of

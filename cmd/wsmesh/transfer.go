@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -228,5 +227,6 @@ func local(err error) error {
 	if err == nil || errors.As(err, &coded) {
 		return err
 	}
-	return mesh.Errorf(mesh.CodeOf(err), "%s", fmt.Sprint(err))
+	err = written(err)
+	return mesh.Errorf(mesh.CodeOf(err), "%s", errorText(err))
 }
