@@ -34,7 +34,7 @@ func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) 
 	var r WorkspaceRecord
 	rev, err := ws.get(ctx, ownerKey(t, w), &r)
 	if err == nil && (rev == 0 || r.Removed) {
-		err = mesh.Errorf(mesh.CodeNotFound, "workspace %s does not exist; create it with: wsmesh workspace create %s", w, w)
+		err = mesh.Errorf(mesh.CodeNotFound, "workspace %s: nothing is there yet; a first write or exec makes it, or: wsmesh workspace create %s", w, w)
 	}
 	return r, err
 }

@@ -169,7 +169,11 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		return nil, mesh.Errorf(mesh.CodeDenied, "a token that is bound to a workspace cannot remove it")
 	}
 	for {
-		if _, err := n.kv.Workspaces.Get(ctx, t, w); err != nil {
+		_, err := n.kv.Workspaces.Get(ctx, t, w)
+		if mesh.CodeOf(err) == mesh.CodeNotFound {
+			return nil, mesh.Errorf(mesh.CodeNotFound, "workspace %s does not exist; see which do with: wsmesh workspace ls", w)
+		}
+		if err != nil {
 			return nil, err
 		}
 		route, err := n.router.Place(ctx, t, w)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io/fs"
+	"path"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -21,17 +23,36 @@ func newLs() *cobra.Command {
 		Args:  between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.with(cmd.Context(), func(ws *client.Workspace) error {
-				path := "."
+				name := "."
 				if len(args) > 0 {
-					path = args[0]
+					name = args[0]
 				}
-				return list(cmd, ws, path, asJSON)
+				err := list(cmd, ws, name, asJSON)
+				if mesh.CodeOf(err) == mesh.CodeNotFound && path.Clean("/"+name) == "/" {
+					return p.notYet(cmd.Context(), ws, err)
+				}
+				return err
 			})
 		},
 	}
 	p.bind(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
+}
+
+// notYet is what to say of a root that is not there: nothing where nobody named
+// it, since the first write makes it.
+func (p *place) notYet(ctx context.Context, ws *client.Workspace, err error) error {
+	_, missing := ws.Info(ctx)
+	switch {
+	case missing == nil && p.scope != "":
+		return mesh.Errorf(mesh.CodeNotFound, "scope %s of workspace %s: nothing is there yet; a first write or exec makes it", p.scope, ws.Name())
+	case mesh.CodeOf(missing) == mesh.CodeNotFound && p.named():
+		return missing
+	case mesh.CodeOf(missing) == mesh.CodeNotFound:
+		return nil
+	}
+	return err
 }
 
 func list(cmd *cobra.Command, ws *client.Workspace, path string, asJSON bool) error {

@@ -155,6 +155,11 @@ func (p *place) workspace(c *client.Client, ofContext string) string {
 	return cmp.Or(p.name, os.Getenv("WSMESH_WORKSPACE"), bound, ofContext, defaultWorkspace)
 }
 
+// named reports whether somebody said which workspace, or what part of it.
+func (p *place) named() bool {
+	return p.name != "" || p.scope != "" || os.Getenv("WSMESH_WORKSPACE") != ""
+}
+
 // with runs do on the workspace and closes the connection after it.
 func (p *place) with(ctx context.Context, do func(*client.Workspace) error) error {
 	c, ofContext, err := p.dialNamed(ctx)
