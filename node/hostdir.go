@@ -41,7 +41,14 @@ func (n *Node) createInDir(ctx context.Context, req *mesh.Request) error {
 	if err != nil {
 		return mesh.About(fmt.Sprintf("directory %.200q", a.Dir), err)
 	}
-	return n.newWorkspace(ctx, t, w, mesh.Path(dir.Path))
+	err = n.newWorkspace(ctx, t, w, mesh.Path(dir.Path))
+	if mesh.CodeOf(err) != mesh.CodeExists {
+		return err
+	}
+	if old, getErr := n.kv.Workspaces.Get(ctx, t, w); getErr == nil && old.Dir == "" {
+		return mesh.Errorf(mesh.CodeExists, "workspace %s exists and is an ordinary one, with files of its own; choose another name, or remove it with its files: wsmesh workspace rm %s", w, w)
+	}
+	return err
 }
 
 // hostDir looks at a directory of the host that is to be a workspace, or is one.

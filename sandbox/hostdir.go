@@ -21,11 +21,11 @@ func (d HostDir) CheckOwner() error { return d.checkOwner(os.Geteuid()) }
 func (d HostDir) checkOwner(euid int) error {
 	switch {
 	case euid != 0 && d.UID != euid:
-		return mesh.Errorf(mesh.CodeDenied, "it belongs to another user; without root commands run as you, so use a directory of yours")
+		return mesh.Errorf(mesh.CodeDenied, "it belongs to another user; without root commands run as you, so use a directory of yours, or run dev as its owner")
 	case euid != 0:
 		return nil
 	case d.UID == 0 || d.GID == 0:
-		return mesh.Errorf(mesh.CodeDenied, "it belongs to root or to root's group, as which no command runs; use a directory of an ordinary user")
+		return mesh.Errorf(mesh.CodeDenied, "it belongs to root or to root's group, as which no command runs; give it to an ordinary user with chown -R USER:GROUP, or use a directory of one")
 	case d.UID >= DefaultTenantBase || d.GID >= DefaultTenantBase:
 		return mesh.Errorf(mesh.CodeDenied, "it belongs to a tenant of a mesh")
 	}
