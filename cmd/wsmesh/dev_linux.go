@@ -31,7 +31,7 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	l, err := d.listen(cmd)
+	l, elsewhere, err := d.listen(cmd)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,13 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 		if ctx.Err() != nil { // stopped before it was up, as asked
 			return nil
 		}
+		if mesh.CodeOf(err) == mesh.CodeBusy {
+			return mesh.Errorf(mesh.CodeBusy, "%s; a mesh runs there already, perhaps one of wsmesh mcp: commands can use it as it is, see wsmesh status", errorText(err))
+		}
 		return local(err)
+	}
+	if elsewhere != "" {
+		cmd.PrintErrln(elsewhere)
 	}
 	gateway := startGateway(l, box.URL(), mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
 	d.banner(cmd.OutOrStdout(), box.URL(), httpURL(l, false), dir, nodesOf(ctx, box.URL(), dir))
@@ -55,19 +61,20 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 }
 
 // listen opens the gateway's port before anything else: a port in use is no reason
-// to have started a mesh. Of the default port it is no reason to start none.
-func (d *devFlags) listen(cmd *cobra.Command) (net.Listener, error) {
+// to have started a mesh. Of the default port it is no reason to start none, and
+// the text to show once the mesh is up says so.
+func (d *devFlags) listen(cmd *cobra.Command) (l net.Listener, elsewhere string, err error) {
 	if d.http == "" {
-		return nil, nil
+		return nil, "", nil
 	}
-	l, err := listenHTTP(cmd, d.http, false)
+	l, err = listenHTTP(cmd, d.http, false)
 	if err == nil || mesh.CodeOf(err) != mesh.CodeExists || d.http != defaultHTTP || cmd.Flags().Changed("http") {
-		return l, err
+		return l, "", err
 	}
-	if l, err = listenHTTP(cmd, "127.0.0.1:0", false); err == nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "wsmesh: %s is in use; the gateway listens on %s instead (choose an address with --http)\n", d.http, l.Addr())
+	if l, err = listenHTTP(cmd, "127.0.0.1:0", false); err != nil {
+		return nil, "", err
 	}
-	return l, err
+	return l, fmt.Sprintf("wsmesh: %s is in use; the gateway listens on %s instead (choose an address with --http)", d.http, l.Addr()), nil
 }
 
 // nodesOf asks the new box what it achieved; without an answer the banner says
