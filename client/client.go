@@ -186,12 +186,34 @@ func refused(token string, t mesh.Tenant, err error) error {
 	return nil
 }
 
-// checkURLs refuses to send a token in plain text over a network.
-func checkURLs(urls string) error {
+// CheckURL finds out without a mesh whether urls names NATS servers, with commas
+// between; CodeInvalid if not.
+func CheckURL(urls string) error {
 	for s := range strings.SplitSeq(urls, ",") {
 		u, err := url.Parse(strings.TrimSpace(s))
 		if err != nil || u.Hostname() == "" {
 			return mesh.Errorf(mesh.CodeInvalid, "%q is not a URL like nats://127.0.0.1:4222", s)
+		}
+		switch u.Scheme {
+		case "nats", "tls", "ws", "wss":
+		case "http", "https":
+			return mesh.Errorf(mesh.CodeInvalid, "%q looks like the address of an MCP gateway; what is needed is a NATS URL like nats://127.0.0.1:4222 (url in client.json)", s)
+		default:
+			return mesh.Errorf(mesh.CodeInvalid, "%q is not a URL like nats://127.0.0.1:4222", s)
+		}
+	}
+	return nil
+}
+
+// checkURLs refuses to send a token in plain text over a network.
+func checkURLs(urls string) error {
+	if err := CheckURL(urls); err != nil {
+		return err
+	}
+	for s := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(strings.TrimSpace(s))
+		if err != nil {
+			return mesh.Errorf(mesh.CodeInvalid, "%q is not a URL", s)
 		}
 		ip := net.ParseIP(u.Hostname())
 		if u.Scheme != "tls" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {

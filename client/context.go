@@ -80,13 +80,17 @@ func ContextIn(dir string) (Context, error) {
 }
 
 // Fill takes what cfg leaves open from the context. Its token goes to its own
-// servers and nowhere else: CodeDenied where cfg names another one and no token.
+// servers and nowhere else: CodeDenied where cfg names another one and no token,
+// CodeInvalid where it names none.
 func (x *Context) Fill(cfg Config) (Config, error) {
 	if cfg.URL == "" {
 		cfg.URL = x.URL
 	}
 	if cfg.Token != "" {
 		return cfg, nil
+	}
+	if err := CheckURL(cfg.URL); err != nil {
+		return Config{}, err
 	}
 	if !SameServers(cfg.URL, x.URL) {
 		return Config{}, mesh.Errorf(mesh.CodeDenied, "the token of context %s is for %s and not sent to %s; give that mesh's own token with WSMESH_TOKEN or --token-file, or name none of the two", x.Name, x.URL, cfg.URL)

@@ -40,6 +40,9 @@ func newDev() *cobra.Command {
 			"once. Each flag can also be given as WSMESH_<FLAG>.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("data") && d.data == "" { // in the environment that is as good as none
+				return wrongUse(cmd, "--data is empty; leave it out for the default directory")
+			}
 			names := []string{"data", "http", "origin", "nats", "isolation", "net", "sync", "s3", "grace", "log-format", "log-level"}
 			if err := flagsFromEnv(cmd, names...); err != nil {
 				return err
@@ -80,6 +83,9 @@ func flagsFromEnv(cmd *cobra.Command, names ...string) error {
 // check refuses what is wrong or not built yet, and splits --nats.
 func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) {
 	if err := checkNet(cmd, d.net); err != nil {
+		return "", 0, err
+	}
+	if err := checkOrigins(cmd, d.origins); err != nil {
 		return "", 0, err
 	}
 	if d.s3 != "" {

@@ -63,6 +63,17 @@ func bindOrigins(cmd *cobra.Command, origins *[]string) {
 	cmd.Flags().StringSliceVar(origins, "origin", nil, "`URL` of pages whose browsers may call the gateway, and of a name it has (may be repeated)")
 }
 
+// checkOrigins checks --origin: what a browser sends as Origin has no path.
+func checkOrigins(cmd *cobra.Command, origins []string) error {
+	for _, s := range origins {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || s != u.Scheme+"://"+u.Host {
+			return wrongUse(cmd, "--origin %q is not the start of a page's URL like https://app.example.com", s)
+		}
+	}
+	return nil
+}
+
 func (g *gatewayFlags) run(cmd *cobra.Command) error {
 	switch {
 	case g.nats == "":
@@ -71,6 +82,12 @@ func (g *gatewayFlags) run(cmd *cobra.Command) error {
 		return wrongUse(cmd, "--tls-cert and --tls-key go together")
 	case g.grace < 0:
 		return wrongUse(cmd, "--grace %s is negative", g.grace)
+	}
+	if err := client.CheckURL(g.nats); err != nil {
+		return wrongUse(cmd, "--nats: %s", errorText(err))
+	}
+	if err := checkOrigins(cmd, g.origins); err != nil {
+		return err
 	}
 	log, err := newLogger(cmd, g.logFormat, g.logLevel)
 	if err != nil {

@@ -56,6 +56,9 @@ func (t *target) operator() (*operator, error) {
 	if cfg.URL == "" {
 		cfg.URL = file.URL
 	}
+	if err := client.CheckURL(cfg.URL); err != nil {
+		return nil, err
+	}
 	if !client.SameServers(cfg.URL, file.URL) {
 		return nil, mesh.Errorf(mesh.CodeDenied, "the operator's credentials in %s are for %s and not sent to %s; name that mesh's own data directory with --data DIR", dir, file.URL, cfg.URL)
 	}
