@@ -22,7 +22,8 @@ func newPut() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put [-w WORKSPACE] SRC DST",
 		Short: "Copy a local file or directory into a workspace",
-		Long: "Copy the local SRC into a workspace as DST. '-' is standard input. A directory SRC makes DST that directory.\n" +
+		Long: "Copy the local SRC into a workspace as DST. '-' is standard input. A directory SRC makes DST that directory,\n" +
+			"and where DST is one already merges with it: other names there stay.\n" +
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,7 +91,8 @@ func newGet() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get [-w WORKSPACE] SRC DST",
 		Short: "Copy a file or directory of a workspace to this machine",
-		Long: "Copy SRC of a workspace to the local DST. '-' is standard output. A directory SRC makes DST that directory.\n" +
+		Long: "Copy SRC of a workspace to the local DST. '-' is standard output. A directory SRC makes DST that directory,\n" +
+			"and where DST is one already merges with it: other names there stay.\n" +
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
