@@ -29,7 +29,7 @@ type Cmd struct {
 	Timeout    time.Duration // how long the command may live; 0: no limit
 	MaxOutput  int64         // bytes of output after which it is killed; 0: no limit
 	Net        string        // none or full; default as the mesh is set
-	Durability string        // none; what else DESIGN names comes with capture
+	Durability string        // none; sync and async are CodeUnsupported so far
 
 	// AllowDangerous runs what the node's command guard would refuse with
 	// CodeDenied, such as the removal of the whole workspace.

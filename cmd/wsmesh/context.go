@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,6 +139,7 @@ type contextRow struct {
 	URL       string `json:"url"`
 	Tenant    string `json:"tenant"`
 	Workspace string `json:"workspace"`
+	Scope     string `json:"scope,omitempty"` // that the token is bound to
 	Current   bool   `json:"current"`
 }
 
@@ -159,15 +161,16 @@ func newContextLs() *cobra.Command {
 			}
 			rows := []contextRow{defaultRow(dir, all.Default())}
 			for _, x := range all.All {
-				rows = append(rows, contextRow{x.Name, x.URL, x.Tenant, x.Workspace, x.Name == all.Current})
+				workspace, scope := boundIn(x.Token)
+				rows = append(rows, contextRow{x.Name, x.URL, x.Tenant, cmp.Or(x.Workspace, workspace), scope, x.Name == all.Current})
 			}
-			out := newOutput(cmd, asJSON, "NAME", "URL", "TENANT", "WORKSPACE", "IN USE")
+			out := newOutput(cmd, asJSON, "NAME", "URL", "TENANT", "WORKSPACE", "SCOPE", "IN USE")
 			for _, r := range rows {
 				mark := "-"
 				if r.Current {
 					mark = "*"
 				}
-				if err := out.row(r, r.Name, orDash(r.URL), orDash(r.Tenant), orDash(r.Workspace), mark); err != nil {
+				if err := out.row(r, r.Name, orDash(r.URL), orDash(r.Tenant), orDash(r.Workspace), orDash(shownName(r.Scope)), mark); err != nil {
 					return err
 				}
 			}
@@ -177,6 +180,18 @@ func newContextLs() *cobra.Command {
 	t.bindData(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
+}
+
+// boundIn is what a token is bound to; of one that is over nothing is said.
+func boundIn(token string) (workspace, scope string) {
+	claims, err := mesh.ParseToken(token)
+	if err != nil || claims.Bound == nil {
+		return "", ""
+	}
+	if claims.Bound.Scope != "." {
+		scope = claims.Bound.Scope
+	}
+	return string(claims.Bound.Workspace), scope
 }
 
 // defaultRow is the row of client.json, which need not be there.
@@ -190,6 +205,7 @@ func defaultRow(dir string, current bool) contextRow {
 	if own.Check() == nil { // a token that is over says nothing for certain
 		r.Tenant = own.Tenant
 	}
+	r.Workspace, r.Scope = boundIn(file.Token)
 	r.URL = file.URL
 	return r
 }
