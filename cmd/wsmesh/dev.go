@@ -133,6 +133,17 @@ func newLogger(cmd *cobra.Command, format, level string) (*slog.Logger, error) {
 	return nil, wrongUse(cmd, "--log-format %q is not text or json", format)
 }
 
+// weakness warns of an isolation that was asked for and is no wall.
+func (d *devFlags) weakness() string {
+	switch d.isolation {
+	case "none":
+		return "wsmesh: warning: --isolation none: commands are plain processes that reach all that you reach; for your own commands only"
+	case "software":
+		return "wsmesh: warning: --isolation software: no kernel wall keeps a command from the files and the network of this machine; for commands that you trust"
+	}
+	return ""
+}
+
 // banner shows what runs and complete commands to try.
 func (d *devFlags) banner(out io.Writer, url, http, dir string, nodes []mesh.NodeStatus) {
 	self, to := d.self(), ""

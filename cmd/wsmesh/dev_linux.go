@@ -52,8 +52,10 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 		}
 		return local(err)
 	}
-	if elsewhere != "" {
-		cmd.PrintErrln(elsewhere)
+	for _, line := range []string{elsewhere, d.weakness()} {
+		if line != "" {
+			cmd.PrintErrln(line)
+		}
 	}
 	gateway := startGateway(l, box.URL(), mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
 	d.banner(cmd.OutOrStdout(), box.URL(), httpURL(l, false), dir, nodesOf(ctx, box.URL(), dir))

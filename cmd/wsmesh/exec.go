@@ -141,7 +141,7 @@ func checkNet(cmd *cobra.Command, net string) error {
 	case strings.HasPrefix(net, "allow:"):
 		return later("--net allow:HOST")
 	}
-	return wrongUse(cmd, "--net %q is not none, full or allow:HOST,…", net)
+	return wrongUse(cmd, "--net %q is not none or full, which is the network of the machine", net)
 }
 
 func (x *execFlags) run(cmd *cobra.Command, argv []string) error {

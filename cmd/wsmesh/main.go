@@ -82,10 +82,12 @@ func newRoot() *cobra.Command {
 			"Exit codes: 0 fine, 1 the mesh refused or failed, 2 the command line is wrong. exec ends as its command\n" +
 			"does; 124 is a timeout, 125 the mesh, 126 and 127 are a shell's, 128+s is signal s.\n" +
 			"Results are on standard output, words on standard error: wsmesh: CODE: text.",
+		Version:       versionLine(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          needsSubcommand,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
 		newDev(), newGateway(), newMCP(), newExec(),

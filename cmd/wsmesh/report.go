@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -120,12 +121,24 @@ func between(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return wrongUse(cmd, "%s needs more arguments", cmd.CommandPath())
+			return wrongUse(cmd, "%s is missing", missing(cmd, len(args)))
 		case most >= 0 && len(args) > most:
 			return wrongUse(cmd, "unexpected argument %q", args[most])
 		}
 		return nil
 	}
+}
+
+// optional is what the use of a command has in brackets.
+var optional = regexp.MustCompile(`\[[^\]]*\]`)
+
+// missing is what a command's use calls its argument number n, from 0.
+func missing(cmd *cobra.Command, n int) string {
+	words := strings.Fields(optional.ReplaceAllString(cmd.Use, ""))
+	if n+1 < len(words) {
+		return strings.TrimSuffix(words[n+1], "…")
+	}
+	return "an argument"
 }
 
 // needsSubcommand is what a command does that only groups others.

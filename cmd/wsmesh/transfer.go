@@ -83,6 +83,11 @@ func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	err = ws.PutDir(cmd.Context(), to, p.reader(r))
 	r.Close() // ends the packing where the mesh gave up first
 	<-packed
+	if err != nil {
+		if info, statErr := ws.Stat(cmd.Context(), to); statErr == nil && info.Type != "dir" {
+			return mesh.Errorf(mesh.CodeInvalid, "%s is a directory and %s in the workspace is not; choose another DST, or remove that first: wsmesh rm %s", from, to, shellQuote(to))
+		}
+	}
 	return local(err)
 }
 

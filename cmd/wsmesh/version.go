@@ -16,8 +16,12 @@ func newVersion() *cobra.Command {
 		Short: "Print the version of this program",
 		Args:  between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "wsmesh %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
+}
+
+func versionLine() string {
+	return fmt.Sprintf("wsmesh %s %s %s/%s", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
