@@ -95,7 +95,8 @@ func (t *tool[In, Out]) do(ctx context.Context, schema *arguments, req mcp.CallT
 	if req.Params.Meta != nil {
 		c.token = req.Params.Meta.ProgressToken
 	}
-	return t.run(ctx, &c, in)
+	out, err := t.run(ctx, &c, in)
+	return out, c.missing(ctx, err)
 }
 
 // arguments is what a tool takes.
