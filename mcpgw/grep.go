@@ -145,9 +145,9 @@ func (in *grepArgs) request() (mesh.GrepRequest, error) {
 	req.Exclude = asPaths(in.Exclude)
 	switch {
 	case in.Multiline:
-		return req, mesh.Errorf(mesh.CodeUnsupported, "multiline is not supported; search line by line, or use exec (grep -Pzo, rg -U)")
+		return req, advise(mesh.CodeUnsupported, "Search line by line, or use exec (grep -Pzo, rg -U).", "multiline is not supported")
 	case in.Glob != "" && in.Type != "":
-		return req, mesh.Errorf(mesh.CodeInvalid, "either glob or type, not both")
+		return req, advise(mesh.CodeInvalid, "Leave one of them out and call again.", "glob and type are both there")
 	case in.Glob != "":
 		req.Globs = []mesh.Path{mesh.Path(in.Glob)}
 	case in.Type != "":

@@ -52,7 +52,7 @@ func (r listResult) text() string {
 		kind := "[" + strings.ToUpper(e.Type) + "] "
 		b.WriteString(kind + e.Name)
 		if e.Type == "file" {
-			fmt.Fprintf(&b, " (%d bytes)", e.SizeBytes)
+			fmt.Fprintf(&b, " (%s)", counted(e.SizeBytes, "byte"))
 		}
 		b.WriteByte('\n')
 	}
@@ -231,7 +231,7 @@ func decodeCursor(cursor string, at any) error {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || json.Unmarshal(raw, at) != nil {
-		return mesh.Errorf(mesh.CodeInvalid, "argument cursor is not a nextCursor of an earlier result; leave it out to start over")
+		return advise(mesh.CodeInvalid, "Leave it out to start over.", "argument cursor is not a nextCursor of an earlier result")
 	}
 	return nil
 }
