@@ -31,8 +31,9 @@
 // POST /mcp is the streamable HTTP transport without sessions, in every revision of
 // the protocol that mcp-go speaks; GET and DELETE are 405. GET /health needs no
 // token. A request passes, in this order: the size of its body and the time it
-// takes to send it (413), Origin and Host (403), the token (401), the tenant's
-// share of requests under way (429), the scope (400, 403).
+// takes to send it (413), Origin and Host (403), the token (401), the type of
+// its content (415), the tenant's share of requests under way (429), the scope (400,
+// 403).
 //
 //	Authorization: Bearer TOKEN   whose workspaces; nothing else names a tenant
 //	X-Workspace: NAME             which of them; default main, or the token's own

@@ -72,6 +72,9 @@ func addEdit(s *server.MCPServer) {
 	})
 }
 
+// editByCommand is the next move where a file is too large to be edited here.
+const editByCommand = "Edit it with exec (sed, patch); nothing was changed."
+
 // editor edits files that are held in memory.
 type editor struct{ bytes *semaphore.Weighted }
 
@@ -82,7 +85,7 @@ func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, e
 		return editResult{}, err
 	}
 	if file.Size > MaxEdit {
-		return editResult{}, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be edited here; use exec (sed, patch)", name, file.Size, MaxEdit)
+		return editResult{}, advise(mesh.CodeTooLarge, editByCommand, "%s has %d bytes, more than the %d that can be edited here", name, file.Size, MaxEdit)
 	}
 	if err := ed.bytes.Acquire(ctx, file.Size); err != nil {
 		return editResult{}, mesh.AsError(err)
@@ -95,7 +98,7 @@ func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, e
 	edited := string(content)
 	for i, e := range in.Edits {
 		if edited, err = e.apply(edited); err != nil {
-			return editResult{}, mesh.Errorf(mesh.CodeOf(err), "edit %d of %d in %s: %s", i+1, len(in.Edits), name, mesh.AsError(err).Text)
+			return editResult{}, fmt.Errorf("edit %d of %d in %s: %w", i+1, len(in.Edits), name, err)
 		}
 	}
 	r := editResult{Path: name}
@@ -122,7 +125,7 @@ func (e edit) apply(content string) (string, error) {
 		from, to = crlf(from), crlf(to)
 	}
 	if from == "" {
-		return "", mesh.Errorf(mesh.CodeInvalid, "oldText is empty; to write a whole file use write_file")
+		return "", advise(mesh.CodeInvalid, "Say which text to replace; write_file writes a whole file. Nothing was changed.", "oldText is empty")
 	}
 	n := strings.Count(content, from)
 	switch size := len(content) + n*(len(to)-len(from)); {
@@ -131,7 +134,7 @@ func (e edit) apply(content string) (string, error) {
 	case n > 1 && !e.ReplaceAll:
 		return "", mesh.Errorf(mesh.CodeConflict, "oldText is in the file %d times, at line %s", n, places(content, from))
 	case size > MaxEdit:
-		return "", mesh.Errorf(mesh.CodeTooLarge, "with it the file would have %d bytes, more than the %d that can be edited here; use exec (sed, patch)", size, MaxEdit)
+		return "", advise(mesh.CodeTooLarge, editByCommand, "with it the file would have %d bytes, more than the %d that can be edited here", size, MaxEdit)
 	}
 	return strings.ReplaceAll(content, from, to), nil
 }

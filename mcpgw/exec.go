@@ -55,12 +55,25 @@ type execResult struct {
 
 func (r execResult) text() string {
 	var b strings.Builder
+	b.WriteString(r.output())
+	newLine(&b)
+	return b.String() + r.status()
+}
+
+// output is what the command wrote.
+func (r execResult) output() string {
+	var b strings.Builder
 	b.WriteString(r.Stdout)
 	if r.Stderr != "" {
 		newLine(&b)
 		b.WriteString("[stderr]\n" + r.Stderr)
 	}
-	newLine(&b)
+	return b.String()
+}
+
+// status is how the command ended.
+func (r execResult) status() string {
+	var b strings.Builder
 	fmt.Fprintf(&b, "[exit code %d, %.2f s]", r.ExitCode, float64(r.DurationMs)/1000)
 	if r.Limit != "" {
 		fmt.Fprintf(&b, "\n[the command hit its limit: %s]", r.Limit)
@@ -79,9 +92,9 @@ func newLine(b *strings.Builder) {
 
 func addExec(s *server.MCPServer) {
 	add(s, tool[execArgs, execResult]{
-		name: "exec", title: "Run a command",
-		description: "Run a shell command in the workspace and wait for its end. It starts in the workspace root (or cwd), sees the " +
-			"workspace's files at /workspace, and leaves its changes there. Each call is a shell of its own: directory and variables do not " +
+		name: anyTool, title: "Run a command",
+		description: "Run a shell command in the workspace and wait for its end. It starts in the root of your view (or cwd), " +
+			"which is /workspace or a directory below it, and leaves its changes there. It has no network unless the operator granted it. Each call is a shell of its own: directory and variables do not " +
 			"carry over, and processes left in the background are killed at its end. An exit code other than 0 is not an error of this tool. " +
 			"The command is killed after timeoutMs (default 120000, at most 600000). Of long output the beginning and the end are shown " +
 			"(default 30000 bytes of each stream).",
@@ -141,7 +154,11 @@ func killed(r *execResult, timeout time.Duration) error {
 	if r.TimedOut {
 		code, why = mesh.CodeDeadline, fmt.Sprintf("the command was killed after %d ms; the files it had changed stay changed", timeout.Milliseconds())
 	}
-	return mesh.Errorf(code, "%s. Its output until then:\n%s\n", why, r.text())
+	output := r.output()
+	if output == "" {
+		output = "(no output)"
+	}
+	return mesh.Errorf(code, "%s. Its output until then:\n%s\n%s\n", why, strings.TrimSuffix(output, "\n"), r.status())
 }
 
 func checkEnv(env map[string]string) error {

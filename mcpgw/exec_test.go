@@ -55,6 +55,8 @@ func TestExecTool(t *testing.T) {
 		require.Contains(t, text, "killed after 1000 ms")
 		require.Contains(t, text, "begun\n")
 		require.Contains(t, text, "longer timeoutMs")
+		text = x.fails(t, mesh.CodeDeadline, "exec", args{"command": "exec sleep 60", "timeoutMs": 100})
+		require.Regexp(t, `(?s)^deadline: the command was killed after 100 ms; [^.]*\. Its output until then:\n\(no output\)\n\[exit code 124, .*\] Give it a longer timeoutMs`, text)
 		x.fails(t, mesh.CodeDenied, "exec", args{"command": "true", "cwd": "../.."})
 		x.fails(t, mesh.CodeTooLarge, "exec", args{"command": "true", "stdin": strings.Repeat("x", mesh.MaxMessage+1)})
 	})

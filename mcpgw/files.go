@@ -71,7 +71,9 @@ type writeResult struct {
 	Bytes int    `json:"bytes" jsonschema:"bytes written"`
 }
 
-func (r writeResult) text() string { return fmt.Sprintf("Wrote %d bytes to %s", r.Bytes, r.Path) }
+func (r writeResult) text() string {
+	return fmt.Sprintf("Wrote %s to %s", counted(int64(r.Bytes), "byte"), r.Path)
+}
 
 type pathArgs struct {
 	Path string `json:"path" jsonschema:"path, relative to the workspace root"`
@@ -112,7 +114,7 @@ type infoResult struct {
 }
 
 func (r infoResult) text() string {
-	s := fmt.Sprintf("path: %s\ntype: %s\nsize: %d bytes\nmode: %s\nmodified: %s", r.Path, r.Type, r.SizeBytes, r.Mode, r.ModifiedAt)
+	s := fmt.Sprintf("path: %s\ntype: %s\nsize: %s\nmode: %s\nmodified: %s", r.Path, r.Type, counted(r.SizeBytes, "byte"), r.Mode, r.ModifiedAt)
 	if r.Target != "" {
 		s += "\ntarget: " + r.Target
 	}
@@ -189,7 +191,11 @@ func readText(ctx context.Context, c *call, in readArgs) (readResult, error) {
 	if shown.first >= shown.total && shown.first > 0 {
 		return readResult{}, mesh.Errorf(mesh.CodeInvalid, "argument offset: %d is behind the last line of %s, which has %d", in.Offset, shownName(in.Path), shown.total)
 	}
-	return file.result(&shown), nil
+	r := file.result(&shown)
+	if in.Tail > 0 && (in.Head > 0 || in.Limit > 0 || in.Offset > 1) {
+		r.Note = strings.TrimSuffix("tail was taken, and not head, offset or limit; "+r.Note, "; ")
+	}
+	return r, nil
 }
 
 // result says what is shown of a file, and how to see the rest.
@@ -212,7 +218,7 @@ func (f *textFile) result(l *lines) readResult {
 		notes = append(notes, fmt.Sprintf("call read_text_file with path=%q and offset=%d for more", r.Path, r.NextOffset))
 	}
 	if l.cut > 0 {
-		notes = append(notes, fmt.Sprintf("%d lines are cut after %d bytes; exec with cut -b shows more of them", l.cut, MaxLine))
+		notes = append(notes, fmt.Sprintf("%s cut after %d bytes; exec with cut -b shows more", counted(int64(l.cut), "line"), MaxLine))
 	}
 	if l.invalid {
 		notes = append(notes, "the file is not UTF-8: other bytes are shown as \uFFFD")
@@ -314,10 +320,10 @@ func openText(ctx context.Context, c *call, name string) (*textFile, error) {
 		return nil, err
 	}
 	if bytes.IndexByte(begin[:min(len(begin), binaryProbe)], 0) >= 0 {
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "%s is a binary file of %d bytes; look at it with exec (file, xxd, strings)", shownName(name), info.Size)
+		return nil, advise(mesh.CodeUnsupported, "Look at it with exec (file, xxd, strings).", "%s is a binary file of %d bytes", shownName(name), info.Size)
 	}
 	if info.Size > MaxScan {
-		return nil, mesh.Errorf(mesh.CodeTooLarge, "%s has %d bytes, more than the %d that can be read by lines; use exec (sed -n '1,200p', tail, grep)", shownName(name), info.Size, int64(MaxScan))
+		return nil, advise(mesh.CodeTooLarge, "Use exec (sed -n '1,200p', tail, grep).", "%s has %d bytes, more than the %d that can be read by lines", shownName(name), info.Size, int64(MaxScan))
 	}
 	return &textFile{info, name, c.workspace, begin}, nil
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -81,7 +83,11 @@ func (f *front) answer(w http.ResponseWriter, err error) {
 	h := w.Header()
 	switch code {
 	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer realm="wsmesh", error="invalid_token"`)
+		challenge := `Bearer realm="wsmesh"`
+		if !errors.Is(err, errNoToken) { // RFC 6750, 3.1: not where none was sent
+			challenge += `, error="invalid_token"`
+		}
+		h.Set("WWW-Authenticate", challenge)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set("Retry-After", "1")
 	case http.StatusRequestEntityTooLarge:
@@ -169,6 +175,9 @@ func (f *front) serveMCP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	token, err := bearer(r)
+	if err == nil {
+		err = checkType(r)
+	}
 	if err != nil {
 		f.answer(w, err)
 		return
@@ -184,21 +193,33 @@ func (f *front) serveMCP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+const howToken = "send one as: Authorization: Bearer TOKEN"
+
+var errNoToken = mesh.Errorf(mesh.CodeDenied, "the request has no token; %s", howToken)
+
 // bearer returns the request's token, which is whole and has not expired; whether
 // it is genuine the broker finds out.
 func bearer(r *http.Request) (string, error) {
-	const how = "send it as: Authorization: Bearer TOKEN"
 	all := r.Header.Values("Authorization")
-	if len(all) != 1 {
-		return "", mesh.Errorf(mesh.CodeDenied, "a request needs one token; %s", how)
+	if len(all) == 0 {
+		return "", errNoToken
 	}
 	scheme, token, _ := strings.Cut(all[0], " ")
 	token = strings.TrimSpace(token)
-	if !strings.EqualFold(scheme, "Bearer") {
-		return "", mesh.Errorf(mesh.CodeDenied, "the token is not a bearer token; %s", how)
+	if len(all) > 1 || !strings.EqualFold(scheme, "Bearer") {
+		return "", mesh.Errorf(mesh.CodeDenied, "the request has no bearer token, or several; %s", howToken)
 	}
 	_, err := mesh.ParseToken(token)
 	return token, err
+}
+
+// checkType refuses bodies that mcp-go would, whose answer has no code.
+func checkType(r *http.Request) error {
+	got := r.Header.Get("Content-Type")
+	if kind, _, err := mime.ParseMediaType(got); err != nil || kind != "application/json" {
+		return refuse(http.StatusUnsupportedMediaType, mesh.CodeInvalid, "header Content-Type is %.80q; a request is application/json", got)
+	}
+	return nil
 }
 
 var errBusy = mesh.Errorf(mesh.CodeBusy, "the gateway works on as many requests as it may, at all or for this tenant; try again in a moment")

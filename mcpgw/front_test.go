@@ -188,6 +188,8 @@ func TestRefusals(t *testing.T) {
 			{"no token", headers{"Authorization": ""}, 401},
 			{"other scheme", headers{"Authorization": "Basic " + g.token}, 401},
 			{"not a token", bearerOf("hello"), 401},
+			{"other content", headers{"Content-Type": "text/plain"}, 415},
+			{"content of no type", headers{"Content-Type": ""}, 415},
 			{"forged token", bearerOf(forged), 401},
 			{"root as we call it", headers{headerRoot: "/workspace/"}, 200},
 			{"root not set", headers{headerRoot: "undefined"}, 200},
@@ -218,7 +220,9 @@ func TestRefusals(t *testing.T) {
 			})
 		}
 		resp := g.post(t, toolCall(1, "exec", args{}), headers{"Authorization": ""})
-		require.Contains(t, resp.Header.Get("WWW-Authenticate"), "Bearer")
+		require.Equal(t, `Bearer realm="wsmesh"`, resp.Header.Get("WWW-Authenticate"))
+		resp = g.post(t, toolCall(1, "exec", args{}), bearerOf("hello"))
+		require.Equal(t, `Bearer realm="wsmesh", error="invalid_token"`, resp.Header.Get("WWW-Authenticate"))
 		for _, method := range []string{http.MethodGet, http.MethodDelete} {
 			resp = g.do(t, method, g.url, nil, nil)
 			require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
@@ -544,7 +548,7 @@ func TestOverTLS(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		require.Equal(t, 2, resp.ProtoMajor)
-		require.Contains(t, string(body), "Wrote 1 bytes to f")
+		require.Contains(t, string(body), "Wrote 1 byte to f")
 	})
 }
 

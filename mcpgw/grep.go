@@ -50,7 +50,7 @@ type grepResult struct {
 	Matches    []grepMatch `json:"matches" jsonschema:"by path and line"`
 	Truncated  bool        `json:"truncated" jsonschema:"there may be more"`
 	NextCursor string      `json:"nextCursor,omitempty" jsonschema:"cursor of the call that shows the next"`
-	Note       string      `json:"note,omitempty" jsonschema:"how to see the rest"`
+	Note       string      `json:"note,omitempty" jsonschema:"how to see the rest, or why there is nothing"`
 	numbers    bool
 }
 
@@ -119,6 +119,9 @@ func grep(ctx context.Context, c *call, in grepArgs) (grepResult, error) {
 	for size := 0; ; {
 		req.Limit = min(most-len(r.Matches), 100) // a page of long lines stays below MaxMatched
 		page, err := c.workspace.GrepPage(ctx, req)
+		if c.noView(ctx, in.Path, err) {
+			return grepResult{Matches: []grepMatch{}, Note: emptyView}, nil
+		}
 		if err != nil {
 			return grepResult{}, err
 		}
@@ -142,9 +145,9 @@ func (in *grepArgs) request() (mesh.GrepRequest, error) {
 	req.Exclude = asPaths(in.Exclude)
 	switch {
 	case in.Multiline:
-		return req, mesh.Errorf(mesh.CodeUnsupported, "multiline is not supported; search line by line, or use exec (grep -Pzo, rg -U)")
+		return req, advise(mesh.CodeUnsupported, "Search line by line, or use exec (grep -Pzo, rg -U).", "multiline is not supported")
 	case in.Glob != "" && in.Type != "":
-		return req, mesh.Errorf(mesh.CodeInvalid, "either glob or type, not both")
+		return req, advise(mesh.CodeInvalid, "Leave one of them out and call again.", "glob and type are both there")
 	case in.Glob != "":
 		req.Globs = []mesh.Path{mesh.Path(in.Glob)}
 	case in.Type != "":

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -41,7 +43,7 @@ type listResult struct {
 	Entries    []listEntry `json:"entries" jsonschema:"sorted by name"`
 	Truncated  bool        `json:"truncated" jsonschema:"there are more entries"`
 	NextCursor string      `json:"nextCursor,omitempty" jsonschema:"cursor of the call that shows the next"`
-	Note       string      `json:"note,omitempty" jsonschema:"how to see the rest"`
+	Note       string      `json:"note,omitempty" jsonschema:"how to see the rest, or why there is nothing"`
 }
 
 func (r listResult) text() string {
@@ -50,11 +52,11 @@ func (r listResult) text() string {
 		kind := "[" + strings.ToUpper(e.Type) + "] "
 		b.WriteString(kind + e.Name)
 		if e.Type == "file" {
-			fmt.Fprintf(&b, " (%d bytes)", e.SizeBytes)
+			fmt.Fprintf(&b, " (%s)", counted(e.SizeBytes, "byte"))
 		}
 		b.WriteByte('\n')
 	}
-	if len(r.Entries) == 0 {
+	if len(r.Entries) == 0 && r.Note != emptyView {
 		b.WriteString("(nothing)\n")
 	}
 	return withNote(&b, r.Note)
@@ -80,7 +82,7 @@ type searchResult struct {
 	Paths      []string `json:"paths" jsonschema:"relative to the workspace root"`
 	Truncated  bool     `json:"truncated" jsonschema:"there may be more"`
 	NextCursor string   `json:"nextCursor,omitempty" jsonschema:"cursor of the call that shows the next"`
-	Note       string   `json:"note,omitempty" jsonschema:"how to see the rest"`
+	Note       string   `json:"note,omitempty" jsonschema:"how to see the rest, or why there is nothing"`
 }
 
 func (r searchResult) text() string {
@@ -112,12 +114,44 @@ func addLists(s *server.MCPServer) {
 	addGrep(s)
 }
 
+// emptyView is what an empty list of the root says when nobody has written yet.
+const emptyView = "empty: nothing is here yet; write_file or exec makes it"
+
+// errEmptyView says why a path is not there: nothing is. A workspace, or a scope of
+// one, is made by its first write or command.
+var errEmptyView = advise(mesh.CodeNotFound, "Make the first file with write_file or exec.", "nothing is here yet, no file at all")
+
+// missing tells a path that is not there from a view that is not there yet. Only
+// an error that names a path is looked into.
+func (c *call) missing(ctx context.Context, err error) error {
+	var ofPath *fs.PathError
+	if mesh.CodeOf(err) != mesh.CodeNotFound || !errors.As(err, &ofPath) {
+		return err
+	}
+	if _, rootErr := c.workspace.Lstat(ctx, "."); mesh.CodeOf(rootErr) != mesh.CodeNotFound {
+		return err
+	}
+	return &fs.PathError{Op: ofPath.Op, Path: ofPath.Path, Err: errEmptyView}
+}
+
+// noView reports whether err says that the root of the view, which name is, is not
+// there yet: it lists as empty, since it takes files.
+func (c *call) noView(ctx context.Context, name string, err error) bool {
+	_, within := c.client.Bound()
+	scope, scopeErr := mesh.ParseScope(within, c.scope)
+	full, pathErr := mesh.ResolvePath(scope, name)
+	return scopeErr == nil && pathErr == nil && full == scope && errors.Is(c.missing(ctx, err), errEmptyView)
+}
+
 func listDirectory(ctx context.Context, c *call, in listArgs) (listResult, error) {
 	req := mesh.ListRequest{Path: mesh.Path(in.Path), Limit: cmp.Or(in.Limit, DefaultEntries)}
 	if err := decodeCursor(in.Cursor, &req.After); err != nil {
 		return listResult{}, err
 	}
 	page, err := c.workspace.ReadDirPage(ctx, req)
+	if c.noView(ctx, in.Path, err) {
+		return listResult{Path: shownName(cmp.Or(in.Path, ".")), Entries: []listEntry{}, Note: emptyView}, nil
+	}
 	if err != nil {
 		return listResult{}, err
 	}
@@ -144,6 +178,9 @@ func searchFiles(ctx context.Context, c *call, in searchArgs) (searchResult, err
 		most, req.Cursor = MaxSorted, ""
 	}
 	found, next, err := search(ctx, c, req, most)
+	if c.noView(ctx, in.Path, err) {
+		return searchResult{Paths: []string{}, Note: emptyView}, nil
+	}
 	if err != nil {
 		return searchResult{}, err
 	}
@@ -194,7 +231,7 @@ func decodeCursor(cursor string, at any) error {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || json.Unmarshal(raw, at) != nil {
-		return mesh.Errorf(mesh.CodeInvalid, "argument cursor is not a nextCursor of an earlier result; leave it out to start over")
+		return advise(mesh.CodeInvalid, "Leave it out to start over.", "argument cursor is not a nextCursor of an earlier result")
 	}
 	return nil
 }

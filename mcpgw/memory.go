@@ -56,7 +56,7 @@ type putResult struct {
 }
 
 func (r putResult) text() string {
-	return fmt.Sprintf("Remembered %d bytes under %s (revision %d)", r.Bytes, r.Key, r.Revision)
+	return fmt.Sprintf("Remembered %s under %s (revision %d)", counted(int64(r.Bytes), "byte"), r.Key, r.Revision)
 }
 
 type keysArgs struct {
@@ -84,7 +84,7 @@ type keysResult struct {
 func (r keysResult) text() string {
 	var b strings.Builder
 	for _, k := range r.Keys {
-		fmt.Fprintf(&b, "%s (%d bytes, %s)\n", shownName(k.Key), k.SizeBytes, k.ModifiedAt)
+		fmt.Fprintf(&b, "%s (%s, %s)\n", shownName(k.Key), counted(k.SizeBytes, "byte"), k.ModifiedAt)
 	}
 	if len(r.Keys) == 0 && !r.Truncated {
 		b.WriteString("(no keys)\n")

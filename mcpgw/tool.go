@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,7 +56,7 @@ func add[In any, Out reply](s *server.MCPServer, t tool[In, Out]) {
 	if err != nil {
 		panic(fmt.Sprintf("mcpgw: input schema of %s: %s", t.name, err))
 	}
-	known := &arguments{resolved, strings.Join(in.PropertyOrder, ", ")}
+	known := &arguments{resolved, in.PropertyOrder}
 	s.AddTool(mcp.Tool{
 		Name: t.name, Title: t.title, Description: t.description,
 		RawInputSchema:  asJSON(in),
@@ -95,13 +96,40 @@ func (t *tool[In, Out]) do(ctx context.Context, schema *arguments, req mcp.CallT
 	if req.Params.Meta != nil {
 		c.token = req.Params.Meta.ProgressToken
 	}
-	return t.run(ctx, &c, in)
+	out, err := t.run(ctx, &c, in)
+	return out, c.missing(ctx, err)
 }
 
 // arguments is what a tool takes.
 type arguments struct {
 	schema *jsonschema.Resolved
-	names  string // of all of them, for who guessed one
+	names  []string // of all of them, for who guessed one
+}
+
+// unknown says of arguments that are not there which ones are; nil: all are known.
+func (a *arguments) unknown(given map[string]any) error {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if slices.Contains(a.names, name) {
+			continue
+		}
+		meant := ""
+		for _, n := range a.names {
+			if similar(n, name) {
+				meant = " (did you mean " + n + "?)"
+				break
+			}
+		}
+		return mesh.Errorf(mesh.CodeInvalid, "unknown argument %.80q%s; there are %s", name, meant, strings.Join(a.names, ", "))
+	}
+	return nil
+}
+
+// similar reports whether one name is in the other or begins as it does, in
+// whatever spelling: timeout and timeoutMs, file_path and path.
+func similar(a, b string) bool {
+	plain := strings.NewReplacer("_", "", "-", "")
+	a, b = strings.ToLower(plain.Replace(a)), strings.ToLower(plain.Replace(b))
+	return b != "" && (strings.Contains(a, b) || strings.Contains(b, a)) || len(b) >= 4 && strings.HasPrefix(a, b[:4])
 }
 
 // decode reads the arguments of a call. Models fill optional arguments with null:
@@ -122,10 +150,13 @@ func decode(req mcp.CallToolRequest, known *arguments, in any) error {
 	if err := json.Unmarshal(raw, &args); err != nil {
 		return mesh.Errorf(mesh.CodeInvalid, "arguments are not a JSON object")
 	}
+	if err := known.unknown(args); err != nil {
+		return err
+	}
 	if err := known.schema.Validate(args); err != nil {
 		text := misfit(err)
-		if strings.HasPrefix(text, "arguments:") { // one has a wrong name, or is not there
-			text += "; the arguments are " + known.names
+		if strings.HasPrefix(text, "arguments:") { // one is not there
+			text += "; the arguments are " + strings.Join(known.names, ", ")
 		}
 		return mesh.Errorf(mesh.CodeInvalid, "%s", text)
 	}
@@ -142,7 +173,7 @@ var phrases = []struct {
 	phrase string
 }{
 	{regexp.MustCompile(`^required: missing properties: \["([^"]*)".*$`), "$1 is missing"},
-	{regexp.MustCompile(`^unexpected additional properties \["([^"]*)".*$`), "there is no $1 here"},
+	{regexp.MustCompile(`^unexpected additional properties \["([^"]*)".*$`), "there is no $1 in it"},
 	{regexp.MustCompile(`^type: .* has type "(\w+)", want "(\w+)"$`), "must be of type $2, not $1"},
 	{regexp.MustCompile(`^minimum: (-?\d+)\S* is less than (-?\d+).*$`), "must be at least $2, not $1"},
 	{regexp.MustCompile(`^maximum: (-?\d+)\S* is greater than (-?\d+).*$`), "must be at most $2, not $1"},
@@ -276,6 +307,33 @@ func shielded(log *slog.Logger) server.ToolHandlerMiddleware {
 			}
 			return result, nil
 		}
+	}
+}
+
+// noSuchTool stands in place of a call's arguments for the name of a tool that is not
+// there. mcp-go answers such a call itself, and names none of those that are: the
+// call goes to one of them, and this keeps it from being run.
+type noSuchTool string
+
+// redirectUnknown is a hook before a call.
+func redirectUnknown(s *server.MCPServer) server.OnBeforeCallToolFunc {
+	return func(_ context.Context, _ any, req *mcp.CallToolRequest) {
+		if s.GetTool(req.Params.Name) == nil {
+			req.Params.Arguments, req.Params.Name = noSuchTool(req.Params.Name), anyTool
+		}
+	}
+}
+
+// unknownTool answers what redirectUnknown redirected.
+func unknownTool(next server.ToolHandlerFunc) server.ToolHandlerFunc {
+	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		name, ok := req.Params.Arguments.(noSuchTool)
+		if !ok {
+			return next(ctx, req)
+		}
+		tools := slices.Sorted(maps.Keys(server.ServerFromContext(ctx).ListTools()))
+		err := advise(mesh.CodeInvalid, "Call one of them.", "there is no tool %.80q; there are %s", string(name), strings.Join(tools, ", "))
+		return failed(err, nil, true), nil
 	}
 }
 

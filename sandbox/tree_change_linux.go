@@ -216,7 +216,7 @@ func (v *View) Remove(path string, recursive bool) error {
 		err = v.tree.withWritable(at, func() error { return v.tree.discard(at.dir, at.name) })
 	}
 	if isNotEmpty(err) {
-		return mesh.Errorf(mesh.CodeInvalid, "the directory is not empty; rm -r removes it with everything below")
+		return mesh.Errorf(mesh.CodeInvalid, "the directory is not empty; a recursive removal takes everything below with it")
 	}
 	return failed(err)
 }

@@ -91,10 +91,8 @@ func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) 
 	if d.s3 != "" {
 		return "", 0, later("dev --s3")
 	}
-	switch d.isolation {
-	case "auto", "bwrap", "software", "none":
-	default:
-		return "", 0, wrongUse(cmd, "--isolation %q is not auto, bwrap, software or none", d.isolation)
+	if err := checkIsolation(cmd, d.isolation); err != nil {
+		return "", 0, err
 	}
 	if d.sync != "always" && d.sync != "interval" {
 		return "", 0, wrongUse(cmd, "--sync %q is not always or interval", d.sync)
@@ -111,6 +109,15 @@ func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) 
 		return "", 0, wrongUse(cmd, "--nats %q: the port is not 0 to 65535", d.nats)
 	}
 	return host, int(number), nil
+}
+
+// checkIsolation checks an --isolation flag.
+func checkIsolation(cmd *cobra.Command, isolation string) error {
+	switch isolation {
+	case "auto", "bwrap", "software", "none":
+		return nil
+	}
+	return wrongUse(cmd, "--isolation %q is not auto, bwrap, software or none", isolation)
 }
 
 func (d *devFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {

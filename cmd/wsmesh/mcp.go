@@ -56,6 +56,9 @@ func (m *mcpFlags) run(cmd *cobra.Command) error {
 	if err := checkNet(cmd, m.net); err != nil {
 		return err
 	}
+	if err := checkIsolation(cmd, m.isolation); err != nil {
+		return err
+	}
 	workspace := cmp.Or(m.name, os.Getenv("WSMESH_WORKSPACE"))
 	if workspace != "" {
 		if _, err := mesh.ParseWorkspace(workspace); err != nil {
@@ -89,6 +92,11 @@ func (m *mcpFlags) link() (*meshLink, string, error) {
 	given, err := m.given()
 	if err != nil {
 		return nil, "", err
+	}
+	if given.Token != "" { // no mesh that comes up later would take it
+		if _, err := mesh.ParseToken(given.Token); err != nil {
+			return nil, "", err
+		}
 	}
 	l := &meshLink{config: func() (client.Config, error) {
 		cfg, _, err := m.config()

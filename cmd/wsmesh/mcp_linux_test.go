@@ -212,6 +212,6 @@ func TestGatewayProcesses(t *testing.T) {
 		answer, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		require.NoError(t, err)
-		require.Contains(t, string(answer), "Wrote 1 bytes to f")
+		require.Contains(t, string(answer), "Wrote 1 byte to f")
 	}
 }
