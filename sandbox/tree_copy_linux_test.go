@@ -211,7 +211,7 @@ func TestTreeCopyStops(t *testing.T) {
 			_, err := f.View(".").Copy(ctx, "src", "p/dst", CopyOptions{Recursive: true})
 			requireCode(t, c.code, err)
 			require.Empty(t, f.staged())
-			require.Equal(t, before, openDescriptors(t))
+			require.LessOrEqual(t, openDescriptors(t), before) // tests before this one may still be closing theirs
 			if c.code != "" {
 				require.NoDirExists(t, f.tenant("p"))
 			}

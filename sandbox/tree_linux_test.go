@@ -401,7 +401,7 @@ func TestTreeKeepsNoDescriptors(t *testing.T) {
 		for range 20 {
 			all()
 		}
-		require.Equal(t, before, openDescriptors(t))
+		require.LessOrEqual(t, openDescriptors(t), before) // tests before this one may still be closing theirs
 	})
 }
 

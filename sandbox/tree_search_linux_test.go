@@ -343,7 +343,7 @@ func TestTreeSearchDeep(t *testing.T) {
 		require.True(t, slices.Equal(want, got), "%d found of %d", len(got), len(want))
 		reply, _ := grepAll(t, f.View("."), ".", mesh.GrepRequest{Pattern: "x"})
 		require.Equal(t, int64(819), reply.Files)
-		require.Equal(t, before, openDescriptors(t))
+		require.LessOrEqual(t, openDescriptors(t), before) // tests before this one may still be closing theirs
 	})
 }
 

@@ -253,5 +253,5 @@ func TestStagesHoldNoDescriptors(t *testing.T) {
 	for range DefaultMaxStages {
 		require.NoError(t, f.StageWrite(uuid.NewString(), 0, []byte("x")))
 	}
-	require.Equal(t, before, openDescriptors(t))
+	require.LessOrEqual(t, openDescriptors(t), before) // tests before this one may still be closing theirs
 }

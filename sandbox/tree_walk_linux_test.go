@@ -69,7 +69,7 @@ func TestTreeTooFarUp(t *testing.T) {
 				if c.code == "" {
 					require.Equal(t, TypeDir, info.Type)
 				}
-				require.Equal(t, before, openDescriptors(t))
+				require.LessOrEqual(t, openDescriptors(t), before) // tests before this one may still be closing theirs
 			})
 		}
 	})
