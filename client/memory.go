@@ -20,7 +20,13 @@ type Memory struct {
 	ns     mesh.Namespace
 	prefix string // "" or with a final slash
 	err    error  // of the name; every call returns it
-	seen   *lru.Cache[string, uint64]
+	seen   *lru.Cache[string, seenKey]
+}
+
+// seenKey is a revision of a key, and when it was the newest.
+type seenKey struct {
+	revision uint64
+	at       time.Time
 }
 
 // DefaultSeen is how many keys a Memory remembers the revisions of, so that it
@@ -32,7 +38,7 @@ const DefaultSeen = 4096
 func (c *Client) Memory(name string) *Memory {
 	m := &Memory{client: c}
 	m.ns, m.err = mesh.ParseNamespace(name)
-	if seen, err := lru.New[string, uint64](DefaultSeen); err == nil {
+	if seen, err := lru.New[string, seenKey](DefaultSeen); err == nil {
 		m.seen = seen
 	}
 	return m
@@ -110,7 +116,10 @@ func (m *Memory) Get(ctx context.Context, key string) (MemoryEntry, error) {
 	if err := mesh.CheckKey(key); err != nil {
 		return MemoryEntry{}, err
 	}
-	least, _ := m.seen.Get(key)
+	least := uint64(0)
+	if seen, _ := m.seen.Get(key); time.Since(seen.at) < mesh.TombstoneTTL/2 {
+		least = seen.revision // whatever came after it, the mesh still remembers
+	}
 	var reply mesh.MemoryGetReply
 	value, err := m.client.apiContent(ctx, mesh.ServiceMemory, call{
 		verb: mesh.VerbMemoryGet, args: mesh.MemoryGetRequest{Namespace: m.ns, Key: key, Least: least},
@@ -187,8 +196,8 @@ func (m *Memory) Commit(ctx context.Context, ops ...MemoryOp) (uint64, error) {
 
 // saw remembers a revision of a key.
 func (m *Memory) saw(key string, rev uint64) {
-	if old, ok := m.seen.Peek(key); !ok || old < rev {
-		m.seen.Add(key, rev)
+	if old, ok := m.seen.Peek(key); !ok || old.revision <= rev {
+		m.seen.Add(key, seenKey{rev, time.Now()})
 	}
 }
 
@@ -324,10 +333,12 @@ func (m *Memory) DeleteAll(ctx context.Context, prefix string) (int, error) {
 		if err == nil {
 			err = m.Delete(ctx, e.Key)
 		}
-		if err != nil && mesh.CodeOf(err) != mesh.CodeNotFound {
+		switch {
+		case err == nil:
+			n++
+		case mesh.CodeOf(err) != mesh.CodeNotFound: // somebody else was faster
 			return n, err
 		}
-		n++
 	}
 	return n, nil
 }
@@ -362,7 +373,7 @@ func (m *Memory) Changes(ctx context.Context, prefix, cursor string) (MemoryChan
 // Watch yields every key below a prefix that changes from now on, until ctx ends.
 // It goes on through lost connections and dead nodes. An error ends it:
 // CodeConflict when it was away for more than an hour, and may have missed
-// deletions.
+// deletions; CodeUnavailable when the client was closed.
 func (m *Memory) Watch(ctx context.Context, prefix string) iter.Seq2[MemoryEntry, error] {
 	return func(yield func(MemoryEntry, error) bool) {
 		cursor := ""
@@ -371,7 +382,7 @@ func (m *Memory) Watch(ctx context.Context, prefix string) iter.Seq2[MemoryEntry
 			switch {
 			case ctx.Err() != nil:
 				return
-			case err != nil && (retrySafe(err) || mesh.CodeOf(err) == mesh.CodeDeadline):
+			case err != nil && !m.client.over() && (retrySafe(err) || mesh.CodeOf(err) == mesh.CodeDeadline):
 				continue // the call has waited
 			case err == nil && changes.Resync:
 				err = mesh.Errorf(mesh.CodeConflict, "the watch was away for too long and may have missed deletions; list the keys")

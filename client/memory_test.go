@@ -55,7 +55,7 @@ func TestMemory(t *testing.T) {
 		m.AddNode(t, "n2")
 		for name, test := range map[string]func(*testing.T, *nodetest.Mesh){
 			"changes": testMemoryChanges, "keys": testMemoryKeys, "listing": testMemoryListing, "ttl": testMemoryTTL,
-			"watch": testMemoryWatch, "commit": testMemoryCommit, "limits": testMemoryLimits, "tenants": testMemoryTenants,
+			"watch": testMemoryWatch, "watch ends": testMemoryWatchEnds, "commit": testMemoryCommit, "limits": testMemoryLimits, "tenants": testMemoryTenants,
 			"two clients": testMemoryTwoClients, "upstream": testMemoryUpstream,
 		} {
 			t.Run(name, func(t *testing.T) { test(t, m) })
@@ -313,6 +313,28 @@ func testMemoryWatch(t *testing.T, m *nodetest.Mesh) {
 	watching.Wait()
 	for range mem.Watch(ctx, "it/") {
 		require.Fail(t, "a watch goes on after its context")
+	}
+}
+
+// A watch ends with its client, by an error.
+func testMemoryWatchEnds(t *testing.T, m *nodetest.Mesh) {
+	c := m.Connect(t, m.Token(t, nodetest.Tenant))
+	ended := make(chan error, 1)
+	go func() {
+		var last error
+		for _, err := range c.Memory("ends").Watch(context.Background(), "") {
+			last = err
+		}
+		ended <- last
+	}()
+	_, err := c.Memory("ends").Changes(t.Context(), "", "")
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	select {
+	case err := <-ended:
+		code(t, mesh.CodeUnavailable, err)
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the watch goes on without a connection")
 	}
 }
 

@@ -49,6 +49,8 @@ const memoryFormat = 1
 type Memory struct {
 	ctx     context.Context // of the indexes
 	cancel  context.CancelFunc
+	closing sync.Mutex // guards closed, and the step from there into feeds
+	closed  bool
 	feeds   sync.WaitGroup
 	conn    *nats.Conn
 	js      jetstream.JetStream
@@ -65,10 +67,23 @@ func NewMemory(conn *nats.Conn, js jetstream.JetStream, s mesh.Storage) *Memory 
 	return m
 }
 
-// Close ends the indexes.
+// Close ends the indexes and returns when nothing of them runs any more.
 func (m *Memory) Close() {
+	m.closing.Lock()
+	m.closed = true
+	m.closing.Unlock()
 	m.cancel()
 	m.feeds.Wait()
+}
+
+// enter counts a start that Close waits for; false after Close.
+func (m *Memory) enter() bool {
+	m.closing.Lock()
+	defer m.closing.Unlock()
+	if !m.closed {
+		m.feeds.Add(1)
+	}
+	return !m.closed
 }
 
 // memoryShard is one stream with its index.
@@ -90,6 +105,10 @@ func (m *Memory) shard(ctx context.Context, t mesh.Tenant) (*memoryShard, error)
 		if m.shards[n].Load() != nil {
 			return nil, nil // just now
 		}
+		if !m.enter() { // who asked may have gone meanwhile, and the node with it
+			return nil, mesh.Errorf(mesh.CodeUnavailable, "the node is stopping")
+		}
+		defer m.feeds.Done()
 		ctx, cancel := context.WithTimeout(m.ctx, mesh.DefaultRequestTime)
 		defer cancel()
 		stream, err := mesh.EnsureStream(ctx, m.js, mesh.MemoryStreams(m.storage)[n])
@@ -119,8 +138,8 @@ func (m *Memory) shard(ctx context.Context, t mesh.Tenant) (*memoryShard, error)
 }
 
 // Get returns a key's value and the newest revision known. CodeNotFound: it has
-// none. An answer older than least, which the caller has seen of this key, comes
-// from a leader that is one no longer, and is asked for again.
+// none. An answer older than least, which the caller has seen of this key lately,
+// comes from a leader that is one no longer, and is asked for again.
 func (m *Memory) Get(ctx context.Context, t mesh.Tenant, ns mesh.Namespace, key string, least uint64) (mesh.MemoryGetReply, []byte, error) {
 	s, err := m.shard(ctx, t)
 	if err != nil {
@@ -133,7 +152,7 @@ func (m *Memory) Get(ctx context.Context, t mesh.Tenant, ns mesh.Namespace, key 
 		if err != nil {
 			return mesh.MemoryGetReply{}, nil, err
 		}
-		if h.seq == 0 || h.seq >= least {
+		if h.seq >= least {
 			reply := mesh.MemoryGetReply{Entry: h.entry(key), Head: max(h.seq, s.index.head())}
 			if !h.live {
 				err = mesh.Errorf(mesh.CodeNotFound, "memory %s has no key %q", ns, key)

@@ -7,8 +7,9 @@ import "time"
 
 // MemoryGetRequest asks for one key (api mem get): CodeNotFound if it has no
 // value. The value is the reply's content. Least, when given, is a revision of
-// this key that the caller has seen: an older answer of a server that is behind
-// is not taken.
+// this key that the caller has seen, not longer ago than deletions are remembered
+// (TombstoneTTL): an older answer of a server that is behind, or that it knows
+// nothing of the key, is not taken.
 type MemoryGetRequest struct {
 	Namespace Namespace `json:"namespace,omitempty"`
 	Key       string    `json:"key"`
