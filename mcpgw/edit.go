@@ -8,7 +8,6 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/mark3labs/mcp-go/server"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -16,9 +15,9 @@ import (
 const (
 	// MaxEdit is the largest file that edit_file takes, and makes.
 	MaxEdit = 10 << 20
-	// DefaultEdits is how many bytes of files are edited at a time; each is held
-	// some ten times, and who comes with more waits.
-	DefaultEdits = 32 << 20
+	// DefaultEdits is how many bytes of files are edited at a time, a quarter of
+	// them by one tenant; each is held some ten times, and who comes with more waits.
+	DefaultEdits = 4 * MaxEdit
 	// MaxDiff is how much of a diff is shown.
 	MaxDiff = 20_000
 	// maxCompared is how many lines, of both files, are compared to make a diff: of
@@ -64,7 +63,7 @@ func addEdit(s *server.MCPServer) {
 			"the diff is shown and nothing is written. Not promised: the file is read and then written, so what another writer changes in " +
 			"between is overwritten.",
 		hints: hints{destructive: true},
-		run:   (&editor{semaphore.NewWeighted(DefaultEdits)}).edit,
+		run:   (&editor{newBudget(DefaultEdits)}).edit,
 		next: map[mesh.Code]string{
 			mesh.CodeInvalid:  "Correct the edits and call again; nothing was changed.",
 			mesh.CodeConflict: "Put more of the surrounding text into oldText, or set replaceAll; nothing was changed.",
@@ -76,7 +75,7 @@ func addEdit(s *server.MCPServer) {
 const editByCommand = "Edit it with exec (sed, patch); nothing was changed."
 
 // editor edits files that are held in memory.
-type editor struct{ bytes *semaphore.Weighted }
+type editor struct{ held *budget }
 
 func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, error) {
 	name := shownName(in.Path)
@@ -87,10 +86,11 @@ func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, e
 	if file.Size > MaxEdit {
 		return editResult{}, advise(mesh.CodeTooLarge, editByCommand, "%s has %d bytes, more than the %d that can be edited here", name, file.Size, MaxEdit)
 	}
-	if err := ed.bytes.Acquire(ctx, file.Size); err != nil {
-		return editResult{}, mesh.AsError(err)
+	room, err := ed.held.take(ctx, c.client.Tenant(), file.Size)
+	if err != nil {
+		return editResult{}, err
 	}
-	defer ed.bytes.Release(file.Size)
+	defer room.give()
 	content := make([]byte, 0, file.Size)
 	if err := file.parts(ctx, func(part []byte) { content = append(content, part...) }); err != nil {
 		return editResult{}, err

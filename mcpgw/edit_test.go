@@ -1,6 +1,7 @@
 package mcpgw
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -119,3 +120,20 @@ func TestDiffOfManyLines(t *testing.T) {
 }
 
 func firstBytes(s string, n int) string { return s[:min(n, len(s))] }
+
+// Who edits as much as he may keeps nobody else from editing.
+func TestEditsAreShared(t *testing.T) {
+	held := newBudget(DefaultEdits)
+	mine, err := held.take(t.Context(), "acme", MaxEdit)
+	require.NoError(t, err)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = held.take(ended, "acme", 1)
+	require.Equal(t, mesh.CodeBusy, mesh.CodeOf(err))
+	other, err := held.take(t.Context(), "other", MaxEdit)
+	require.NoError(t, err)
+	mine.give()
+	other.give()
+	require.Empty(t, held.shares)
+	require.True(t, held.all.TryAcquire(DefaultEdits), "all is given back")
+}

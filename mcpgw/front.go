@@ -38,7 +38,7 @@ type front struct {
 	mcp    *server.StreamableHTTPServer
 	server *server.MCPServer
 	slots  *mesh.Slots // of requests, by tenant
-	bodies *bodies
+	bodies *budget
 	// underWay is held, shared, by each request under way.
 	underWay sync.RWMutex
 }

@@ -99,7 +99,7 @@ func newFront(cfg HTTPConfig) *front {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &front{cfg: cfg, slots: mesh.NewSlots(DefaultMaxCalls), bodies: newBodies(), routes: http.NewServeMux()}
+	f := &front{cfg: cfg, slots: mesh.NewSlots(DefaultMaxCalls), bodies: newBudget(DefaultBodies), routes: http.NewServeMux()}
 	mcpServer := newServer(cfg.Version, cfg.Log)
 	f.mcp = server.NewStreamableHTTPServer(
 		mcpServer,

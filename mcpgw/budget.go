@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// bodies bounds the bytes of large bodies that are worked on, at all and for one
-// tenant: a call holds its body until it ends, so the calls of one would keep the
-// bodies of all others out. Safe for concurrent use.
-type bodies struct {
-	all *semaphore.Weighted
+// budget bounds the bytes that calls hold, at all and, to a quarter, for one
+// tenant: a call holds them until it ends, so the calls of one would keep those of
+// all others out. Safe for concurrent use.
+type budget struct {
+	all   *semaphore.Weighted
+	share int64 // of one tenant
 
 	mu     sync.Mutex
 	shares map[string]*share // of tenants that hold or want some
@@ -19,27 +20,27 @@ type bodies struct {
 
 type share struct {
 	bytes *semaphore.Weighted
-	users int // under bodies.mu
+	users int // under budget.mu
 }
 
-func newBodies() *bodies {
-	return &bodies{all: semaphore.NewWeighted(DefaultBodies), shares: map[string]*share{}}
+func newBudget(bytes int64) *budget {
+	return &budget{all: semaphore.NewWeighted(bytes), share: bytes / 4, shares: map[string]*share{}}
 }
 
-// room is what a body has.
+// room is what a call has.
 type room struct {
-	of     *bodies
+	of     *budget
 	tenant string
 	share  *share
 	bytes  int64
 }
 
-// take waits for room until ctx ends.
-func (b *bodies) take(ctx context.Context, tenant string, size int64) (*room, error) {
+// take waits for room, at most a tenant's share, until ctx ends.
+func (b *budget) take(ctx context.Context, tenant string, size int64) (*room, error) {
 	b.mu.Lock()
 	s := b.shares[tenant]
 	if s == nil {
-		s = &share{bytes: semaphore.NewWeighted(DefaultBodies / 4)}
+		s = &share{bytes: semaphore.NewWeighted(b.share)}
 		b.shares[tenant] = s
 	}
 	s.users++
