@@ -42,14 +42,16 @@ var rooms = []room{
 	{"sandbox/inside", nil, "what is process 1 of a sandbox is linked into a tiny program: it must not grow by what a node needs"},
 	{"sandbox/agent", []string{"sandbox/inside"}, "the agent runs inside the tenant's sandbox: what it does not link cannot be turned against us"},
 	{"router", []string{"kv", "mesh"}, "placement is decided from records; a router that knew nodes' insides could not run beside them"},
-	{"node", []string{"router", "sandbox", "objstore", "kv", "mesh", "mesh/auth"}, "a node is built from the rooms below it and is reached over NATS only"},
+	{"node", []string{"router", "sandbox", "objstore", "kv", "mesh", "mesh/auth", "node/egress"}, "a node is built from the rooms below it and is reached over NATS only"},
 	{"node/onebox", []string{"node", "mesh/natsd", "mesh/auth", "mesh", "client"}, "one box assembles a server and a node, and returns a client's configuration"},
+	{"node/egress", []string{"mesh"}, "which hosts commands reach is decided apart from how they run, so that it can be read as a whole"},
+	{"node/egress/egresstest", nil, "a name server for tests knows nothing of who asks it"},
 	{"node/nodetest", []string{"node", "client", "mesh", "mesh/meshtest"}, "a node for tests is set up as the binary does it, on test servers"},
 	{"client", []string{"mesh"}, "a program that imports the client must not carry a node or a server with it"},
 	{"mcpgw", []string{"client", "mesh"}, "the gateway has no rights or logic of its own: whatever it does, it does through client"},
 	{"cmd/...", []string{
 		"mesh", "mesh/auth", "mesh/natsd", "kv", "objstore", "objstore/jsbucket", "objstore/s3bucket",
-		"objstore/dirbucket", "objstore/mirror", "sandbox", "router", "node", "node/onebox", "client", "mcpgw", "cmd/...",
+		"objstore/dirbucket", "objstore/mirror", "sandbox", "router", "node", "node/egress", "node/onebox", "client", "mcpgw", "cmd/...",
 	}, "the binary assembles the rooms; test servers and chaos have no place in it"},
 	{"chaos/...", []string{"client", "mesh", "chaos/..."}, "chaos judges the binaries that people run, through the client that people use"},
 	{"chaos/mutants", nil, "what breaks the mesh on purpose must not depend on it"},
@@ -76,7 +78,7 @@ var owned = []struct {
 	{"github.com/rogpeppe/go-internal", testSupport, false, "test code has no place in the binary"},
 }
 
-var testSupport = []string{"mesh/meshtest", "node/nodetest", "objstore/buckettest", "chaos/..."}
+var testSupport = []string{"mesh/meshtest", "node/nodetest", "node/egress/egresstest", "objstore/buckettest", "chaos/..."}
 
 // outside limits what a room may import from other modules; a room that is not
 // here may import what owned leaves free.

@@ -7,6 +7,7 @@ import (
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
+	"github.com/wsmesh/wsmesh/node/egress"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
 
@@ -47,6 +48,13 @@ func tenantIn(req *mesh.Request) (mesh.Tenant, error) {
 // it is in milliseconds.
 func Limits() map[string]int64 {
 	return map[string]int64{
+		"egress.DefaultConns":          egress.DefaultConns,
+		"egress.DefaultDialTime_ms":    egress.DefaultDialTime.Milliseconds(),
+		"egress.DefaultHeaderTime_ms":  egress.DefaultHeaderTime.Milliseconds(),
+		"egress.DefaultIdle_ms":        egress.DefaultIdle.Milliseconds(),
+		"egress.DefaultSandboxConns":   egress.DefaultSandboxConns,
+		"egress.MaxHeaderBytes":        egress.MaxHeaderBytes,
+		"egress.MaxHosts":              egress.MaxHosts,
 		"kv.DefaultMemoryBatches":      kv.DefaultMemoryBatches,
 		"kv.DefaultMemoryBytes":        kv.DefaultMemoryBytes,
 		"kv.DefaultMemoryKeys":         kv.DefaultMemoryKeys,

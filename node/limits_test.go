@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ import (
 func TestLimitsAreAll(t *testing.T) {
 	notLimits := []string{"mesh.DefaultNamespace", "sandbox.DefaultTenantBase"}
 	limits := node.Limits()
-	for _, pkg := range []string{"kv", "mesh", "node", "sandbox"} {
+	for _, pkg := range []string{"kv", "mesh", "node", "node/egress", "sandbox"} {
 		files, err := filepath.Glob(filepath.Join("..", pkg, "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
@@ -29,7 +30,7 @@ func TestLimitsAreAll(t *testing.T) {
 			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 			require.NoError(t, err)
 			for _, constant := range constants(file) {
-				limit := pkg + "." + constant
+				limit := path.Base(pkg) + "." + constant
 				if !strings.HasPrefix(constant, "Default") || slices.Contains(notLimits, limit) {
 					continue
 				}
