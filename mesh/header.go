@@ -19,7 +19,8 @@ const (
 	HeaderRecord = "Mesh-Record" // id of the record (UUID), fresh per attempt of the owner
 	HeaderIDs    = "Mesh-Ids"    // idempotency keys the record answers, comma-separated
 	HeaderKind   = "Mesh-Kind"   // kinds of its ops, comma-separated
-	HeaderPaths  = "Mesh-Paths"  // changed paths, percent-encoded, comma-separated
+	HeaderPaths  = "Mesh-Paths"  // what changed, comma-separated: kind:path or rename:path:to, percent-encoded
+	HeaderMore   = "Mesh-More"   // "1": more changed than Mesh-Paths says
 
 	// The last part of a pack.
 	HeaderParts     = "Mesh-Parts"      // number of the pack's parts

@@ -257,7 +257,8 @@ func errOtherCommand(id mesh.ExecID) error {
 func (w *workspace) claim(ctx context.Context, x *run) (bool, error) {
 	recorded := make(chan error, 1)
 	go func() {
-		recorded <- w.journal.append(ctx, objstore.Op{Kind: objstore.KindExec, Exec: x.command.ID}, "")
+		_, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindExec, Exec: x.command.ID}}, nil)
+		recorded <- err
 	}()
 	runner, err := w.publishClaim(ctx, x)
 	if recordErr := <-recorded; err == nil && recordErr != nil {

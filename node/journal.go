@@ -13,8 +13,11 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// maxBatch bounds the ops of one record: group commit, not a pile-up.
-const maxBatch = 256
+// Bounds of one record: group commit, not a pile-up.
+const (
+	maxBatch  = 256             // of what waits to be stored
+	maxRecord = mesh.MaxMessage // bytes
+)
 
 // journal appends to the chain of one workspace in one tenure. Its sequencer
 // goroutine (run) owns the end of the chain and has one publish in flight.
@@ -29,16 +32,29 @@ type journal struct {
 
 	running   func() []mesh.ExecID // execs that have no final frame, for marks
 	sinceMark int                  // ops since the record that Open names; owned by the sequencer
+	carried   *appended            // it did not fit into the last record; owned by the sequencer
 
 	end  objstore.StoredRecord // last record of the chain; owned by the sequencer
 	last atomic.Uint64         // its sequence, for info
 }
 
-// appended is one op on its way into the chain.
+// appended is what goes into one record of the chain, maybe beside others.
 type appended struct {
-	op   objstore.Op
-	id   string // idempotency key of the request behind it
-	done chan error
+	ops    []objstore.Op
+	answer *objstore.Answer // of the request behind it; nil for none
+	done   chan error
+	seq    uint64 // of the record; set before done
+}
+
+func (a *appended) size() int {
+	n := 0
+	for i := range a.ops {
+		n += a.ops[i].Size()
+	}
+	if a.answer != nil {
+		n += len(a.answer.ID) + len(a.answer.Body) + 64
+	}
+	return n
 }
 
 // lastRecord reads the last record of a journal at the leader; nil if the
@@ -74,27 +90,31 @@ func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.S
 	return j, nil
 }
 
-// append adds an op to the chain and returns when it is stored. CodeStale: the
-// tenure is over and the op was not stored. CodeLost: unknown. CodeQuota: the
-// journal is full and the op was not stored.
-func (j *journal) append(ctx context.Context, op objstore.Op, id string) error {
-	a := &appended{op: op, id: id, done: make(chan error, 1)}
+// append adds ops to the chain, in one record, and returns its sequence when it is
+// stored. CodeStale: the tenure is over and nothing was stored. CodeLost: unknown.
+// CodeQuota: the journal is full and nothing was stored. CodeTooLarge: over
+// maxRecord.
+func (j *journal) append(ctx context.Context, ops []objstore.Op, answer *objstore.Answer) (uint64, error) {
+	a := &appended{ops: ops, answer: answer, done: make(chan error, 1)}
+	if n := a.size(); n > maxRecord {
+		return 0, mesh.Errorf(mesh.CodeTooLarge, "a change of %d bytes is larger than a record of the journal", n)
+	}
 	select {
 	case j.queue <- a:
 	case <-j.closed:
-		return j.err
+		return 0, j.err
 	case <-ctx.Done():
-		return ctx.Err() // it never reached the sequencer
+		return 0, ctx.Err() // it never reached the sequencer
 	}
 	select {
 	case err := <-a.done:
-		return err
+		return a.seq, err
 	case <-j.closed:
 		select { // the sequencer may have answered as its last act
 		case err := <-a.done:
-			return err
+			return a.seq, err
 		default:
-			return j.err
+			return 0, j.err
 		}
 	}
 }
@@ -107,31 +127,21 @@ func (j *journal) run(ctx context.Context) (err error) {
 		close(j.closed)
 	}()
 	for {
-		var batch []*appended
-		select {
-		case <-ctx.Done():
+		batch := j.gather(ctx)
+		if len(batch) == 0 {
 			return nil
-		case a := <-j.queue:
-			batch = append(batch, a)
-		}
-		for more := true; more && len(batch) < maxBatch; {
-			select {
-			case a := <-j.queue:
-				batch = append(batch, a)
-			default:
-				more = false
-			}
 		}
 		var ops []objstore.Op
-		var ids []string
+		var answers []objstore.Answer
 		for _, a := range batch {
-			ops = append(ops, a.op)
-			if a.id != "" {
-				ids = append(ids, a.id)
+			ops = append(ops, a.ops...)
+			if a.answer != nil {
+				answers = append(answers, *a.answer)
 			}
 		}
-		err := j.store(ctx, ops, ids)
+		err := j.store(ctx, ops, answers)
 		for _, a := range batch {
+			a.seq = j.end.Sequence
 			a.done <- err
 		}
 		if err == nil {
@@ -141,6 +151,34 @@ func (j *journal) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+}
+
+// gather waits for something to store and takes as much as fits into one record;
+// nothing once ctx has ended.
+func (j *journal) gather(ctx context.Context) (batch []*appended) {
+	first := j.carried
+	j.carried = nil
+	if first == nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case first = <-j.queue:
+		}
+	}
+	batch = append(batch, first)
+	for size := first.size(); len(batch) < maxBatch; {
+		select {
+		case a := <-j.queue:
+			if size += a.size(); size > maxRecord {
+				j.carried = a
+				return batch
+			}
+			batch = append(batch, a)
+		default:
+			return batch
+		}
+	}
+	return batch
 }
 
 // markEvery bounds what the next opener has to read: after so many ops a record
@@ -162,10 +200,11 @@ func (j *journal) mark(ctx context.Context, ops int) error {
 // store publishes one record until its fate is known and moves the end of the
 // chain. Errors: CodeStale (a higher epoch follows: not stored), CodeQuota (not
 // stored), CodeLost (unknown).
-func (j *journal) store(ctx context.Context, ops []objstore.Op, ids []string) error {
+func (j *journal) store(ctx context.Context, ops []objstore.Op, answers []objstore.Answer) error {
 	r := objstore.Record{
 		Epoch: j.epoch, Number: j.end.Number + 1, Prev: j.end.Sequence, Root: j.end.Hash,
-		Open: j.end.Open, ID: mesh.NewID(), IDs: ids, Time: time.Now().UTC(), Ops: ops,
+		Open: j.end.Open, Checkpoint: j.end.LastCheckpoint(), ID: mesh.NewID(), Time: time.Now().UTC(),
+		Ops: ops, Answers: answers,
 	}
 	if r.Has(objstore.KindOpen) || r.Has(objstore.KindMark) {
 		r.Open = 0

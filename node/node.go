@@ -20,6 +20,7 @@ import (
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
+	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/router"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -268,7 +269,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 	defer n.mu.Unlock()
 	return kv.NodeRecord{
 		Node: n.cfg.Name, Incarnation: n.incarnation, Version: n.cfg.Version,
-		Wire: [2]int{1, 1}, Format: [2]int{1, 1}, Started: n.started, Renewed: time.Now().UTC(),
+		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
 		Workspaces: len(n.workspaces), Draining: draining, Isolation: level,
 	}

@@ -332,7 +332,7 @@ func (n *Node) removeWorkspace(ctx context.Context, p mesh.NodePingRequest) erro
 		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, p.Workspace)
 	}
 	w.quiesce(errRemoved(w.name)) // no command may write while the tree goes
-	if err := w.journal.append(ctx, objstore.Op{Kind: objstore.KindDeleted, Workspace: w.record.ID}, ""); err != nil {
+	if _, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindDeleted, Workspace: w.record.ID}}, nil); err != nil {
 		w.stop(mesh.AsError(err))
 		return err
 	}

@@ -27,6 +27,7 @@ type decoder struct {
 	what string // for the error's text
 	rest []byte
 	err  error
+	bare bool // a directory may stand without its content
 }
 
 func newDecoder(what string, b []byte, format byte) *decoder {

@@ -48,7 +48,7 @@ const (
 
 // Answer is what the request with an idempotency key was told.
 type Answer struct {
-	ID   string // Mesh-Id
+	ID   string // Mesh-Id, and behind a colon what else tells requests apart
 	Time time.Time
 	Code mesh.Code // "" for success
 	Body string    // bytes that the owner wrote and reads
@@ -75,8 +75,7 @@ func (c *Commit) Encode() []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(c.Answers)))
 	for _, a := range c.Answers {
-		b = appendTime(appendBytes(b, a.ID), a.Time)
-		b = appendBytes(appendBytes(b, a.Code), a.Body)
+		b = appendAnswer(b, a)
 	}
 	return b
 }
@@ -107,9 +106,7 @@ func DecodeCommit(b []byte) (*Commit, error) {
 		c.Unfinished = append(c.Unfinished, id)
 	}
 	for i, n := 0, d.count(5); i < n && d.err == nil; i++ {
-		c.Answers = append(c.Answers, Answer{
-			ID: d.string(mesh.MaxNameBytes), Time: d.time(), Code: mesh.Code(d.string(mesh.MaxNameBytes)), Body: d.string(MaxAnswer),
-		})
+		c.Answers = append(c.Answers, d.answer())
 	}
 	if err := d.end(); err != nil {
 		return nil, err

@@ -57,10 +57,17 @@
 // hash of the predecessor's bytes. A reader that walks the chain notices a
 // missing, foreign or altered record; a writer that is no longer the owner is
 // refused by the stream, because the owner after it has published a record
-// first.
+// first. Chain reads it and checks that.
+//
+// Ops of files set state: what a path is now, that it is gone, or what it is
+// called now. Applied once more they change nothing. The content of a small file
+// travels in its op; that of a larger one is in packs, which are stored before the
+// record. A record also carries what the requests behind it were answered, so that
+// the next owner answers repeats; a commit carries the answers of the last minutes.
 //
 // # Stored formats
 //
 // Records, trees, commits, packs and their indexes begin with a format byte. Their
-// encodings, but for records, have one spelling for one content.
+// encodings, but for records, have one spelling for one content. Records of the
+// format before are still read.
 package objstore

@@ -238,7 +238,7 @@ func (d *decoder) chunks(e *Entry, want int64) {
 		sum += c.Size
 		e.Content = append(e.Content, c)
 	}
-	if d.err == nil && (want >= 0 && sum != want || want < 0 && sum == 0) {
+	if d.err == nil && (want >= 0 && sum != want || want < 0 && sum == 0 && !d.bare) {
 		d.fail("the content of %.60q has %d bytes and not its size", e.Name, sum)
 	}
 }
