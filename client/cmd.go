@@ -17,7 +17,8 @@ const MaxCollected = 64 << 20
 
 // Cmd is a command to run in a workspace. It mirrors os/exec: fill the fields,
 // then Run, Output, CombinedOutput, or Start and Wait, once. When the context
-// ends, the command and everything it started is killed.
+// ends, everything that the command started is asked to end, with SIGTERM, and
+// killed if that takes it longer than two seconds; Signal with KILL kills at once.
 type Cmd struct {
 	Args       []string      // program and arguments
 	Dir        string        // working directory, relative to the scope; default its root
@@ -167,7 +168,7 @@ func (c *Cmd) start() error {
 	if _, err := c.workspace.request(c.ctx, call{verb: mesh.VerbExec, args: req, content: stdin, create: true}, &reply); err != nil {
 		f.close()
 		if c.ctx.Err() != nil { // it may have been claimed: do not leave it running
-			c.kill(id)
+			c.cancel(id)
 		}
 		return err
 	}
@@ -196,7 +197,7 @@ func (c *Cmd) Wait() error {
 	defer c.follower.close()
 	final, err := c.follower.follow(c.ctx, c.deliver)
 	if err != nil && (c.ctx.Err() != nil || c.broken != nil) {
-		c.kill(mesh.ExecID(c.ID))
+		c.cancel(mesh.ExecID(c.ID))
 	}
 	if err != nil && c.ctx.Err() != nil {
 		return mesh.AsError(context.Cause(c.ctx))
@@ -232,11 +233,11 @@ func (c *Cmd) deliver(chunk mesh.Chunk) error {
 	return err
 }
 
-// kill ends the command after its context did, or when nobody takes its output.
-func (c *Cmd) kill(id mesh.ExecID) {
+// cancel ends the command after its context did, or when nobody takes its output.
+func (c *Cmd) cancel(id mesh.ExecID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 3*time.Second)
 	defer cancel()
-	c.workspace.signal(ctx, id, "KILL") //nolint:errcheck // it may be over, or out of reach
+	c.workspace.signal(ctx, id, mesh.SignalCancel) //nolint:errcheck // it may be over, or out of reach
 }
 
 // Signal sends a signal by name: HUP INT KILL QUIT TERM. KILL ends everything

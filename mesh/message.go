@@ -76,7 +76,13 @@ type ExecReply struct {
 	Attached bool `json:"attached"` // the id had been claimed before; nothing was started
 }
 
-// SignalRequest sends a signal, by name (TERM, KILL, INT, …), to an exec.
+// SignalCancel in a SignalRequest is no signal: it ends the exec, with SIGTERM to
+// every process and, after a short grace, SIGKILL to those that are left. Like
+// KILL it keeps an exec from starting that has not started yet.
+const SignalCancel = "CANCEL"
+
+// SignalRequest sends a signal, by name, to an exec: HUP INT QUIT TERM to its
+// process group, KILL to every process, at once, or SignalCancel.
 type SignalRequest struct {
 	ID     ExecID `json:"id"`
 	Signal string `json:"signal"`

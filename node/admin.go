@@ -83,6 +83,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
 		"sandbox.DefaultFiles":         sandbox.DefaultFiles,
+		"sandbox.DefaultGrace_ms":      sandbox.DefaultGrace.Milliseconds(),
 		"sandbox.DefaultGrepBytes":     sandbox.DefaultGrepBytes,
 		"sandbox.DefaultMaxStages":     sandbox.DefaultMaxStages,
 		"sandbox.DefaultMemoryBytes":   sandbox.DefaultMemoryBytes,

@@ -364,7 +364,7 @@ func (w *workspace) signal(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	w.execMu.Lock()
 	x := w.execs[a.ID]
 	w.execMu.Unlock()
-	if x == nil && a.Signal == "KILL" {
+	if x == nil && (a.Signal == "KILL" || a.Signal == mesh.SignalCancel) {
 		return nil, w.cancelUnclaimed(ctx, a.ID, req.Scope)
 	}
 	if x == nil || !mesh.Inside(req.Scope, x.command.scope) {

@@ -43,25 +43,32 @@ func newRun(w *workspace, c *command) *run {
 	return x
 }
 
-// abort ends the command with a verdict of the mesh.
+// abort ends the command with a verdict of the mesh: at once, unless it is only
+// that the node stops.
 func (x *run) abort(verdict *mesh.Error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.verdict == nil {
 		x.verdict = verdict
 	}
-	if x.process != nil {
-		x.process.Kill()
+	if x.process == nil {
+		return
 	}
+	if verdict.Code == mesh.CodeCanceled {
+		x.process.Stop(sandbox.DefaultGrace)
+		return
+	}
+	x.process.Kill()
 }
 
-// kill ends the command because it hit a limit.
-func (x *run) kill(limit string) {
+// end ends the command because it hit a limit, after a grace in which it may end
+// by itself.
+func (x *run) end(limit string, grace time.Duration) {
 	x.limit.CompareAndSwap(nil, &limit)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.process != nil {
-		x.process.Kill()
+		x.process.Stop(grace)
 	}
 }
 
@@ -72,12 +79,13 @@ var signals = map[string]syscall.Signal{
 
 func (x *run) signal(name string) error {
 	sig, ok := signals[name]
-	if !ok {
-		return mesh.Errorf(mesh.CodeInvalid, "signal %.20q is not one of HUP INT KILL QUIT TERM", name)
+	cancel := name == mesh.SignalCancel
+	if !ok && !cancel {
+		return mesh.Errorf(mesh.CodeInvalid, "signal %.20q is not one of CANCEL HUP INT KILL QUIT TERM", name)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.process == nil && sig == syscall.SIGKILL && !x.ended {
+	if x.process == nil && (cancel || sig == syscall.SIGKILL) && !x.ended {
 		if x.verdict == nil {
 			x.verdict = errCanceled
 		}
@@ -86,7 +94,11 @@ func (x *run) signal(name string) error {
 	if x.process == nil {
 		return mesh.Errorf(mesh.CodeBusy, "exec %s is not running yet, or no more; try again", x.command.ID)
 	}
-	if sig == syscall.SIGKILL {
+	switch {
+	case cancel:
+		x.process.Stop(sandbox.DefaultGrace)
+		return nil
+	case sig == syscall.SIGKILL:
 		x.process.Kill() // the whole tree, as the end of an exec is
 		return nil
 	}
@@ -246,7 +258,7 @@ func (x *run) execute() (sandbox.Result, error) {
 	output.Go(func() { x.pump(h.stdout, mesh.Stdout, &total) })
 	output.Go(func() { x.pump(h.stderr, mesh.Stderr, &total) })
 	if x.command.TimeoutMS > 0 {
-		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.kill("timeout") })
+		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.end("timeout", sandbox.DefaultGrace) })
 		defer timer.Stop()
 	}
 	result := process.Wait()
@@ -308,7 +320,7 @@ func (x *run) pump(r io.Reader, stream byte, total *atomic.Int64) {
 			keep := n
 			sum := total.Add(int64(n))
 			if bound := x.command.MaxOutput; bound > 0 && sum > bound {
-				x.kill("output")
+				x.end("output", 0)
 				keep = int(max(0, int64(n)-(sum-bound)))
 			}
 			x.log.write(stream, buf[:keep], n-keep)

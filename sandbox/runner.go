@@ -49,6 +49,10 @@ const (
 	MaxArgsBytes = 1 << 20
 )
 
+// DefaultGrace is how long the processes of a command that is ended may take to
+// end by themselves: enough to write a file, little for who waits.
+const DefaultGrace = 2 * time.Second
+
 // Bounds of the sandboxes that are kept.
 const (
 	// DefaultWarm is how many a node keeps: an idle one takes 2 MiB of memory.

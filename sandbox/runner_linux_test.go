@@ -29,6 +29,7 @@ func TestConformance(t *testing.T) {
 			t.Run("descriptors", func(t *testing.T) { testDescriptors(t, b) })
 			t.Run("tree ends", func(t *testing.T) { testTreeEnds(t, b) })
 			t.Run("close while starting", func(t *testing.T) { testClosing(t, b) })
+			t.Run("stops", func(t *testing.T) { testStops(t, b) })
 			t.Run("signals", func(t *testing.T) { testSignals(t, b) })
 			t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
 			t.Run("refusals", func(t *testing.T) { testRefusals(t, b) })

@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"syscall"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -63,6 +64,9 @@ func (p *Process) Wait() Result {
 
 // Kill does nothing.
 func (p *Process) Kill() {}
+
+// Stop does nothing.
+func (p *Process) Stop(time.Duration) {}
 
 // Signal returns CodeUnsupported.
 func (p *Process) Signal(syscall.Signal) error {

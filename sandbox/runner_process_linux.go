@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +21,16 @@ type Process struct {
 	tree   tree
 	done   chan struct{}
 	result Result // once done is closed
+
+	stopping atomic.Bool // by Stop
 }
 
 // tree is the processes of one command, as its way of starting reaches them.
 type tree interface {
 	// kill signals all of them and does not wait.
 	kill()
+	// terminate asks all of them to end and does not wait.
+	terminate()
 	// signal reaches the command's process group. CodeNotFound: it has ended.
 	signal(sig syscall.Signal) error
 }
@@ -113,6 +118,34 @@ func (p *cold) kill() {
 	_ = p.child.Kill()
 }
 
+// terminate spares bubblewrap's monitor and init, with which the rest would end.
+func (p *cold) terminate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || p.killed || p.leaderFD < 0 {
+		return
+	}
+	var spared []int
+	if p.leader != p.child.Pid {
+		spared = []int{p.child.Pid, p.leader}
+	}
+	if p.group.terminate(spared...) == 0 {
+		terminateAll(family(p.leader), spared...)
+	}
+}
+
+// others reports whether processes of the command outlive its first one.
+func (p *cold) others() bool {
+	if p.leader != p.child.Pid {
+		return false // they have ended with bubblewrap
+	}
+	if p.group.kind == limitsRlimit {
+		return len(family(p.leader)) > 0
+	}
+	pids, err := members(p.group.where(), 0)
+	return err == nil && len(pids) > 0
+}
+
 func (p *cold) wasKilled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -156,6 +189,7 @@ func (p *cold) watch() {
 			break
 		}
 	}
+	p.linger(p.wasKilled, p.others)
 	p.mu.Lock()
 	p.ended = true
 	killed := p.killed

@@ -362,6 +362,7 @@ func TestWarmUnified(t *testing.T) {
 	b := (&bench{runner: r, dir: t.TempDir()}).owned(t)
 	require.False(t, b.sameSandbox(t))
 	t.Run("tree ends", func(t *testing.T) { testTreeEnds(t, b) })
+	t.Run("stops", func(t *testing.T) { testStops(t, b) })
 	t.Run("signals", func(t *testing.T) { testSignals(t, b) })
 	t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
 	t.Run("holding", func(t *testing.T) { testHolding(t, b) })

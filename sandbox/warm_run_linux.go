@@ -206,6 +206,29 @@ func (c *warmRun) kill() {
 	c.group.killNow()
 }
 
+// terminate leaves it to process 1 where the command is not forked yet, or where
+// no cgroup tells its processes.
+func (c *warmRun) terminate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.killed || c.group.terminate() > 0 {
+		return
+	}
+	if err := c.box.send(&inside.Request{Kind: inside.KindStop, ID: c.id}, nil); err != nil {
+		c.box.fail(err)
+	}
+}
+
+// others reports whether processes of the command outlive its first one.
+func (c *warmRun) others() bool {
+	dir := c.group.where()
+	if dir == "" {
+		return false // process 1 has waited for them
+	}
+	pids, err := members(dir, c.group.spare)
+	return err == nil && len(pids) > 0
+}
+
 func (c *warmRun) signal(sig syscall.Signal) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -235,6 +258,7 @@ func (c *warmRun) wasKilled() bool {
 // makes the result.
 func (c *warmRun) watch() {
 	reply := c.awaitEnd()
+	c.linger(c.wasKilled, c.others)
 	c.mu.Lock()
 	c.ended = true
 	c.mu.Unlock()

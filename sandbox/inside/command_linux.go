@@ -40,11 +40,13 @@ type agent struct {
 	forked  *sync.Cond
 	running map[int]running          // by process number
 	coming  map[uint64][]unix.Signal // by id, before the fork: what it will be sent after it
+	rest    *Reply                   // about a command whose other processes have time to end; then it is sent
 }
 
 type running struct {
-	id    uint64
-	alone bool
+	id      uint64
+	alone   bool
+	stopped bool // asked to end: its other processes may outlive the first one
 }
 
 func newAgent(conn int) (*agent, error) {
@@ -231,6 +233,32 @@ func (a *agent) signal(id uint64, sig unix.Signal) {
 			_ = unix.Kill(-pid, sig)
 		}
 	}
+	if a.rest != nil && a.rest.ID == id && sig == unix.SIGKILL {
+		_ = unix.Kill(-1, sig)
+	}
+}
+
+// stop asks a command's processes to end: all of the sandbox where it is alone in
+// it, else those of its group.
+func (a *agent) stop(id uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if early, ok := a.coming[id]; ok {
+		a.coming[id] = append(early, unix.SIGTERM)
+		return
+	}
+	for pid, r := range a.running {
+		if r.id != id {
+			continue
+		}
+		to := -pid
+		if r.alone {
+			to, r.stopped = -1, true
+			a.running[pid] = r
+		}
+		_ = unix.Kill(to, unix.SIGTERM)
+		_ = unix.Kill(to, unix.SIGCONT)
+	}
 }
 
 // reap waits for every process that ends here: the commands, and what they left
@@ -244,6 +272,10 @@ func (a *agent) reap() {
 			continue
 		case err != nil: // no process at all
 			a.mu.Lock()
+			if a.rest != nil {
+				a.send(a.rest)
+				a.rest = nil
+			}
 			for len(a.running) == 0 {
 				a.forked.Wait()
 			}
@@ -268,13 +300,18 @@ func (a *agent) reapOne() {
 		return
 	}
 	delete(a.running, pid)
-	if r.alone {
-		endOthers()
-	}
-	a.send(&Reply{
+	reply := &Reply{
 		Kind: KindEnded, ID: r.id, Status: uint32(status),
 		User: time.Duration(usage.Utime.Nano()), System: time.Duration(usage.Stime.Nano()), MaxRSS: usage.Maxrss << 10,
-	})
+	}
+	switch {
+	case r.stopped:
+		a.rest = reply
+		return
+	case r.alone:
+		endOthers()
+	}
+	a.send(reply)
 }
 
 // endOthers returns when this process is the only one of the sandbox.

@@ -61,6 +61,10 @@ func Main() {
 		a.addThread()
 	}
 	for send := range a.signals {
+		if send.Kind == KindStop {
+			a.stop(send.ID)
+			continue
+		}
 		a.signal(send.ID, unix.Signal(send.Signal))
 	}
 }
@@ -153,7 +157,7 @@ func (a *agent) serve() {
 				a.addThread()
 			}
 			return
-		case KindSignal:
+		case KindSignal, KindStop:
 			// From a thread that no Landlock domain keeps from signalling.
 			a.signals <- req
 		}

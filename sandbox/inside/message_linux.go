@@ -20,6 +20,7 @@ const MaxReply = 256
 const (
 	KindRun    = "run"    // start a command; descriptors: its 0 to 2, the gate, then cgroup files to enter
 	KindSignal = "signal" // to a command's process group
+	KindStop   = "stop"   // SIGTERM to all processes of a command that are known here to be its own
 	KindFeed   = "feed"   // the node is alive
 	KindLarge  = "large"  // the request is in the memory file that is the first descriptor
 )
@@ -99,7 +100,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 	}
 	rest := words[2:]
 	switch r.Kind {
-	case KindFeed, KindLarge:
+	case KindFeed, KindLarge, KindStop:
 	case KindSignal:
 		if len(rest) != 1 {
 			return nil, errMessage

@@ -13,6 +13,7 @@ func TestRequests(t *testing.T) {
 		"feed":     {Kind: KindFeed},
 		"large":    {Kind: KindLarge},
 		"signal":   {Kind: KindSignal, ID: 3, Signal: 15},
+		"stop":     {Kind: KindStop, ID: 3},
 		"run":      {Kind: KindRun, ID: 1 << 60, Dir: "/workspace/a b", Argv: []string{"true"}, Env: []string{}},
 		"all":      {Kind: KindRun, ID: 2, Alone: true, Whole: true, Dir: "/", Argv: []string{"", "-n", "\n"}, Env: []string{"A=", "=x", ""}},
 		"no words": {Kind: KindRun, Dir: "", Argv: []string{""}, Env: []string{}},
