@@ -65,7 +65,8 @@
 // A Cmd mirrors os/exec. Its output is a log in the mesh: a client that loses its
 // connection goes on where it was. A command that is given an ID starts at most
 // once, however often it is asked for. When the context of a Cmd ends, or a writer
-// of its output fails, the command is killed.
+// of its output fails, every process of the command is asked to end, with SIGTERM,
+// and killed after two seconds. Cmd.Signal with KILL does not wait.
 //
 // # Memory
 //

@@ -77,7 +77,7 @@
 //	upload                    unpack a staged tar stream below a path
 //	download                  numbered parts of a directory's tar stream
 //	exec                      claim an id and start its command
-//	signal                    to a running command
+//	signal                    to a running command; CANCEL ends it: SIGTERM, a grace, SIGKILL
 //	info
 //
 // Content larger than a message moves in parts, several of them in flight: ranged

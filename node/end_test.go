@@ -3,7 +3,6 @@ package node_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -95,13 +95,11 @@ func (s *signalled) Write(p []byte) (int, error) {
 
 // A command that takes no notice of the end of its time is killed.
 func TestGraceEnds(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
-		nodetest.Commands(t)
-		cmd := m.Client.Workspace("repo").Command(t.Context(), "sh", "-c", "trap '' TERM; (setsid sleep 1234 &); while :; do sleep 0.01; done")
-		cmd.Timeout = 50 * time.Millisecond
-		var exit *client.ExitError
-		err := cmd.Run()
-		require.True(t, errors.As(err, &exit), "%v", err)
-		require.Equal(t, 124, exit.Code)
-	})
+	nodetest.Commands(t)
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	cmd := m.Client.Workspace("repo").Command(t.Context(), "sh", "-c", "trap '' TERM; (setsid sleep 1234 &); while :; do sleep 0.01; done")
+	cmd.Timeout = 50 * time.Millisecond
+	var exit *client.ExitError
+	require.ErrorAs(t, cmd.Run(), &exit)
+	require.Equal(t, 124, exit.Code)
 }

@@ -15,6 +15,9 @@
 // process it started (for drivers software and none this needs a cgroup, hence
 // root: without one a process that left the command's POSIX session survives).
 //
+// A command is ended by [Process.Stop]: SIGTERM to every process of it, time to
+// clean up, SIGKILL. What is left of one that ended by itself is killed at once.
+//
 // What bwrap adds, as root: user and group of the tenant on the host before
 // bubblewrap is even started, an own instance of every namespace, no
 // capabilities, no further user namespaces, a system-call allow-list, a
