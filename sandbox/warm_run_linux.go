@@ -324,12 +324,12 @@ func (c *warmRun) abandon(sent bool) {
 // release ends the account of the command; the result stands.
 func (c *warmRun) release(err error) {
 	runner := c.box.warm.runner
+	c.box.warm.give(c.box)
+	close(c.done)
+	// Nobody needs to wait for what becomes of the empty cgroups; Close does.
 	if c.group != nil && err == nil && c.box.giveGroup(c.group) {
 		c.group = nil
 	}
-	c.box.warm.give(c.box)
-	close(c.done)
-	// Nobody needs to wait for the empty cgroups to go; Close does.
 	if c.group != nil {
 		err = errors.Join(err, c.group.remove())
 	}
