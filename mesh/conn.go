@@ -10,7 +10,8 @@ import (
 // that permissions can tell inboxes apart; quick and endless reconnects; pings
 // that find a frozen peer within ten seconds; and no buffer for messages written
 // while disconnected, since a request replayed after its caller gave up would be
-// a surprise. Two identical authorization errors end the connection (nats.go's
+// a surprise. What goes wrong besides shows in calls that fail; the library would
+// write it to the standard error of whose program this is. Two identical authorization errors end the connection (nats.go's
 // rule), so a revoked token does not knock for ever.
 func ConnOptions(name, inbox string) []nats.Option {
 	return []nats.Option{
@@ -24,6 +25,7 @@ func ConnOptions(name, inbox string) []nats.Option {
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(5 * time.Second),
 		nats.DrainTimeout(10 * time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
 }
 
