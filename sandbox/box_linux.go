@@ -53,7 +53,8 @@ type box struct {
 	mu       sync.Mutex
 	process  *cold // bubblewrap; nil until it is up
 	conn     *net.UnixConn
-	scratch  []int // its /tmp and /dev/shm
+	outlet   *outlet // its way out, nil without one
+	scratch  []int   // its /tmp and /dev/shm
 	commands map[uint64]*warmRun
 	next     uint64
 	groups   []*group // of ended commands, for the next ones
@@ -107,7 +108,7 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	}
 	defer note.Close()
 	run := *spec
-	run.agent, run.Stdin, run.Stdout, run.Stderr = b.warm.agent, theirs, nil, write
+	run.agent, run.Stdin, run.Stdout, run.Stderr = b.warm.runner.agent, theirs, nil, write
 	run.Dir, run.MemoryBytes, run.Pids = spec.Mount, agentMemory, agentPids
 	process, said, err := b.warm.runner.holdCold(ctx, &run)
 	_ = write.Close()
@@ -121,7 +122,7 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 		return err
 	}
 	_ = theirs.Close()
-	if err := b.greet(ctx); err != nil {
+	if err := b.greet(ctx, spec.Egress); err != nil {
 		_ = note.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		text, _ := io.ReadAll(io.LimitReader(note, 1024))
 		return fmt.Errorf("process 1 did not come up: %w %s", err, strings.TrimSpace(string(text)))
@@ -129,13 +130,14 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	return nil
 }
 
-// greet waits for the first message, before which no command can have run.
-func (b *box) greet(ctx context.Context) error {
+// greet waits for the first message, before which no command can have run: until
+// then what is inside can be believed.
+func (b *box) greet(ctx context.Context, egress Egress) error {
 	deadline, _ := ctx.Deadline()
 	if err := b.conn.SetReadDeadline(deadline); err != nil {
 		return err
 	}
-	buf, oob := make([]byte, inside.MaxReply), make([]byte, unix.CmsgSpace(4*2))
+	buf, oob := make([]byte, inside.MaxReply), make([]byte, unix.CmsgSpace(4*3))
 	n, oobn, flags, _, err := b.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		return err
@@ -158,7 +160,25 @@ func (b *box) greet(ctx context.Context) error {
 		return fmt.Errorf("it said %q", buf[:n])
 	}
 	b.landlock = reply.Landlock
+	if egress != nil {
+		if err := b.openOutlet(egress); err != nil {
+			return err
+		}
+	}
 	return b.conn.SetReadDeadline(time.Time{})
+}
+
+// openOutlet serves the listener that came last.
+func (b *box) openOutlet(egress Egress) (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.scratch) != 3 {
+		return errors.New("it has no listener")
+	}
+	fd := b.scratch[2]
+	b.scratch = b.scratch[:2]
+	b.outlet, err = openOutlet(egress, fd)
+	return err
 }
 
 // read takes what process 1 says until the sandbox ends, and cleans up after it.
@@ -181,6 +201,7 @@ func (b *box) read() {
 	}
 	b.process.Wait()
 	close(b.gone)
+	b.outlet.close()
 	_ = b.conn.Close()
 	b.mu.Lock()
 	for _, fd := range b.scratch {

@@ -152,15 +152,24 @@ func (b *bwrap) compose(spec *Spec, in *setting) (*prepared, error) {
 		at = "/proc/self/fd/" + strconv.Itoa(len(files))
 		files = append(files, spec.Root)
 	}
-	run := *spec
-	if spec.agent != nil {
+	run, ours := *spec, ""
+	if spec.agent != nil || spec.listens() {
 		for len(files) < fdAgent {
 			files = append(files, nil)
 		}
-		run.Argv, run.Env = []string{"/proc/self/fd/" + strconv.Itoa(len(files)), inside.Arg}, nil
-		files = append(files, spec.agent)
+		ours = "/proc/self/fd/" + strconv.Itoa(len(files))
+		files = append(files, in.agent)
+	}
+	if spec.agent != nil {
+		run.Argv, run.Env = []string{ours, inside.Arg}, nil
+		if spec.Egress != nil {
+			run.Argv = append(run.Argv, inside.ArgEgress)
+		}
 	}
 	gated, env := gateArgv(&run, in.limits+gateScript)
+	if spec.listens() {
+		gated = append([]string{ours, inside.ArgListen}, gated...)
+	}
 	args, err := b.arguments(spec, env, at, extra)
 	if err != nil {
 		p.discard()

@@ -2,8 +2,11 @@ package sandbox
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"time"
+
+	"github.com/wsmesh/wsmesh/sandbox/inside"
 )
 
 // Isolation values of Config.
@@ -104,6 +107,8 @@ type Level struct {
 	// Warm: commands of one directory share a sandbox that is kept, in which
 	// /tmp and /dev/shm outlive a command; their processes do not.
 	Warm bool `json:"warm"`
+	// Net: a command has no network but what Spec.Net and Spec.Egress say.
+	Net bool `json:"net"`
 	// Landlock is the version of the second layer below the mounts of a warm
 	// sandbox, 0 for none; from version 6 on, commands that share a sandbox
 	// cannot signal each other.
@@ -139,6 +144,8 @@ type Spec struct {
 	// Net is none or full; "" is none. Drivers software and none always have
 	// the host's network.
 	Net string
+	// Egress, if not nil, is the one way out of network none. Only driver bwrap has it.
+	Egress Egress
 	// MemoryBytes bounds the memory of all processes of the command together
 	// (of each of them where Level.Limits is rlimit); 0 is DefaultMemoryBytes.
 	MemoryBytes int64
@@ -146,6 +153,20 @@ type Spec struct {
 	Pids int
 
 	agent *os.File // run this program as process 1 of a warm sandbox, and not Argv
+}
+
+// EgressAddr is where commands find the way out, in their own network. The variables
+// that programs look for name it as their proxy, unless Spec.Env has others.
+const EgressAddr = inside.EgressAddr
+
+// Egress answers what commands send to EgressAddr.
+type Egress interface {
+	// Key tells apart what must not share a sandbox: one Egress answers for all
+	// commands of a sandbox, that of the first of them.
+	Key() string
+	// Serve answers connections to l until l is closed, which is when the sandbox
+	// has ended. Then it ends all of them, and returns when nothing of it is left.
+	Serve(l net.Listener)
 }
 
 // Result is how a command ended. All of it but Limit and Err is under the

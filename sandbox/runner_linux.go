@@ -22,7 +22,8 @@ type Runner struct {
 	driver  driver // nil when commands are refused
 	limiter *limiter
 	spawner *spawner
-	warm    *warm // nil: every command starts cold
+	agent   *os.File // the program that is process 1 of a kept sandbox; nil: there is none
+	warm    *warm    // nil: every command starts cold
 	root    bool
 	mounts  bool
 
@@ -48,6 +49,7 @@ type setting struct {
 	files  []*os.File // descriptors 0 to 4
 	at     string     // where the spawner mounted the directory, or ""
 	limits string     // shell commands that set the limits per process
+	agent  *os.File   // makes the listener of a Spec with Egress
 }
 
 // prepared is what a driver composed.
@@ -130,7 +132,10 @@ func (r *Runner) choose(isolation string) error {
 			return err
 		}
 		r.driver = b
-		r.level.Driver, r.level.Uids, r.level.Seccomp = IsolationBwrap, r.root, true
+		r.level.Driver, r.level.Uids, r.level.Seccomp, r.level.Net = IsolationBwrap, r.root, true, true
+		if r.agent, err = agentProgram(); err != nil {
+			return err
+		}
 	}
 	spawner, err := newSpawner(spawnerConfig{
 		mounts:       r.level.Uids,
@@ -281,6 +286,9 @@ func (r *Runner) Close() error {
 func (r *Runner) stop() {
 	if r.spawner != nil {
 		r.spawner.close()
+	}
+	if r.agent != nil {
+		_ = r.agent.Close()
 	}
 }
 

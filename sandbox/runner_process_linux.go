@@ -71,7 +71,8 @@ type cold struct {
 	runner  *Runner
 	group   *group
 	mounted string // where the spawner mounted the directory, or ""
-	gate    *gate  // while the process is being started
+	outlet  *outlet // its way out, nil without one
+	gate    *gate   // while the process is being started
 	child   *os.Process
 
 	mu       sync.Mutex
@@ -276,6 +277,7 @@ func (p *cold) judge(state *os.ProcessState, killed bool) Result {
 // release gives back everything on the host that belonged to the command but its
 // cgroups, which have to be read first.
 func (p *cold) release() error {
+	p.outlet.close()
 	var all error
 	p.mu.Lock()
 	if p.leaderFD >= 0 {

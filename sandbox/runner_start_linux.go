@@ -66,7 +66,11 @@ func (r *Runner) holdCold(ctx context.Context, spec *Spec) (p *cold, said string
 			p = nil
 		}
 	}()
-	if p.group, err = r.limiter.open(spec.MemoryBytes, spec.Pids+r.driver.reserve()); err != nil {
+	pids := spec.Pids
+	if spec.listens() {
+		pids = max(pids, agentThreads) // before the command
+	}
+	if p.group, err = r.limiter.open(spec.MemoryBytes, pids+r.driver.reserve()); err != nil {
 		return p, "", err
 	}
 	if r.mounts {
@@ -147,7 +151,7 @@ func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	if err != nil {
 		return err
 	}
-	prep, err := r.driver.compose(spec, &setting{files: files, at: p.mounted, limits: limits})
+	prep, err := r.driver.compose(spec, &setting{files: files, at: p.mounted, limits: limits, agent: r.agent})
 	if err != nil {
 		return err
 	}
@@ -161,6 +165,15 @@ func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 	}
 	r.track(&p.Process)
 	gate.forked()
+	if spec.listens() {
+		fd, err := gate.listener(ctx)
+		if err != nil {
+			return err
+		}
+		if p.outlet, err = openOutlet(spec.Egress, fd); err != nil {
+			return err
+		}
+	}
 	if err := gate.wait(ctx); err != nil {
 		return err
 	}
@@ -224,6 +237,10 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: working directory %q is outside %s", spec.Dir, spec.Mount)
 	case spec.Net != "" && spec.Net != NetNone && spec.Net != NetFull:
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: network %q: want none or full", spec.Net)
+	case spec.Egress != nil && spec.Net == NetFull:
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: network full needs no way out")
+	case spec.Egress != nil && !r.level.Net:
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "exec: isolation %s cannot keep a command to some hosts", r.level.Driver)
 	case spec.MemoryBytes < 0 || spec.Pids < 0:
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: a limit is negative")
 	case r.level.Uids && (!tenantID(spec.UID) || !tenantID(spec.GID)):
@@ -236,16 +253,20 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 	if spec.Pids == 0 {
 		spec.Pids = DefaultPids
 	}
-	spec.Env = environment(spec.Mount, given.Env)
+	spec.Env = environment(&spec)
 	return &spec, checkWords(spec.Argv, spec.Env)
 }
 
 func tenantID(id int) bool { return id > 0 && id <= math.MaxInt32 }
 
-// environment is the defaults and extra, one entry per name: the last one wins,
-// and a bare name takes away what came before it.
-func environment(home string, extra []string) []string {
-	all := append([]string{"HOME=" + home, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}, extra...)
+// environment is the defaults and what is given, one entry per name: the last one
+// wins, and a bare name takes away what came before it.
+func environment(spec *Spec) []string {
+	all := []string{"HOME=" + spec.Mount, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}
+	if spec.Egress != nil {
+		all = append(all, egressEnv...)
+	}
+	all = append(all, spec.Env...)
 	at := make(map[string]int, len(all))
 	list := all[:0:0]
 	for _, kv := range all {

@@ -160,6 +160,35 @@ func (g *gate) wait(ctx context.Context) error {
 	return nil
 }
 
+// listener returns the listener that comes out before the shell is at the gate;
+// ctx bounds that.
+func (g *gate) listener(ctx context.Context) (fd int, err error) {
+	stop := context.AfterFunc(ctx, g.interrupt)
+	defer stop()
+	raw, err := g.conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	n, size, oob := 0, 0, make([]byte, unix.CmsgSpace(4))
+	var failure error
+	err = raw.Read(func(conn uintptr) bool {
+		n, size, _, _, failure = unix.Recvmsg(int(conn), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+		return !errors.Is(failure, unix.EAGAIN)
+	})
+	if err := errors.Join(err, failure); err != nil || n == 0 {
+		return -1, errors.Join(errors.New("the sandbox did not come up"), err, ctx.Err())
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:size])
+	if err != nil || len(messages) != 1 {
+		return -1, errors.Join(errors.New("no listener came out of the sandbox"), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.Join(errors.New("no listener came out of the sandbox"), err)
+	}
+	return fds[0], nil
+}
+
 // open lets the command begin.
 func (g *gate) open() error {
 	_, err := g.conn.Write([]byte("\n"))

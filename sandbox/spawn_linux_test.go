@@ -22,7 +22,7 @@ func TestGate(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proof := filepath.Join(t.TempDir(), "ran")
-			spec := &Spec{Argv: []string{"touch", proof}, Env: environment("/", nil)}
+			spec := &Spec{Argv: []string{"touch", proof}, Env: environment(&Spec{Mount: "/"})}
 			g, files, err := newGate(spec)
 			require.NoError(t, err)
 			defer g.close()

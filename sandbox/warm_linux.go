@@ -24,7 +24,6 @@ const (
 // again; a command for which there is none starts cold.
 type warm struct {
 	runner *Runner
-	agent  *os.File // the program that is process 1
 	null   *os.File // standard files that nobody gave
 	most   int
 	alone  bool // one command at a time in a sandbox: no cgroup tells their processes apart
@@ -43,6 +42,7 @@ type boxKey struct {
 	mount    string
 	uid, gid int
 	net      string
+	egress   string
 }
 
 func keyOf(spec *Spec) (boxKey, error) {
@@ -54,7 +54,11 @@ func keyOf(spec *Spec) (boxKey, error) {
 	if net == "" {
 		net = NetNone
 	}
-	return boxKey{dev: st.Dev, ino: st.Ino, mount: spec.Mount, uid: spec.UID, gid: spec.GID, net: net}, nil
+	key := boxKey{dev: st.Dev, ino: st.Ino, mount: spec.Mount, uid: spec.UID, gid: spec.GID, net: net}
+	if spec.Egress != nil {
+		key.egress = spec.Egress.Key()
+	}
+	return key, nil
 }
 
 // warmUp keeps sandboxes from now on, if a canary runs in one. Otherwise every
@@ -74,16 +78,12 @@ func (r *Runner) warmUp(ctx context.Context, most int) {
 }
 
 func (r *Runner) tryWarm(ctx context.Context, most int) error {
-	agent, err := agentProgram()
-	if err != nil {
-		return err
-	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return errors.Join(fmt.Errorf("open %s: %w", os.DevNull, err), agent.Close())
+		return fmt.Errorf("open %s: %w", os.DevNull, err)
 	}
 	w := &warm{
-		runner: r, agent: agent, null: null, most: most, alone: r.limiter.kind == limitsRlimit,
+		runner: r, null: null, most: most, alone: r.limiter.kind == limitsRlimit,
 		boxes: make(map[boxKey]*box), quit: make(chan struct{}),
 	}
 	w.close = sync.OnceFunc(w.end)
@@ -114,7 +114,6 @@ func (w *warm) end() {
 	}
 	w.mu.Unlock()
 	w.ended.Wait()
-	_ = w.agent.Close()
 	_ = w.null.Close()
 }
 

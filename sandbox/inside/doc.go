@@ -31,6 +31,13 @@
 // mounts of the sandbox; and it is what keeps commands of one sandbox from
 // signalling each other and from reading each other's memory and descriptors.
 //
+// # The way out
+//
+// Where commands find a way out at [EgressAddr], its listener is made here, because a socket
+// belongs to the network it was made in, and before any command; the node has its
+// descriptor and accepts. A command with a sandbox of its own comes after
+// another start of this program, which does that alone and becomes the command.
+//
 // This package is linked into a small program (sandbox/agent) and must stay
 // small: no net, no encoding/json, no fmt.
 package inside

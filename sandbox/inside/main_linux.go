@@ -12,8 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Arg is the only argument of the program.
-const Arg = "wsmesh-process-1"
+// Arguments of the program: the first says what it is.
+const (
+	// Arg makes it process 1 of a sandbox. ArgEgress after it makes it listen at
+	// EgressAddr, for which the node answers.
+	Arg       = "wsmesh-process-1"
+	ArgEgress = "egress"
+	// ArgListen makes it listen at EgressAddr, hand the listener out through
+	// descriptor 3, and become the program that the other arguments are.
+	ArgListen = "wsmesh-listen"
+)
 
 // DefaultStarve is how long the program lives without a word of the node: a
 // frozen node does not freeze its sandboxes, and its workspaces go to another
@@ -27,13 +35,18 @@ const maxFiles = 16
 // filesOfRun is the least that comes with KindRun.
 const filesOfRun = 4
 
-// Asked reports whether this process was started to be process 1 of a sandbox.
-func Asked() bool { return os.Getpid() == 1 && len(os.Args) == 2 && os.Args[1] == Arg }
+// Asked reports whether this process was started to be this program.
+func Asked() bool {
+	return len(os.Args) > 1 && os.Args[1] == Arg && os.Getpid() == 1 || len(os.Args) > 2 && os.Args[1] == ArgListen
+}
 
 // Main is the program; it is called from an init function, where the calling
-// thread is the main one. It ends when the node is gone, and with it, as process 1,
+// thread is the main one. As process 1 it ends when the node is gone, and with it
 // every process of the sandbox.
 func Main() {
+	if len(os.Args) > 2 && os.Args[1] == ArgListen {
+		listenAndBecome(os.Args[2:])
+	}
 	// A thread ends with the command it forked, but the main thread cannot: no
 	// command may be forked from there.
 	runtime.LockOSThread()
@@ -52,7 +65,7 @@ func Main() {
 	if err != nil {
 		die("set up", err)
 	}
-	if err := a.hello(); err != nil {
+	if err := a.hello(len(os.Args) > 2 && os.Args[2] == ArgEgress); err != nil {
 		die("greet the node", err)
 	}
 	go a.starve()
@@ -243,11 +256,19 @@ func closeAll(fds []int) {
 }
 
 // hello says that the program is ready, and hands out its scratch directories,
-// so that the node can see how full they are whatever it is told later.
-func (a *agent) hello() error {
+// so that the node can see how full they are whatever it is told later, and the
+// listener, if there is to be one.
+func (a *agent) hello(egress bool) error {
 	var fds []int
 	for _, dir := range []string{"/tmp", "/dev/shm"} {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+	}
+	if egress {
+		fd, err := listen()
 		if err != nil {
 			return err
 		}
