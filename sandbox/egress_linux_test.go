@@ -153,4 +153,3 @@ func TestEgressRefused(t *testing.T) {
 		})
 	}
 }
-

@@ -70,7 +70,7 @@ type cold struct {
 	Process
 	runner  *Runner
 	group   *group
-	mounted string // where the spawner mounted the directory, or ""
+	mounted string  // where the spawner mounted the directory, or ""
 	outlet  *outlet // its way out, nil without one
 	gate    *gate   // while the process is being started
 	child   *os.Process
