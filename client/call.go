@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -31,6 +32,7 @@ type call struct {
 	verb    string
 	args    any
 	content []byte
+	id      string  // of all tries; "": a fresh one
 	create  bool    // a workspace that does not exist is created
 	reads   bool    // changes nothing: an unanswered try leaves nothing unknown
 	long    bool    // takes as long as its content is large: waits longWait
@@ -73,7 +75,7 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 	}
 	ctx, cancel := bounded(ctx, wait)
 	defer cancel()
-	t := tries{id: mesh.NewID()}
+	t := tries{id: cmp.Or(k.id, mesh.NewID())}
 	for n := 0; ctx.Err() == nil; n++ {
 		if n > 0 && !pause(ctx, n) {
 			break

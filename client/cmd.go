@@ -23,7 +23,7 @@ type Cmd struct {
 	Args       []string      // program and arguments
 	Dir        string        // working directory, relative to the scope; default its root
 	Env        []string      // NAME=value, over the scope's and the sandbox's own; NAME alone takes one of those away
-	Stdin      io.Reader     // read to its end before the start, at most mesh.MaxMessage bytes
+	Stdin      io.Reader     // passed on as it is read; what it holds beyond the command's end is not read
 	Stdout     io.Writer     // nil drops it; a writer that fails ends the command
 	Stderr     io.Writer     // the same
 	ID         string        // a UUIDv7; default a fresh one. The same id never starts twice
@@ -39,7 +39,10 @@ type Cmd struct {
 	ctx       context.Context
 	workspace *Workspace
 	follower  *follower
-	err       error // of a command that cannot be
+	stdin     *stdinStream // of a Stdin that is streamed, or of pipe
+	pipe      *stdinPipe   // made by StdinPipe
+	fed       chan error   // how Stdin ended
+	err       error        // of a command that cannot be
 	waited    bool
 	broken    error // of Stdout or Stderr
 	final     *mesh.Final
@@ -142,13 +145,14 @@ func (c *Cmd) start() error {
 	if c.workspace.err != nil {
 		return c.workspace.err
 	}
-	stdin, err := c.readStdin()
+	stdin, open, err := c.inlineStdin()
 	if err != nil {
 		return err
 	}
 	req := mesh.ExecRequest{
 		ID: id, Dir: mesh.Path(c.Dir), TimeoutMS: c.Timeout.Milliseconds(), MaxOutput: c.MaxOutput,
 		Net: c.Net, Durability: c.Durability, AllowDangerous: c.AllowDangerous,
+		OpenStdin: open,
 	}
 	if c.Timeout > 0 && req.TimeoutMS == 0 {
 		req.TimeoutMS = 1
@@ -174,21 +178,15 @@ func (c *Cmd) start() error {
 	}
 	f.behind = reply.Attached // its frames went by before we subscribed
 	c.follower = f
+	if open {
+		return c.streamStdin(&reply)
+	}
 	return nil
 }
 
-func (c *Cmd) readStdin() ([]byte, error) {
-	if c.Stdin == nil {
-		return nil, nil
-	}
-	b, err := io.ReadAll(io.LimitReader(c.Stdin, mesh.MaxMessage+1))
-	if err == nil && len(b) > mesh.MaxMessage {
-		err = mesh.Errorf(mesh.CodeTooLarge, "standard input is larger than %d bytes; put it into a file of the workspace", mesh.MaxMessage)
-	}
-	return b, err
-}
-
-// Wait waits for the end of the command and for all of its output.
+// Wait waits for the end of the command and for all of its output. A Stdin that
+// could not be read is an error then, if the command itself did not fail; a Read of
+// it that is still under way is left behind.
 func (c *Cmd) Wait() error {
 	if c.follower == nil || c.waited {
 		return mesh.Errorf(mesh.CodeInvalid, "exec: not started, or waited for already")
@@ -196,6 +194,7 @@ func (c *Cmd) Wait() error {
 	c.waited = true
 	defer c.follower.close()
 	final, err := c.follower.follow(c.ctx, c.deliver)
+	unread := c.endStdin()
 	if err != nil && (c.ctx.Err() != nil || c.broken != nil) {
 		c.cancel(mesh.ExecID(c.ID))
 	}
@@ -212,7 +211,7 @@ func (c *Cmd) Wait() error {
 	if final.Code != 0 {
 		return &ExitError{Code: final.Code, Limit: final.Limit, Final: *final}
 	}
-	return nil
+	return unread
 }
 
 // Final is what is known about the end after Wait: usage, output, and a limit

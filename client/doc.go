@@ -68,6 +68,10 @@
 // of its output fails, every process of the command is asked to end, with SIGTERM,
 // and killed after two seconds. Cmd.Signal with KILL does not wait.
 //
+// Standard input is passed on at the command's pace, over broken connections too,
+// and stays open when its client is gone: WriteStdin adds to it from anywhere,
+// CloseStdin ends it.
+//
 // # Memory
 //
 // A Memory is values by key, of the tenant and not of a workspace: Put, Get,

@@ -122,6 +122,9 @@ func runExec(ctx context.Context, c *call, in execArgs) (execResult, error) {
 	for _, name := range slices.Sorted(maps.Keys(in.Env)) {
 		cmd.Env = append(cmd.Env, name+"="+in.Env[name])
 	}
+	if len(in.Stdin) > mesh.MaxMessage {
+		return execResult{}, mesh.Errorf(mesh.CodeTooLarge, "stdin of %d bytes is larger than %d; put it into a file of the workspace", len(in.Stdin), mesh.MaxMessage)
+	}
 	if in.Stdin != "" {
 		cmd.Stdin = strings.NewReader(in.Stdin)
 	}

@@ -78,6 +78,7 @@
 //	download                  numbered parts of a directory's tar stream
 //	exec                      claim an id and start its command
 //	signal                    to a running command; CANCEL ends it: SIGTERM, a grace, SIGKILL
+//	stdin                     a part of its standard input, or the end of it
 //	info
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
@@ -116,6 +117,16 @@
 // An owner that meets an unfinished log whose claim is of its own or an older
 // epoch, and which it is not running, ends it with lost. The claim names the
 // variables of the environment and never their values.
+//
+// # Standard input
+//
+// A command gets the content of its exec request as its whole standard input,
+// unless the request leaves that open. Then parts follow, each with its place in
+// the stream: what is taken is taken once, whoever sends it and however often. The
+// node holds DefaultStdinBuffer of it, and each answer says how much more would be
+// taken now; nothing waits for a command that does not read. The stream ends with
+// the part that says so, or with the command, and with nothing else: a client that
+// is gone leaves it open for others.
 //
 // # The journal
 //

@@ -17,7 +17,7 @@ func requests() []any {
 		&PlaceRequest{}, &LogRequest{}, &WorkspaceRequest{}, &WorkspaceListRequest{},
 		&StatRequest{}, &ListRequest{}, &ReadRequest{}, &WriteRequest{}, &MkdirRequest{}, &RemoveRequest{}, &RenameRequest{},
 		&CopyRequest{}, &ChmodRequest{}, &SymlinkRequest{}, &ReadlinkRequest{}, &TouchRequest{}, &SearchRequest{}, &GrepRequest{},
-		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{},
+		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{}, &StdinRequest{},
 		&MemoryGetRequest{}, &MemoryCommitRequest{}, &MemoryListRequest{}, &MemoryWatchRequest{},
 		&TenantRequest{}, &TokenIssueRequest{},
 	}

@@ -66,6 +66,10 @@ type ExecRequest struct {
 	Durability string `json:"durability,omitempty"` // none; sync and async come with capture
 
 	AllowDangerous bool `json:"allow_dangerous,omitempty"` // run what the command guard would refuse
+
+	// OpenStdin: the content is only the beginning of the standard input, which
+	// StdinRequests continue and end.
+	OpenStdin bool `json:"open_stdin,omitempty"`
 }
 
 // MaxArgs bounds the arguments and environment of one exec: 256 KiB in all.
@@ -74,6 +78,9 @@ const MaxArgs = 256 << 10
 // ExecReply says that the exec is claimed: its frames are in the log.
 type ExecReply struct {
 	Attached bool `json:"attached"` // the id had been claimed before; nothing was started
+	// Own, of an attached one that runs: it was an earlier try of this request that
+	// started it, so its standard input is the caller's.
+	Own bool `json:"own,omitempty"`
 }
 
 // SignalCancel in a SignalRequest is no signal: it ends the exec, with SIGTERM to

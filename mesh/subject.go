@@ -14,6 +14,7 @@ import (
 const (
 	VerbExec     = "exec"
 	VerbSignal   = "signal"
+	VerbStdin    = "stdin"
 	VerbStat     = "stat"
 	VerbList     = "list"
 	VerbRead     = "read"

@@ -29,10 +29,11 @@ type command struct {
 	dir   string // clean, relative to the workspace
 	stdin []byte
 	hash  string
+	tries string // Mesh-Id of the request and its repeats
 }
 
 func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
-	c := &command{scope: req.Scope, stdin: req.Content()}
+	c := &command{scope: req.Scope, stdin: req.Content(), tries: req.ID}
 	if err := req.Args(&c.ExecRequest); err != nil {
 		return nil, err
 	}
@@ -186,7 +187,7 @@ func (w *workspace) reserve(c *command) (*run, *mesh.Reply, error) {
 		}
 		select {
 		case <-old.claimed:
-			return nil, &mesh.Reply{Args: mesh.ExecReply{Attached: true}}, nil
+			return nil, &mesh.Reply{Args: mesh.ExecReply{Attached: true, Own: c.tries != "" && old.command.tries == c.tries}}, nil
 		default:
 			return nil, nil, mesh.Errorf(mesh.CodeBusy, "exec %s is being claimed; try again", c.ID)
 		}

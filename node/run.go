@@ -29,6 +29,7 @@ type run struct {
 	log       *execLog
 	claimed   chan struct{} // closed when the claim stands and the command may start
 	held      *held         // set by hold
+	stdin     *stdin        // nil: the command has none
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end
@@ -40,6 +41,9 @@ type run struct {
 func newRun(w *workspace, c *command) *run {
 	x := &run{workspace: w, command: c, subject: w.logSubject(c.ID), nonce: mesh.NewID(), claimed: make(chan struct{})}
 	x.log = newExecLog(w.node.js, w.streams.log, x.subject, x.nonce)
+	if len(c.stdin) > 0 || c.OpenStdin {
+		x.stdin = newStdin(c.stdin, c.OpenStdin)
+	}
 	return x
 }
 
@@ -111,6 +115,9 @@ func (x *run) run() {
 	began := time.Now()
 	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver}
 	result, err := x.execute()
+	if x.stdin != nil {
+		x.stdin.stop(errStdinOver) // also of a command that never began
+	}
 	final.DurationUS = time.Since(began).Microseconds()
 	x.mu.Lock()
 	x.process, x.ended = nil, true
@@ -202,7 +209,7 @@ func closeFiles(files ...*os.File) {
 
 func (h *held) prepare(x *run) error {
 	var err error
-	if len(x.command.stdin) > 0 {
+	if x.stdin != nil {
 		if h.theirs[0], h.stdin, err = os.Pipe(); err != nil {
 			return err
 		}
@@ -248,11 +255,8 @@ func (x *run) execute() (sandbox.Result, error) {
 	}
 	defer h.close()
 	var stdin, output sync.WaitGroup
-	if h.stdin != nil {
-		stdin.Go(func() {
-			h.stdin.Write(x.command.stdin) // a command that does not read it is not at fault
-			h.stdin.Close()
-		})
+	if x.stdin != nil {
+		stdin.Go(func() { x.stdin.feed(h.stdin, func() { h.stdin.Close() }) })
 	}
 	var total atomic.Int64
 	output.Go(func() { x.pump(h.stdout, mesh.Stdout, &total) })
@@ -266,7 +270,8 @@ func (x *run) execute() (sandbox.Result, error) {
 	h.stdout.SetDeadline(late) //nolint:errcheck // a file without deadlines reaches its end
 	h.stderr.SetDeadline(late) //nolint:errcheck // likewise
 	output.Wait()
-	if h.stdin != nil {
+	if x.stdin != nil {
+		x.stdin.stop(errStdinOver)
 		h.stdin.Close()
 	}
 	stdin.Wait()

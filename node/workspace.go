@@ -261,7 +261,7 @@ type verb struct {
 	changes bool // changes it: done once for any number of repeats
 }
 
-// verbs are the owner verbs. exec and signal have rules of their own for
+// verbs are the owner verbs. exec, signal and stdin have rules of their own for
 // repeats: an exec id starts once, whoever asks.
 var verbs = map[string]verb{
 	mesh.VerbStat:     {do: (*workspace).stat, files: true},
@@ -282,6 +282,7 @@ var verbs = map[string]verb{
 	mesh.VerbUpload:   {do: (*workspace).upload, files: true, changes: true},
 	mesh.VerbExec:     {do: (*workspace).exec, files: true},
 	mesh.VerbSignal:   {do: (*workspace).signal},
+	mesh.VerbStdin:    {do: (*workspace).stdin},
 	mesh.VerbInfo:     {do: (*workspace).info},
 }
 

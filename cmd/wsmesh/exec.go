@@ -149,24 +149,19 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := cmd.Context()
 	defer hintAtSecond(ctx, cmd.ErrOrStderr())()
-	stdin, err := x.readStdin(ctx, cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
 	return x.with(ctx, func(ws *client.Workspace) error {
 		if x.detach {
 			ctx = context.WithoutCancel(ctx)
 		}
 		c := ws.Command(ctx, argv[0], argv[1:]...)
 		c.Env, c.ID, c.Timeout, c.MaxOutput = x.env, x.id, x.timeout, x.maxOutput
-		c.Net, c.Durability, c.Stdin = x.net, x.durability, stdin
+		c.Net, c.Durability = x.net, x.durability
 		c.AllowDangerous = x.dangerous
 		if x.detach {
-			if err := c.Start(); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), c.ID)
-			return err
+			return x.runDetached(cmd, c)
+		}
+		if x.stdin {
+			c.Stdin = cmd.InOrStdin()
 		}
 		c.Stdout, c.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 		err := c.Run()
@@ -179,6 +174,28 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 		}
 		return err
 	})
+}
+
+// runDetached starts the command and leaves it, once all of our standard input is
+// passed on.
+func (x *execFlags) runDetached(cmd *cobra.Command, c *client.Cmd) error {
+	var stdin io.WriteCloser
+	var err error
+	if x.stdin {
+		if stdin, err = c.StdinPipe(); err != nil {
+			return err
+		}
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), c.ID); err != nil || stdin == nil {
+		return err
+	}
+	if _, err := io.Copy(stdin, cmd.InOrStdin()); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
+	return stdin.Close()
 }
 
 // explain names a limit that was hit, whatever the status, and output that is
@@ -229,32 +246,5 @@ func hintAtSecond(ctx context.Context, out io.Writer) (stop func()) {
 	return func() {
 		close(ended)
 		<-done
-	}
-}
-
-// readStdin reads what -i passes on before anything is asked of the mesh, and
-// gives up with ctx: a read of a terminal or pipe cannot be interrupted, so the
-// goroutine may last until the program ends, which is then at once.
-func (x *execFlags) readStdin(ctx context.Context, in io.Reader) (io.Reader, error) {
-	if !x.stdin {
-		return nil, nil
-	}
-	type result struct {
-		content []byte
-		err     error
-	}
-	read := make(chan result, 1)
-	go func() {
-		b, err := io.ReadAll(io.LimitReader(in, mesh.MaxMessage+1))
-		read <- result{b, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, mesh.Errorf(mesh.CodeCanceled, "canceled while reading standard input; nothing was started")
-	case r := <-read:
-		if r.err == nil && len(r.content) > mesh.MaxMessage {
-			r.err = mesh.Errorf(mesh.CodeTooLarge, "standard input is larger than %d bytes; put it into a file of the workspace", mesh.MaxMessage)
-		}
-		return strings.NewReader(string(r.content)), r.err
 	}
 }
