@@ -12,7 +12,8 @@ import (
 
 // Dir is a directory that is read or restored.
 type Dir struct {
-	Note func(path, what string)
+	Note  func(path, what string)
+	Owner *Owner
 }
 
 var errUnsupported = mesh.Errorf(mesh.CodeUnsupported, "trees are read and restored on Linux only")
@@ -30,3 +31,20 @@ func (d *Dir) Items(context.Context) iter.Seq2[objstore.Item, error] {
 
 // Restore fails with CodeUnsupported.
 func (d *Dir) Restore(context.Context, *objstore.Reader, objstore.Entry) error { return errUnsupported }
+
+// RestoreItems fails with CodeUnsupported.
+func (d *Dir) RestoreItems(context.Context, iter.Seq2[objstore.Item, error], func(context.Context, objstore.Chunk) ([]byte, error)) error {
+	return errUnsupported
+}
+
+// Changes fails with CodeUnsupported.
+func (d *Dir) Changes(context.Context, *Scan, Snapshot) ([]Change, error) { return nil, errUnsupported }
+
+// Differs fails with CodeUnsupported.
+func (d *Dir) Differs(context.Context, *Scan, Snapshot) (bool, error) { return false, errUnsupported }
+
+// Describe fails with CodeUnsupported.
+func (d *Dir) Describe(context.Context, *Scan, *Ledger) error { return errUnsupported }
+
+// Stat fails with CodeUnsupported.
+func (d *Dir) Stat(string) (Stat, error) { return Stat{}, errUnsupported }

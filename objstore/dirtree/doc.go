@@ -2,6 +2,13 @@
 // a stored tree: Items yields what is there, with every attribute that
 // objstore.Entry has, and Restore makes it again.
 //
+// A Ledger is what a journal says that a directory holds. Changes compares the two
+// and yields the ops that the journal does not have yet; it describes every name
+// and reads only those that are described in another way than when they were last
+// known. An op is applied to the ledger, and so is each record when a journal is
+// read: the tree is then restored whole from the ledger's Items, so the records
+// need no directory to be replayed in.
+//
 // Kept are files, directories, symbolic links and FIFOs; their permission bits
 // with setuid, setgid and sticky, and times to the nanosecond; hard links between
 // files; holes of files, as the file system tells them; and of files and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path"
 	"runtime"
@@ -15,15 +16,21 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// Restore makes the tree of root in the directory, which must be empty and which
-// nobody else may change meanwhile: restore aside and rename into place. An error
-// leaves a part of the tree; nothing is synced. It holds the attributes of the
-// tree's directories.
+// Restore makes the tree of root in the directory, see RestoreItems.
 func (d *Dir) Restore(ctx context.Context, r *objstore.Reader, root objstore.Entry) error {
+	return d.RestoreItems(ctx, r.Walk(ctx, root), r.Chunk)
+}
+
+// RestoreItems makes a tree, whose names come in the order of objstore.Reader's
+// Walk, in the directory, which must be empty and which nobody else may change
+// meanwhile: restore aside and rename into place. chunk returns the chunks of
+// files, several at once. An error leaves a part of the tree; nothing is synced.
+// It holds the attributes of the tree's directories.
+func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, error], chunk func(context.Context, objstore.Chunk) ([]byte, error)) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
-	t := &restore{d: d, r: r, ctx: gctx, group: g}
-	err := t.names(root)
+	t := &restore{d: d, chunk: chunk, ctx: gctx, group: g}
+	err := t.names(items)
 	if werr := g.Wait(); werr != nil {
 		err = werr
 	}
@@ -38,7 +45,7 @@ func (d *Dir) Restore(ctx context.Context, r *objstore.Reader, root objstore.Ent
 
 type restore struct {
 	d     *Dir
-	r     *objstore.Reader
+	chunk func(context.Context, objstore.Chunk) ([]byte, error)
 	ctx   context.Context
 	group *errgroup.Group
 	dirs  []objstore.Item
@@ -48,9 +55,9 @@ type restore struct {
 // names makes every name but hard links, which need their files first. Content
 // is written by the group. Directories get their attributes at the end: writing
 // into them changes their time, and may need a mode that they do not have.
-func (t *restore) names(root objstore.Entry) error {
+func (t *restore) names(items iter.Seq2[objstore.Item, error]) error {
 	fd := int(t.d.root.Fd())
-	for it, err := range t.r.Walk(t.ctx, root) {
+	for it, err := range items {
 		if err != nil {
 			return err
 		}
@@ -67,7 +74,7 @@ func (t *restore) names(root objstore.Entry) error {
 			t.links = append(t.links, it)
 		case objstore.TypeSymlink:
 			if err = unix.Symlinkat(e.Target, fd, it.Path); err == nil {
-				err = t.time(it.Path, e)
+				err = errors.Join(t.give(it.Path), t.time(it.Path, e))
 			}
 		case objstore.TypeFIFO:
 			if err = unix.Mkfifoat(fd, it.Path, 0o600); err == nil {
@@ -147,7 +154,7 @@ func (t *restore) content(f *os.File, e *objstore.Entry) error {
 	for _, c := range e.Content {
 		offset := at
 		write := func() error {
-			b, err := t.r.Chunk(ctx, c)
+			b, err := t.chunk(ctx, c)
 			if err != nil {
 				return err
 			}
@@ -184,6 +191,9 @@ func writeData(f *os.File, data []objstore.Extent, offset int64, b []byte) error
 // attributes gives a file, directory or FIFO what its entry says; the mode after
 // the access control lists, which it is a part of, and the time last.
 func (t *restore) attributes(p string, e *objstore.Entry) error {
+	if err := t.give(p); err != nil {
+		return err
+	}
 	for _, x := range e.Xattrs {
 		if !keptXattr(x.Name) {
 			return mesh.Errorf(mesh.CodeInternal, "%.200q has the attribute %.60q, which is never kept", p, x.Name)
@@ -196,6 +206,16 @@ func (t *restore) attributes(p string, e *objstore.Entry) error {
 		return translate(p, err)
 	}
 	return t.time(p, e)
+}
+
+// give gives a name to the directory's owner, which takes setuid and capabilities
+// away.
+func (t *restore) give(p string) error {
+	o := t.d.Owner
+	if o == nil {
+		return nil
+	}
+	return translate(p, unix.Fchownat(int(t.d.root.Fd()), p, o.UID, o.GID, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 func (t *restore) time(p string, e *objstore.Entry) error {

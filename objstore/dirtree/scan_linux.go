@@ -20,12 +20,14 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// Dir is a directory that is read or restored. Note, when set before use, is told
-// of names that are not kept and why. Items that are still in use need an open
-// Dir.
+// Dir is a directory that is read or restored. What is set is set before use:
+// Note is told of names that are not kept and why, by several goroutines; Owner
+// is whose the restored files are, nil for this process's user. Items that are
+// still in use need an open Dir.
 type Dir struct {
-	Note func(path, what string)
-	root *os.File
+	Note  func(path, what string)
+	Owner *Owner
+	root  *os.File
 }
 
 // Open opens a directory, which must exist.
@@ -157,16 +159,23 @@ func (s *scan) name(p, name string) bool {
 }
 
 // entry describes a name; a type that is not kept is CodeUnsupported.
-func (s *scan) entry(p, name string, st unix.Stat_t) (e objstore.Entry, err error) {
+func (s *scan) entry(p, name string, st unix.Stat_t) (objstore.Entry, error) {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if first := s.link(p, st); first != p {
+			return objstore.Entry{Name: name, Type: objstore.TypeLink, Target: first}, nil
+		}
+	}
+	return s.d.entry(p, name, st)
+}
+
+// entry describes a name as if it were the only one of its file.
+func (d *Dir) entry(p, name string, st unix.Stat_t) (e objstore.Entry, err error) {
 	e = objstore.Entry{Name: name, Mode: st.Mode & objstore.ModeMask, ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec).UTC()}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		e.Type, e.Size = objstore.TypeFile, st.Size
-		if first := s.link(p, st); first != p {
-			return objstore.Entry{Name: name, Type: objstore.TypeLink, Target: first}, nil
-		}
 		if st.Blocks*512 < st.Size {
-			if e.Holes, err = s.d.holes(p, st); err != nil {
+			if e.Holes, err = d.holes(p, st); err != nil {
 				return e, err
 			}
 		}
@@ -174,7 +183,7 @@ func (s *scan) entry(p, name string, st unix.Stat_t) (e objstore.Entry, err erro
 		e.Type = objstore.TypeDir
 	case unix.S_IFLNK:
 		e.Type = objstore.TypeSymlink
-		e.Target, err = s.d.readlink(p)
+		e.Target, err = d.readlink(p)
 		return e, err
 	case unix.S_IFIFO:
 		e.Type = objstore.TypeFIFO
@@ -184,7 +193,7 @@ func (s *scan) entry(p, name string, st unix.Stat_t) (e objstore.Entry, err erro
 	default:
 		return e, mesh.Errorf(mesh.CodeUnsupported, "devices are not kept")
 	}
-	e.Xattrs, err = s.d.xattrs(p)
+	e.Xattrs, err = d.xattrs(p)
 	return e, err
 }
 

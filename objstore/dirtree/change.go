@@ -1,0 +1,32 @@
+package dirtree
+
+import (
+	"context"
+	"io"
+
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// Scan says how a directory is compared with a ledger.
+type Scan struct {
+	// Skip names directories that are not looked at; what a ledger has of them stays.
+	Skip func(dir string) bool
+	// Since makes a scan read again what a scan of that number or a later one has
+	// read while somebody could write it (see Ledger.Seen): a mapping of memory can
+	// be written to without a sign. 0 is all of that.
+	Since uint64
+	// Content stores the data of a file, of so many bytes, and returns its chunks;
+	// or keeps it as one chunk that is returned. Called by several workers.
+	Content func(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error)
+	// Workers is how many files are read at once; 0 is one.
+	Workers int
+}
+
+// Change is one thing that a ledger says and a directory does not.
+type Change struct {
+	Op   objstore.Op // without a Kind: only Seen is another one
+	Seen Stat        // how Path was described; of what is gone, zero
+}
+
+// Owner is a user and a group.
+type Owner struct{ UID, GID int }

@@ -1,0 +1,229 @@
+package dirtree
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/objstore"
+)
+
+// difference is a name whose description is not what it was when it was last
+// looked at.
+type difference struct {
+	path string
+	st   Stat
+	node *node // what the ledger says, nil for a new name
+	gone bool
+
+	entry *objstore.Entry // what it is now; nil where that is not known
+	data  []byte
+	fresh bool // it is put, and not changed
+}
+
+// comparer looks at every name of a directory, in several directories at once:
+// the names of one are read, and each is described by one call.
+type comparer struct {
+	d     *Dir
+	ctx   context.Context
+	tree  Snapshot
+	skip  func(path string) bool
+	since uint64
+
+	mu      sync.Mutex // guards the rest
+	wake    sync.Cond
+	dirs    []directory // to be looked at
+	busy    int         // workers that look at one
+	workers int
+	group   sync.WaitGroup
+	found   []difference
+	err     error
+}
+
+type directory struct {
+	path string
+	node *node // nil: the ledger has none
+}
+
+// compare returns, in no order, what differs.
+func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) ([]difference, error) {
+	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, workers: 1}
+	c.wake.L = &c.mu
+	st, err := d.stat(".")
+	if err != nil {
+		return nil, err
+	}
+	if now := statOf(&st); c.differs(tree.root, now) {
+		c.found = append(c.found, difference{path: ".", st: now, node: tree.root})
+	}
+	c.dirs = []directory{{".", tree.root}}
+	c.work()
+	c.group.Wait()
+	return c.found, c.err
+}
+
+func (c *comparer) differs(n *node, now Stat) bool {
+	return n == nil || n.seen != now || n.provisional != 0 && n.provisional >= c.since
+}
+
+// spread is how many directories must wait before another worker is worth it.
+const spread = 8
+
+// work looks at directories until there are none.
+func (c *comparer) work() {
+	buf := make([]byte, 32<<10)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		for len(c.dirs) == 0 && c.busy > 0 && c.err == nil {
+			c.wake.Wait()
+		}
+		if len(c.dirs) == 0 || c.err != nil {
+			c.wake.Broadcast()
+			return
+		}
+		dir := c.dirs[len(c.dirs)-1]
+		c.dirs = c.dirs[:len(c.dirs)-1]
+		if len(c.dirs) > spread && c.workers < runtime.GOMAXPROCS(0) {
+			c.workers++
+			c.group.Go(c.work)
+		}
+		c.busy++
+		c.mu.Unlock()
+		found, dirs, err := c.look(dir, buf)
+		c.mu.Lock()
+		c.busy--
+		c.found, c.dirs = append(c.found, found...), append(c.dirs, dirs...)
+		if err != nil && c.err == nil {
+			c.err = err
+		}
+		if len(dirs) > 0 || c.busy == 0 {
+			c.wake.Broadcast()
+		}
+	}
+}
+
+// look compares one directory.
+func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []directory, err error) {
+	if err := c.ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	names, stats, err := c.d.describe(dir.path, buf)
+	if errors.Is(err, fs.ErrNotExist) && dir.path != "." {
+		return nil, nil, nil // it is being removed: whoever does it is captured later
+	}
+	if err != nil {
+		return nil, nil, translate(dir.path, err)
+	}
+	var known map[string]*node
+	if dir.node != nil {
+		known = dir.node.children
+	}
+	here := make(map[string]bool, len(known)) // names that the ledger has, and the directory as well
+	for i, name := range names {
+		now, n, p := stats[i], c.tree.resolve(known[name]), path.Join(dir.path, name)
+		isDir := now.kind() == objstore.TypeDir
+		if now.kind() == 0 || isDir && c.skipped(p) && (n == nil || n.entry.Type != objstore.TypeDir) {
+			continue // not kept
+		}
+		if n != nil {
+			here[name] = true
+		}
+		if isDir && c.skipped(p) {
+			continue
+		}
+		if c.differs(n, now) {
+			found = append(found, difference{path: p, st: now, node: n})
+		}
+		if isDir {
+			if n != nil && n.entry.Type != objstore.TypeDir {
+				n = nil
+			}
+			dirs = append(dirs, directory{p, n})
+		}
+	}
+	for name, n := range known {
+		p := path.Join(dir.path, name)
+		if n = c.tree.resolve(n); !here[name] && !(n.entry.Type == objstore.TypeDir && c.skipped(p)) {
+			found = append(found, difference{path: p, node: n, gone: true})
+		}
+	}
+	return found, dirs, nil
+}
+
+func (c *comparer) skipped(dir string) bool { return c.skip != nil && c.skip(dir) }
+
+// describe returns the names in a directory and how the file system describes
+// each.
+func (d *Dir) describe(dir string, buf []byte) (names []string, stats []Stat, err error) {
+	f, err := d.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	var all []string
+	for {
+		n, err := unix.ReadDirent(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if n == 0 {
+			break
+		}
+		_, _, all = unix.ParseDirent(buf[:n], -1, all)
+	}
+	names, stats = all[:0], make([]Stat, 0, len(all))
+	for _, name := range all {
+		var st unix.Stat_t
+		switch err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
+		case errors.Is(err, unix.ENOENT):
+			continue // it went away
+		case err != nil:
+			return nil, nil, err
+		}
+		names, stats = append(names, name), append(stats, statOf(&st))
+	}
+	return names, stats, nil
+}
+
+func statOf(st *unix.Stat_t) Stat {
+	return Stat{
+		Dev: uint64(st.Dev), Ino: st.Ino, Nlink: uint64(st.Nlink), Size: st.Size, Mode: st.Mode,
+		Mtime: Timespec{int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}, Ctime: Timespec{int64(st.Ctim.Sec), int64(st.Ctim.Nsec)},
+	}
+}
+
+// Differs reports whether any name is described in another way than when the
+// ledger last knew it.
+func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error) {
+	found, err := d.compare(ctx, s, tree)
+	return len(found) > 0, err
+}
+
+// Describe tells a ledger how the file system describes its names, in a directory
+// that was just made from it. A name that is another than the ledger says is left
+// for a scan to find.
+func (d *Dir) Describe(ctx context.Context, s *Scan, l *Ledger) error {
+	found, err := d.compare(ctx, s, l.Snapshot())
+	for i := range found {
+		if f := &found[i]; f.node != nil && !f.gone {
+			l.Seen(f.path, f.st, 0)
+		}
+	}
+	return err
+}
+
+// Stat returns how the file system describes a path now.
+func (d *Dir) Stat(p string) (Stat, error) {
+	st, err := d.stat(p)
+	return statOf(&st), err
+}
