@@ -2,9 +2,11 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -18,7 +20,8 @@ const MaxCollected = 64 << 20
 // Cmd is a command to run in a workspace. It mirrors os/exec: fill the fields,
 // then Run, Output, CombinedOutput, or Start and Wait, once. When the context
 // ends, everything that the command started is asked to end, with SIGTERM, and
-// killed if that takes it longer than two seconds; Signal with KILL kills at once.
+// killed if that takes it longer than two seconds; Signal with KILL kills at once,
+// and Detach leaves it running.
 type Cmd struct {
 	Args       []string      // program and arguments
 	Dir        string        // working directory, relative to the scope; default its root
@@ -31,6 +34,18 @@ type Cmd struct {
 	MaxOutput  int64         // bytes of output after which it is killed; 0: no limit
 	Net        string        // none or full; default as the mesh is set
 	Durability string        // none; sync and async are CodeUnsupported so far
+
+	// Cancel is called instead of the kill when the context ends, for instance to
+	// send a milder signal. Wait then goes on to the command's end, and returns as
+	// that of os/exec does.
+	Cancel func() error
+	// WaitDelay bounds the time from the end of the context to the command's: what
+	// runs on is killed. 0 is no bound with Cancel; without, Wait does not wait.
+	WaitDelay time.Duration
+	// Patience is how long Wait waits; 0: to the end. What it returns then is
+	// CodeDeadline, the command goes on, and one may wait again, or Detach. How long
+	// the command may live is Timeout.
+	Patience time.Duration
 
 	// AllowDangerous runs what the node's command guard would refuse with
 	// CodeDenied, such as the removal of the whole workspace.
@@ -46,6 +61,10 @@ type Cmd struct {
 	waited    bool
 	broken    error // of Stdout or Stderr
 	final     *mesh.Final
+	following context.Context // of Wait: ends with ctx, and with Detach
+	leave     context.CancelCauseFunc
+	pipes     []*io.PipeWriter
+	pumped    chan error // what Wait returns; nil without pipes
 }
 
 // Command returns a command; nothing is asked of the mesh yet.
@@ -126,14 +145,24 @@ func (c *Cmd) Start() error {
 	}
 	if err := c.start(); err != nil {
 		c.err = err
+		for _, w := range c.pipes {
+			w.Close()
+		}
 		return err
+	}
+	if len(c.pipes) > 0 {
+		c.pumped = make(chan error, 1)
+		go c.pump() // ends with the command or its context; Wait waits for it
 	}
 	return nil
 }
 
 func (c *Cmd) start() error {
-	if len(c.Args) == 0 {
+	switch {
+	case len(c.Args) == 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")
+	case c.Patience > 0 && len(c.pipes) > 0:
+		return mesh.Errorf(mesh.CodeInvalid, "exec: Patience and a pipe, which is read to the end")
 	}
 	if c.ID == "" {
 		c.ID = string(mesh.NewExecID())
@@ -172,12 +201,13 @@ func (c *Cmd) start() error {
 	if _, err := c.workspace.request(c.ctx, call{verb: mesh.VerbExec, args: req, content: stdin, create: true}, &reply); err != nil {
 		f.close()
 		if c.ctx.Err() != nil { // it may have been claimed: do not leave it running
-			c.cancel(id)
+			c.end(mesh.SignalCancel)
 		}
 		return err
 	}
 	f.behind = reply.Attached // its frames went by before we subscribed
 	c.follower = f
+	c.following, c.leave = context.WithCancelCause(c.ctx)
 	if open {
 		return c.streamStdin(&reply)
 	}
@@ -192,26 +222,126 @@ func (c *Cmd) Wait() error {
 		return mesh.Errorf(mesh.CodeInvalid, "exec: not started, or waited for already")
 	}
 	c.waited = true
+	if c.pumped != nil {
+		return c.awaitPump()
+	}
+	return c.wait()
+}
+
+func (c *Cmd) wait() error {
+	ctx := c.following
+	if c.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.Patience)
+		defer cancel()
+	}
+	final, err := c.follower.follow(ctx, c.deliver)
+	if err != nil && c.broken == nil && ctx.Err() != nil && c.following.Err() == nil {
+		c.waited = false
+		return mesh.Errorf(mesh.CodeDeadline, "exec %s did not end within %s and runs on", c.ID, c.Patience)
+	}
+	defer c.leave(nil)
 	defer c.follower.close()
-	final, err := c.follower.follow(c.ctx, c.deliver)
 	unread := c.endStdin()
-	if err != nil && (c.ctx.Err() != nil || c.broken != nil) {
-		c.cancel(mesh.ExecID(c.ID))
-	}
-	if err != nil && c.ctx.Err() != nil {
-		return mesh.AsError(context.Cause(c.ctx))
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		c.final = final
+		return cmp.Or(ended(final), unread)
+	case context.Cause(c.following) == error(errDetached):
+		return errDetached
+	case c.broken != nil:
+		c.end(mesh.SignalCancel)
 		return err
+	case c.ctx.Err() != nil:
+		return c.canceled()
+	}
+	return err
+}
+
+// canceled ends the command after its context has ended.
+func (c *Cmd) canceled() error {
+	cause := error(mesh.AsError(context.Cause(c.ctx)))
+	if c.Cancel == nil {
+		c.end(mesh.SignalCancel)
+	} else if err := c.Cancel(); err != nil {
+		cause = err
+	}
+	if c.Cancel == nil && c.WaitDelay == 0 {
+		return cause
+	}
+	ctx := context.WithoutCancel(c.ctx)
+	if c.WaitDelay > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.WaitDelay)
+		defer cancel()
+	}
+	final, err := c.follower.follow(ctx, c.deliver)
+	if err != nil {
+		c.end("KILL")
+		return cause
 	}
 	c.final = final
-	if err := final.Err(); err != nil {
+	if err := ended(final); err != nil || errors.Is(cause, os.ErrProcessDone) {
 		return err
 	}
-	if final.Code != 0 {
-		return &ExitError{Code: final.Code, Limit: final.Limit, Final: *final}
+	return cause
+}
+
+// errDetached is what Wait returns of a command that was given up.
+var errDetached = mesh.Errorf(mesh.CodeCanceled, "detached: the command runs on; Attach follows it")
+
+// Detach gives a started command up: it goes on whatever becomes of the context,
+// and a Wait that is under way, or comes later, is CodeCanceled. Workspace.Attach
+// follows the command by its ID. Unlike other methods, Detach may be called while
+// one waits.
+func (c *Cmd) Detach() {
+	if c.leave != nil {
+		c.leave(errDetached)
 	}
-	return unread
+}
+
+// StdoutPipe returns a pipe with the command's standard output, before Start. Read
+// it to its end before Wait, which closes it; of two pipes, read both at a time.
+func (c *Cmd) StdoutPipe() (io.ReadCloser, error) { return c.outputPipe("Stdout", &c.Stdout) }
+
+// StderrPipe is StdoutPipe of standard error.
+func (c *Cmd) StderrPipe() (io.ReadCloser, error) { return c.outputPipe("Stderr", &c.Stderr) }
+
+func (c *Cmd) outputPipe(name string, to *io.Writer) (io.ReadCloser, error) {
+	if *to != nil || c.follower != nil {
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: %s is set, or the command has started", name)
+	}
+	r, w := io.Pipe()
+	*to = dropping{w}
+	c.pipes = append(c.pipes, w)
+	return r, nil
+}
+
+// dropping writes to a pipe and drops what nobody reads any more.
+type dropping struct{ *io.PipeWriter }
+
+func (d dropping) Write(p []byte) (int, error) {
+	n, err := d.PipeWriter.Write(p)
+	if errors.Is(err, io.ErrClosedPipe) {
+		return len(p), nil
+	}
+	return n, err
+}
+
+// pump feeds the pipes; awaitPump waits for its end.
+func (c *Cmd) pump() {
+	err := c.wait()
+	for _, w := range c.pipes {
+		w.Close()
+	}
+	c.pumped <- err
+}
+
+func (c *Cmd) awaitPump() error {
+	for _, w := range c.pipes {
+		w.CloseWithError(io.EOF) // a reader that is late reads no more, as with os/exec
+	}
+	return <-c.pumped
 }
 
 // Final is what is known about the end after Wait: usage, output, and a limit
@@ -219,28 +349,28 @@ func (c *Cmd) Wait() error {
 // end could not be learnt.
 func (c *Cmd) Final() *mesh.Final { return c.final }
 
-func (c *Cmd) deliver(chunk mesh.Chunk) error {
+func (c *Cmd) deliver(o Output) error {
 	out := c.Stdout
-	if chunk.Stream == mesh.Stderr {
+	if o.Stderr {
 		out = c.Stderr
 	}
 	if out == nil {
 		return nil
 	}
-	_, err := out.Write(chunk.Data)
+	_, err := out.Write(o.Data)
 	c.broken = err
 	return err
 }
 
-// cancel ends the command after its context did, or when nobody takes its output.
-func (c *Cmd) cancel(id mesh.ExecID) {
+// end ends the command after its context did, or when nobody takes its output.
+func (c *Cmd) end(how string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 3*time.Second)
 	defer cancel()
-	c.workspace.signal(ctx, id, mesh.SignalCancel) //nolint:errcheck // it may be over, or out of reach
+	c.workspace.signal(ctx, mesh.ExecID(c.ID), how) //nolint:errcheck // it may be over, or out of reach
 }
 
-// Signal sends a signal by name: HUP INT KILL QUIT TERM. KILL ends everything
-// the command started. CodeNotFound: it has ended.
+// Signal sends a signal, one of mesh.SignalNames. KILL ends everything the command
+// started. CodeNotFound: it has ended.
 func (c *Cmd) Signal(ctx context.Context, name string) error {
 	return c.workspace.signal(ctx, mesh.ExecID(c.ID), name)
 }

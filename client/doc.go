@@ -66,7 +66,14 @@
 // connection goes on where it was. A command that is given an ID starts at most
 // once, however often it is asked for. When the context of a Cmd ends, or a writer
 // of its output fails, every process of the command is asked to end, with SIGTERM,
-// and killed after two seconds. Cmd.Signal with KILL does not wait.
+// and killed after two seconds; Cancel and WaitDelay are as in os/exec. Cmd.Signal
+// with KILL does not wait. Detach leaves the command running.
+//
+// Any client of the tenant finds a command by its ID: Attach follows its output,
+// from any offset, after the client that started it, a gateway or the node has gone;
+// Signal reaches it; WaitAny waits for the first of several to end; Running and
+// Execs list those that run, and those whose logs are kept. An Exec that is closed
+// leaves its command alone.
 //
 // Standard input is passed on at the command's pace, over broken connections too,
 // and stays open when its client is gone: WriteStdin adds to it from anywhere,
@@ -105,8 +112,8 @@
 // A call goes on trying until its context ends, or for Config.Wait when the
 // context has no deadline; RemoveAll, Copy, and the end of Put and PutDir may take
 // ten minutes, because the node's work grows with the content. A context that ends
-// gives a call up: the node may still finish it. Cmd.Timeout is the other kind of
-// time: how long the command may live.
+// gives a call up: the node may still finish it. How long one waits for a command is
+// Cmd.Patience, or the context of Exec.Wait; how long it may live is Cmd.Timeout.
 //
 // # Many tenants
 //

@@ -99,7 +99,7 @@ func TestFollowerOrdersByNumber(t *testing.T) {
 		"out of order":         {out(2, 1, "b"), out(3, 2, "c"), out(1, 0, "a"), final(4, mesh.Final{})},
 		"the end numbered low": {out(2, 1, "b"), out(3, 2, "c"), out(1, 0, "a"), final(2, mesh.Final{})},
 		"one was never stored": {out(1, 0, "a"), out(3, 1, "b"), out(4, 2, "c"), final(5, mesh.Final{})},
-		"the rest in the end":  {out(1, 0, "a"), {Kind: mesh.FrameFinal, Number: 2, Final: &mesh.Final{}, Chunks: []mesh.Chunk{{Stream: mesh.Stdout, Data: []byte("bc")}}}},
+		"the rest in the end":  {out(1, 0, "a"), {Kind: mesh.FrameFinal, Number: 2, Offset: 1, Final: &mesh.Final{}, Chunks: []mesh.Chunk{{Stream: mesh.Stdout, Data: []byte("bc")}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer

@@ -79,6 +79,7 @@
 //	exec                      claim an id and start its command
 //	signal                    to a running command; CANCEL ends it: SIGTERM, a grace, SIGKILL
 //	stdin                     a part of its standard input, or the end of it
+//	ps                        the commands that run
 //	info
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
@@ -89,7 +90,7 @@
 //
 //	place open                the route of a workspace, opened if need be
 //	workspace create list rm
-//	log read                  stored frames of one exec; may wait for new ones
+//	log read list             stored frames of one exec, or its end; may wait for new ones; the execs whose logs are kept
 //	mem get commit list watch the tenant's memory; watch may wait
 //
 // # Routing and repeats
@@ -112,7 +113,8 @@
 // the last one's sequence. The first final frame ends the log. Readers order by
 // number, drop repeats, and read the stored log (log read) when frames are
 // missing or none came for a second: republishing is best effort around a change
-// of the stream's leader.
+// of the stream's leader. At most LogWindow frames are on their way at a time, so a
+// number that is so far behind what a reader has seen without a gap will not come.
 //
 // An owner that meets an unfinished log whose claim is of its own or an older
 // epoch, and which it is not running, ends it with lost. The claim names the

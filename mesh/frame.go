@@ -77,6 +77,7 @@ type Final struct {
 	MaxRSS     int64  `json:"max_rss"`          // bytes
 	Isolation  string `json:"isolation"`        // what it ran in
 	Nonce      string `json:"nonce,omitempty"`  // the runner's, from its claim
+	Frames     uint64 `json:"frames,omitempty"` // messages of the log before this one: among so many no other is final
 	ErrorCode  Code   `json:"error,omitempty"`  // the mesh's verdict, if it is one
 	ErrorText  string `json:"reason,omitempty"` //
 }

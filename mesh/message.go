@@ -41,7 +41,12 @@ type NodeSettleRequest struct {
 	ID ExecID `json:"id"`
 }
 
-// NodePingReply answers it. State is one of the Ping… constants.
+// NodeSettleReply answers it.
+type NodeSettleReply struct {
+	Running bool `json:"running"` // it runs here, and its log is not ended
+}
+
+// NodePingReply answers NodePingRequest. State is one of the Ping… constants.
 type NodePingReply struct {
 	State string `json:"state"`
 }
@@ -88,8 +93,11 @@ type ExecReply struct {
 // KILL it keeps an exec from starting that has not started yet.
 const SignalCancel = "CANCEL"
 
-// SignalRequest sends a signal, by name, to an exec: HUP INT QUIT TERM to its
-// process group, KILL to every process, at once, or SignalCancel.
+// SignalNames are what an exec can be sent: KILL goes to every process, at once, the
+// others to its process group.
+var SignalNames = []string{SignalCancel, "CONT", "HUP", "INT", "KILL", "QUIT", "STOP", "TERM", "USR1", "USR2"}
+
+// SignalRequest sends one of SignalNames to an exec.
 type SignalRequest struct {
 	ID     ExecID `json:"id"`
 	Signal string `json:"signal"`
@@ -105,28 +113,6 @@ type InfoReply struct {
 	Isolation  string    `json:"isolation"`   // driver of the node's sandbox
 	Capture    string    `json:"capture"`     // empty until there is capture
 	Execs      int       `json:"execs"`       // running now
-}
-
-// LogRequest asks for frames of one exec with stream sequences greater than
-// After (api log read). With WaitMS the answer to a log that has none yet and no
-// end comes once there are some, at the latest after so many milliseconds
-// (at most MaxLogWait).
-type LogRequest struct {
-	Workspace Workspace `json:"workspace"`
-	ID        ExecID    `json:"id"`
-	After     uint64    `json:"after,omitempty"`
-	WaitMS    int64     `json:"wait_ms,omitempty"`
-}
-
-// MaxLogWait is the longest wait of one LogRequest: shorter than the time after
-// which a client takes an unanswered request for lost.
-const MaxLogWait = 200 * time.Millisecond
-
-// LogReply comes with the frames as raw content, packed by PackFrames. Last is
-// the stream sequence of the last of them; More says that there are others.
-type LogReply struct {
-	Last uint64 `json:"last"`
-	More bool   `json:"more"`
 }
 
 // WorkspaceRequest names a workspace to create or remove (api workspace).

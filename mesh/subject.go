@@ -15,6 +15,7 @@ const (
 	VerbExec     = "exec"
 	VerbSignal   = "signal"
 	VerbStdin    = "stdin"
+	VerbPs       = "ps"
 	VerbStat     = "stat"
 	VerbList     = "list"
 	VerbRead     = "read"
@@ -44,6 +45,7 @@ const (
 
 	VerbPlaceOpen       = "open"   // route to a workspace, opening it if need be
 	VerbLogRead         = "read"   // frames of one exec from a sequence on
+	VerbLogList         = "list"   // execs whose logs are kept, paged
 	VerbWorkspaceCreate = "create" // make a workspace record
 	VerbWorkspaceList   = "list"   // workspaces of the tenant, paged
 	VerbWorkspaceRemove = "rm"     // remove a workspace and its files

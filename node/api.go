@@ -24,6 +24,8 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return n.place(ctx, a.Tenant, req)
 	case mesh.ServiceLog + "." + mesh.VerbLogRead:
 		return n.readLog(ctx, a.Tenant, req)
+	case mesh.ServiceLog + "." + mesh.VerbLogList:
+		return n.listLogs(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceCreate:
 		return n.createWorkspace(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceList:

@@ -158,7 +158,8 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return nil, err
 	}
 	x.hold()
-	runner, err := w.claim(ctx, x)
+	claim := x.newClaim()
+	runner, err := w.claim(ctx, x, claim)
 	if err != nil || !runner {
 		x.held.drop()
 	}
@@ -169,6 +170,7 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return w.attach(ctx, c)
 	}
 	started = true
+	x.claim.Store(claim)
 	go func() {
 		defer w.forgetRun(x)
 		x.run()
@@ -255,13 +257,13 @@ func errOtherCommand(id mesh.ExecID) error {
 
 // claim publishes the claim and the journal's exec record at the same time and
 // reports whether this node is the runner.
-func (w *workspace) claim(ctx context.Context, x *run) (bool, error) {
+func (w *workspace) claim(ctx context.Context, x *run, claim *mesh.Claim) (bool, error) {
 	recorded := make(chan error, 1)
 	go func() {
 		_, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindExec, Exec: x.command.ID}}, nil)
 		recorded <- err
 	}()
-	runner, err := w.publishClaim(ctx, x)
+	runner, err := w.publishClaim(ctx, x, claim)
 	if recordErr := <-recorded; err == nil && recordErr != nil {
 		err = recordErr // claimed, but perhaps by a stale owner: the command does not start
 	}
@@ -281,15 +283,19 @@ func (w *workspace) claim(ctx context.Context, x *run) (bool, error) {
 	return false, err
 }
 
-// publishClaim stores the first frame of the log. After a refusal the first
-// frame tells whether the claim is ours: an earlier try may have stored it.
-func (w *workspace) publishClaim(ctx context.Context, x *run) (bool, error) {
+func (x *run) newClaim() *mesh.Claim {
 	c := x.command
-	f := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{
-		Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()), Nonce: x.nonce, Hash: c.hash,
+	return &mesh.Claim{
+		Node: x.workspace.node.cfg.Name, Epoch: mesh.Epoch(x.workspace.epoch.Load()), Nonce: x.nonce, Hash: c.hash,
 		Args: c.Args, Dir: c.Dir, Scope: mesh.Path(c.scope), Env: c.envNames(),
 		Time: time.Now().UTC(), TimeoutMS: c.TimeoutMS,
-	}}
+	}
+}
+
+// publishClaim stores the first frame of the log. After a refusal the first
+// frame tells whether the claim is ours: an earlier try may have stored it.
+func (w *workspace) publishClaim(ctx context.Context, x *run, claim *mesh.Claim) (bool, error) {
+	f := mesh.Frame{Kind: mesh.FrameClaim, Claim: claim}
 	m := nats.NewMsg(x.subject)
 	var err error
 	if m.Data, err = f.Encode(); err != nil {

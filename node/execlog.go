@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,7 +22,7 @@ const (
 	// other traffic of the connection.
 	frameBytes = 64 << 10
 	// maxUnacked frames may be on their way: 4 MiB.
-	maxUnacked = 64
+	maxUnacked = mesh.LogWindow
 	// flushAfter is how long output waits for company. It delays what is shown
 	// live, never the exit: what waits at the end goes into the final frame.
 	flushAfter = 5 * time.Millisecond
@@ -34,6 +35,7 @@ type execLog struct {
 	stream  jetstream.Stream
 	subject string
 	nonce   string
+	written atomic.Uint64 // bytes the command wrote
 
 	mu      sync.Mutex
 	pending []mesh.Chunk
@@ -42,7 +44,6 @@ type execLog struct {
 	number  uint64 // of the next frame
 	offset  uint64 // bytes in frames before it
 	last    uint64 // highest stream sequence known to be ours
-	output  uint64 // bytes the command wrote
 	missing uint64 // of them not in the log
 	silent  bool   // the stream did not answer for mesh.DefaultSettle
 	unacked []unackedFrame
@@ -65,7 +66,7 @@ func newExecLog(js jetstream.JetStream, stream jetstream.Stream, subject, nonce 
 func (l *execLog) write(stream byte, data []byte, cut int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.output += uint64(len(data) + cut)
+	l.written.Add(uint64(len(data) + cut))
 	l.missing += uint64(cut)
 	if room := DefaultMaxLog - int(l.offset) - l.size; len(data) > room {
 		l.missing += uint64(len(data) - room)
@@ -185,7 +186,7 @@ func (l *execLog) finish(final *mesh.Final) error {
 	for len(l.unacked) > 0 {
 		l.settleOldest()
 	}
-	final.Output, final.Missing, final.Nonce = l.output, l.missing, l.nonce
+	final.Output, final.Missing, final.Nonce = l.written.Load(), l.missing, l.nonce
 	f := mesh.Frame{Kind: mesh.FrameFinal, Number: l.number, Offset: l.offset, Final: final, Chunks: l.pending}
 	m := nats.NewMsg(l.subject)
 	var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,31 +32,91 @@ func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*
 		return nil, err
 	}
 	stream, subject := n.shards[record.Shard].log, mesh.ExecLogSubject(record.Shard, t, w, id)
-	unknown := mesh.Errorf(mesh.CodeNotFound, "exec %s is not known in workspace %s, or its log has expired", id, w)
 	seen, err := logInScope(ctx, stream, subject, req.Scope)
 	if err != nil {
 		return nil, err
 	}
 	if !seen {
-		return nil, unknown
+		return nil, unknownExec(id, w)
 	}
-	end, err := n.awaitFrame(ctx, stream, subject, &a)
+	after := a.After
+	if a.EndOnly {
+		after = math.MaxUint64
+	}
+	end, err := n.awaitFrame(ctx, stream, subject, after, time.Duration(a.WaitMS)*time.Millisecond)
 	if err != nil {
 		return nil, err
 	}
 	if end.frame == nil {
-		return nil, unknown
+		return nil, unknownExec(id, w)
 	}
-	if end.frame.Final == nil && end.sequence <= a.After {
-		route, err := n.router.Place(ctx, t, w)
-		if err == nil {
-			err = n.router.Settle(ctx, t, w, route, id)
-		}
-		if err != nil {
+	running := false
+	if end.frame.Final == nil && end.sequence <= after {
+		if running, err = n.settleLog(ctx, t, w, id); err != nil {
 			return nil, err
 		}
 	}
+	switch {
+	case a.EndOnly && running:
+		return &mesh.Reply{Args: mesh.LogReply{}}, nil
+	case a.EndOnly:
+		return logEnd(ctx, n.js, stream, subject)
+	case a.Offset > 0 && a.After == 0:
+		return logFrom(ctx, stream, subject, a.Offset)
+	}
 	return logPage(ctx, stream, subject, a.After)
+}
+
+func unknownExec(id mesh.ExecID, w mesh.Workspace) *mesh.Error {
+	return mesh.Errorf(mesh.CodeNotFound, "exec %s is not known in workspace %s, or its log has expired; see which are with: wsmesh ps --all -w %s", id, w, w)
+}
+
+// logEnd answers with the frame that ended a log, or with none.
+func logEnd(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string) (*mesh.Reply, error) {
+	final, _, err := finalFrame(ctx, js, stream, subject)
+	if err != nil || final.frame == nil {
+		return &mesh.Reply{Args: mesh.LogReply{}}, err
+	}
+	data, err := final.frame.Encode()
+	reply := mesh.LogReply{Last: final.sequence}
+	return &mesh.Reply{Args: reply, Content: mesh.PackFrames([]mesh.StoredFrame{{Sequence: final.sequence, Data: data}})}, err
+}
+
+// logFrom is a page that begins with the frame that has a byte of output, or with
+// the last one before it. Frames are stored in the order of their numbers but for
+// those that had to be published again, which a reader finds missing then.
+func logFrom(ctx context.Context, stream jetstream.Stream, subject string, offset uint64) (*mesh.Reply, error) {
+	first, err := firstFrame(ctx, stream, subject)
+	if err != nil {
+		return nil, err
+	}
+	end, err := lastFrame(ctx, stream, subject)
+	if err != nil {
+		return nil, err
+	}
+	at := first
+	for low, high := first.sequence, end.sequence; low < high; {
+		f, err := decodeStored(stream.GetMsg(ctx, low+(high-low+1)/2, jetstream.WithGetMsgSubject(subject)))
+		if err != nil {
+			return nil, err
+		}
+		if f.frame != nil && f.frame.Offset <= offset {
+			at, low = f, f.sequence
+		} else {
+			high = low + (high-low+1)/2 - 1
+		}
+	}
+	if at.frame == nil {
+		return logPage(ctx, stream, subject, 0)
+	}
+	reply, err := logPage(ctx, stream, subject, at.sequence-1)
+	if err != nil {
+		return nil, err
+	}
+	args := reply.Args.(mesh.LogReply)
+	args.Number = at.frame.Number
+	reply.Args = args
+	return reply, nil
 }
 
 // logInScope reports whether a scope sees a log: that of its own commands and of
@@ -76,14 +137,13 @@ func logInScope(ctx context.Context, stream jetstream.Stream, subject, scope str
 	return mesh.Inside(scope, string(first.frame.Claim.Scope)), nil
 }
 
-// awaitFrame returns the last frame of a log; where the caller would wait for
-// one that it has not seen, at the latest when that time is over.
-func (n *Node) awaitFrame(ctx context.Context, stream jetstream.Stream, subject string, a *mesh.LogRequest) (storedFrame, error) {
-	wait := min(time.Duration(max(0, a.WaitMS))*time.Millisecond, mesh.MaxLogWait)
-	until := time.Now().Add(wait)
+// awaitFrame returns the last frame of a log; where it comes after none that the
+// caller has not seen, it waits for one, at the latest until that time is over.
+func (n *Node) awaitFrame(ctx context.Context, stream jetstream.Stream, subject string, after uint64, wait time.Duration) (storedFrame, error) {
+	until := time.Now().Add(min(max(0, wait), mesh.MaxLogWait))
 	for pause := time.Millisecond; ; pause = min(2*pause, 32*time.Millisecond) {
 		end, err := lastFrame(ctx, stream, subject)
-		if err != nil || end.frame == nil || end.frame.Final != nil || end.sequence > a.After || time.Now().Add(pause).After(until) {
+		if err != nil || end.frame == nil || end.frame.Final != nil || end.sequence > after || time.Now().Add(pause).After(until) {
 			return end, err
 		}
 		select {

@@ -35,7 +35,7 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 		if err := req.Args(&settle); err != nil {
 			return nil, err
 		}
-		return nil, n.settle(ctx, settle)
+		return n.settle(ctx, settle)
 	case mesh.VerbNodeRemove:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {

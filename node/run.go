@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,9 +28,10 @@ type run struct {
 	nonce     string
 	root      *os.File // the scope's directory
 	log       *execLog
-	claimed   chan struct{} // closed when the claim stands and the command may start
-	held      *held         // set by hold
-	stdin     *stdin        // nil: the command has none
+	claimed   chan struct{}              // closed when the claim stands and the command may start
+	claim     atomic.Pointer[mesh.Claim] // once it stands
+	held      *held                      // set by hold
+	stdin     *stdin                     // nil: the command has none
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end
@@ -77,15 +79,15 @@ func (x *run) end(limit string, grace time.Duration) {
 }
 
 var signals = map[string]syscall.Signal{
-	"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "KILL": syscall.SIGKILL,
-	"TERM": syscall.SIGTERM,
+	"CONT": syscall.SIGCONT, "HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "QUIT": syscall.SIGQUIT,
+	"STOP": syscall.SIGSTOP, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
 }
 
 func (x *run) signal(name string) error {
 	sig, ok := signals[name]
 	cancel := name == mesh.SignalCancel
 	if !ok && !cancel {
-		return mesh.Errorf(mesh.CodeInvalid, "signal %.20q is not one of CANCEL HUP INT KILL QUIT TERM", name)
+		return mesh.Errorf(mesh.CodeInvalid, "signal %.20q is not one of %s", name, strings.Join(mesh.SignalNames, " "))
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -124,15 +124,12 @@ func endLog(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 		return nil
 	}
 	for {
-		end, err := lastFrame(ctx, stream, subject)
-		if err != nil {
+		final, end, err := finalFrame(ctx, js, stream, subject)
+		if err != nil || final.frame != nil {
 			return err
 		}
 		f := mesh.Frame{Kind: mesh.FrameFinal, Final: &mesh.Final{ErrorCode: verdict.Code, ErrorText: verdict.Text}}
 		if end.frame != nil {
-			if end.frame.Final != nil {
-				return nil
-			}
 			f.Number, f.Offset = end.frame.Number+1, end.frame.Offset+end.frame.Size()
 			f.Final.Output = f.Offset
 		}
@@ -147,23 +144,52 @@ func endLog(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 	}
 }
 
+// finalFrame returns the frame that ended a log, its first final one, and the last
+// frame. Behind the end there may be more: what a stale owner had on its way. So
+// that the frames between need not be read, it counts them: a log that has a
+// message for each number up to the last, and no more, has none twice and no
+// second end.
+func finalFrame(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string) (final, end storedFrame, err error) {
+	if end, err = lastFrame(ctx, stream, subject); err != nil || end.frame == nil {
+		return final, end, err
+	}
+	count, err := mesh.LogCount(ctx, js.Conn(), stream.CachedInfo().Config.Name, subject)
+	if err != nil {
+		return final, end, fmt.Errorf("count the frames of an exec log: %w", unavailable(err))
+	}
+	switch last := end.frame; {
+	case last.Final != nil && (count <= 2 || count == last.Final.Frames+1):
+		return end, end, nil
+	case last.Final == nil && count == last.Number+1:
+		return final, end, nil
+	}
+	for next := uint64(1); next <= end.sequence; {
+		f, err := decodeStored(stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subject)))
+		if err != nil || f.frame == nil || f.frame.Final != nil {
+			return f, end, err
+		}
+		next = f.sequence + 1
+	}
+	return final, end, nil
+}
+
 // errNodeGone is the verdict on an exec whose owner died under it. The final
 // frame's Output is the last offset.
 var errNodeGone = mesh.Errorf(mesh.CodeLost, "outcome unknown: the node stopped while the command ran; it was not started again")
 
 // settle ends the log of an exec that has no end and that nobody runs here.
-func (n *Node) settle(ctx context.Context, req mesh.NodeSettleRequest) error {
+func (n *Node) settle(ctx context.Context, req mesh.NodeSettleRequest) (*mesh.Reply, error) {
 	n.mu.Lock()
 	w := n.workspaces[key{req.Tenant, req.Workspace}]
 	n.mu.Unlock()
 	if w == nil || mesh.Epoch(w.epoch.Load()) != req.Epoch || !w.serving.Load() {
-		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, req.Workspace)
+		return nil, mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, req.Workspace)
 	}
 	w.execMu.Lock()
 	_, running := w.execs[req.ID]
 	w.execMu.Unlock()
 	if running {
-		return nil
+		return &mesh.Reply{Args: mesh.NodeSettleReply{Running: true}}, nil
 	}
-	return endLog(ctx, n.js, w.streams.log, w.logSubject(req.ID), req.Epoch, errNodeGone)
+	return &mesh.Reply{Args: mesh.NodeSettleReply{}}, endLog(ctx, n.js, w.streams.log, w.logSubject(req.ID), req.Epoch, errNodeGone)
 }

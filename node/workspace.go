@@ -283,6 +283,7 @@ var verbs = map[string]verb{
 	mesh.VerbExec:     {do: (*workspace).exec, files: true},
 	mesh.VerbSignal:   {do: (*workspace).signal},
 	mesh.VerbStdin:    {do: (*workspace).stdin},
+	mesh.VerbPs:       {do: (*workspace).ps},
 	mesh.VerbInfo:     {do: (*workspace).info},
 }
 

@@ -166,14 +166,16 @@ func (r *Router) Remove(ctx context.Context, t mesh.Tenant, w mesh.Workspace, ro
 	return err
 }
 
-// Settle asks the owner to end the log of an exec that it is not running.
-func (r *Router) Settle(ctx context.Context, t mesh.Tenant, w mesh.Workspace, route mesh.Route, id mesh.ExecID) error {
+// Settle asks the owner whether it runs an exec, and to end the log of one that it
+// does not run.
+func (r *Router) Settle(ctx context.Context, t mesh.Tenant, w mesh.Workspace, route mesh.Route, id mesh.ExecID) (running bool, err error) {
 	req := mesh.NodeSettleRequest{NodePingRequest: mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: route.Epoch}, ID: id}
-	err := r.request(ctx, mesh.NodeSubject(route.Node, mesh.VerbNodeSettle), req, nil)
+	var reply mesh.NodeSettleReply
+	err = r.request(ctx, mesh.NodeSubject(route.Node, mesh.VerbNodeSettle), req, &reply)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return mesh.Errorf(mesh.CodeUnavailable, "node %s is not running", route.Node)
+		err = mesh.Errorf(mesh.CodeUnavailable, "node %s is not running", route.Node)
 	}
-	return err
+	return reply.Running, err
 }
 
 func (r *Router) request(ctx context.Context, subject string, args, reply any) error {

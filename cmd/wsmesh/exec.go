@@ -39,8 +39,8 @@ func newExec() *cobra.Command {
 		Short: "Run a command in a workspace and end as it ends",
 		Long: "Run a command in a workspace, show its output and end with its exit status. Other statuses: 124 the\n" +
 			"timeout ended it, 125 the mesh refused or failed, 126 and 127 as a shell has them, 128+s ended by signal s.\n" +
-			"The first word that is not a flag ends the flags. Ctrl-C, SIGTERM and SIGHUP end the command as well, and\n" +
-			"then the status is 130, 143 or 129.",
+			"The first word that is not a flag ends the flags. Ctrl-C is passed on to the command, and the second one\n" +
+			"leaves it running; SIGTERM and SIGHUP end it, and then the status is 143 or 129.",
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv, err := x.check(cmd, args)
@@ -150,10 +150,9 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 	ctx := cmd.Context()
 	defer hintAtSecond(ctx, cmd.ErrOrStderr())()
 	return x.with(ctx, func(ws *client.Workspace) error {
-		if x.detach {
-			ctx = context.WithoutCancel(ctx)
-		}
-		c := ws.Command(ctx, argv[0], argv[1:]...)
+		life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+		defer end(nil)
+		c := ws.Command(life, argv[0], argv[1:]...)
 		c.Env, c.ID, c.Timeout, c.MaxOutput = x.env, x.id, x.timeout, x.maxOutput
 		c.Net, c.Durability = x.net, x.durability
 		c.AllowDangerous = x.dangerous
@@ -164,15 +163,7 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 			c.Stdin = cmd.InOrStdin()
 		}
 		c.Stdout, c.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
-		err := c.Run()
-		if final := c.Final(); final != nil && final.ErrorCode == "" {
-			x.explain(cmd.ErrOrStderr(), final)
-		}
-		var exit *client.ExitError
-		if errors.As(err, &exit) {
-			return &exitError{code: exit.Code}
-		}
-		return err
+		return x.attended(cmd, c, end)
 	})
 }
 
@@ -198,16 +189,53 @@ func (x *execFlags) runDetached(cmd *cobra.Command, c *client.Cmd) error {
 	return stdin.Close()
 }
 
+// attended runs a command to its end. Once it has started the first Ctrl-C is for
+// it, and the second leaves it running.
+func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.CancelCauseFunc) error {
+	ctx := cmd.Context()
+	starting := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	if err := c.Start(); err != nil {
+		return err
+	}
+	starting()
+	watching, stop := forwardInterrupts(ctx, cmd.ErrOrStderr(), c.ID, c.Signal)
+	defer stop()
+	defer context.AfterFunc(watching, func() {
+		if errors.Is(context.Cause(watching), errLeft) {
+			c.Detach()
+		}
+		end(context.Cause(watching))
+	})()
+	err := c.Wait()
+	if final := c.Final(); final != nil && final.ErrorCode == "" {
+		explain(cmd.ErrOrStderr(), final, x.timeout, x.maxOutput)
+	}
+	if err != nil && errors.Is(context.Cause(watching), errLeft) {
+		return &exitError{code: exitSignal + int(syscall.SIGINT)}
+	}
+	var exit *client.ExitError
+	if errors.As(err, &exit) {
+		return &exitError{code: exit.Code}
+	}
+	return err
+}
+
 // explain names a limit that was hit, whatever the status, and output that is
-// not in the log.
-func (x *execFlags) explain(out io.Writer, final *mesh.Final) {
+// not in the log. timeout and maxOutput are 0 where they are not known.
+func explain(out io.Writer, final *mesh.Final, timeout time.Duration, maxOutput int64) {
 	text := ""
 	switch final.Limit {
 	case "":
 	case "timeout":
-		text = fmt.Sprintf("the command was ended after %s", x.timeout)
+		text = "the command was ended when its time was over"
+		if timeout > 0 {
+			text = fmt.Sprintf("the command was ended after %s", timeout)
+		}
 	case "output":
-		text = fmt.Sprintf("the command was ended after %d bytes of output", x.maxOutput)
+		text = "the command was ended when it had written as much as it may"
+		if maxOutput > 0 {
+			text = fmt.Sprintf("the command was ended after %d bytes of output", maxOutput)
+		}
 	case "memory":
 		text = "the command reached its memory limit"
 	case "pids":
@@ -239,7 +267,7 @@ func hintAtSecond(ctx context.Context, out io.Writer) (stop func()) {
 		}
 		select {
 		case <-time.After(hintAfter):
-			fmt.Fprintln(out, "wsmesh: ending the command; a second Ctrl-C stops waiting for that, and may leave it running")
+			fmt.Fprintln(out, "wsmesh: waiting for the command to end; a second Ctrl-C leaves it running")
 		case <-ended:
 		}
 	}()

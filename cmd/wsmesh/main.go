@@ -90,10 +90,10 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
-		newDev(), newGateway(), newMCP(), newExec(),
+		newDev(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
 		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newMem(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)
-	root.AddCommand(laterCommands("init", "nats", "node", "ps", "logs", "attach", "kill", "snapshot", "fork", "history", "audit", "restore")...)
+	root.AddCommand(laterCommands("init", "nats", "node", "snapshot", "fork", "history", "audit", "restore")...)
 	return root
 }
