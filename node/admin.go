@@ -84,6 +84,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxLog":           DefaultMaxLog,
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
+		"sandbox.DefaultFileBytes":     sandbox.DefaultFileBytes,
 		"sandbox.DefaultFiles":         sandbox.DefaultFiles,
 		"sandbox.DefaultGrace_ms":      sandbox.DefaultGrace.Milliseconds(),
 		"sandbox.DefaultGrepBytes":     sandbox.DefaultGrepBytes,

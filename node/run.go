@@ -242,7 +242,7 @@ func (x *run) spec(files [3]*os.File) *sandbox.Spec {
 	return &sandbox.Spec{
 		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
 		Argv: args, Env: env, Stdin: files[0], Stdout: files[1], Stderr: files[2],
-		UID: w.uid, GID: w.gid, Net: c.Net,
+		UID: w.uid, GID: w.gid, Net: c.Net, Tenant: string(w.tenant),
 		MemoryBytes: sandbox.DefaultMemoryBytes, Pids: sandbox.DefaultPids,
 	}
 }

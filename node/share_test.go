@@ -19,7 +19,7 @@ func TestCopiesLeaveRoomForOthers(t *testing.T) {
 		nodetest.Commands(t)
 		epoch := openRepo(t, m)
 		ctx, c := t.Context(), callers(t, m)[0]
-		require.NoError(t, m.Client.Workspace("repo").Command(ctx, "sh", "-c", "mkdir holes; truncate -s 15G holes/f").Run())
+		require.NoError(t, m.Client.Workspace("repo").Command(ctx, "sh", "-c", "mkdir holes; truncate -s 8G holes/f holes/g").Run())
 		copyHoles := func(n int) *nats.Msg {
 			args := mesh.CopyRequest{From: "holes", To: mesh.Path(fmt.Sprintf("copy-%d", n)), Recursive: true}
 			req, err := mesh.NewRequest(c.owner(epoch, mesh.VerbCopy), mesh.NewID(), "", args, nil)

@@ -109,7 +109,7 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	defer note.Close()
 	run := *spec
 	run.agent, run.Stdin, run.Stdout, run.Stderr = b.warm.runner.agent, theirs, nil, write
-	run.Dir, run.MemoryBytes, run.Pids = spec.Mount, agentMemory, agentPids
+	run.Dir, run.MemoryBytes, run.Pids, run.CPUMillis = spec.Mount, agentMemory, agentPids, 0
 	process, said, err := b.warm.runner.holdCold(ctx, &run)
 	_ = write.Close()
 	if err != nil {
@@ -215,20 +215,20 @@ func (b *box) read() {
 
 // takeGroup returns cgroups for a command, which it alone is in.
 func (b *box) takeGroup(spec *Spec) (*group, error) {
-	pids := spec.Pids + b.warm.guests()
+	want := spec.bounds(b.warm.guests())
 	b.mu.Lock()
 	var g *group
 	if n := len(b.groups); n > 0 {
 		g, b.groups = b.groups[n-1], b.groups[:n-1]
 	}
 	b.mu.Unlock()
-	if g != nil && g.memory == spec.MemoryBytes && g.pids == pids {
+	if g != nil && g.bounds == want {
 		return g, nil
 	}
 	if g != nil {
 		b.removeGroups([]*group{g})
 	}
-	g, err := b.warm.runner.limiter.open(spec.MemoryBytes, pids)
+	g, err := b.warm.runner.limiter.open(want)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,10 @@
 // directory. An ordinary user gets the same walls but one host uid for all
 // tenants, and resource limits per process instead of per command.
 //
+// Each command is held to its own limits (see Spec), and tenants have equal shares
+// of the processors, however many processes they run. Result names every limit
+// that was met.
+//
 // Sandboxes of bwrap are kept: one for each tenant, directory, scope and network,
 // in which a small process 1 (package inside) forks the commands, each into cgroups
 // and a Landlock domain of its own. So a command costs little more than a fork;

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,9 @@ type limiter struct {
 
 	// bare groups only hold processes together: there are no controllers.
 	bare bool
+
+	mu     sync.Mutex
+	shares shares
 
 	// The directories that we ourselves are in, below which groups are made:
 	// one with v2, one per hierarchy with v1.
@@ -84,13 +88,13 @@ func (l *limiter) useUnified(host *cgroups) error {
 	return l.try()
 }
 
-// useHierarchies chooses v1 if memory and pids can be limited there. cpuacct
-// is for the account only and may be missing.
+// useHierarchies chooses v1 if memory and pids can be limited there. cpuacct is
+// for the account and cpu for the tenants' shares; either may be missing.
 func (l *limiter) useHierarchies(host *cgroups) error {
 	homes := make(map[string]string)
-	for _, controller := range []string{"memory", "pids", "cpuacct"} {
+	for _, controller := range []string{"memory", "pids", "cpuacct", "cpu"} {
 		home, err := host.own(controller)
-		if err != nil && controller != "cpuacct" {
+		if err != nil && !strings.HasPrefix(controller, "cpu") {
 			return err
 		}
 		if err == nil {
@@ -104,7 +108,7 @@ func (l *limiter) useHierarchies(host *cgroups) error {
 // try makes and removes one group, so that a read-only or undelegated hierarchy
 // is found out now.
 func (l *limiter) try() error {
-	g, err := l.open(DefaultMemoryBytes, DefaultPids)
+	g, err := l.open(bounds{memory: DefaultMemoryBytes, pids: DefaultPids})
 	if err == nil {
 		err = g.remove()
 	}
@@ -114,21 +118,38 @@ func (l *limiter) try() error {
 	return err
 }
 
+// bounds are what a cgroup holds a command to.
+type bounds struct {
+	memory int64
+	pids   int
+	cpu    int64 // thousandths of a processor; 0 is all
+	tenant string
+}
+
 // open makes the group of one command.
-func (l *limiter) open(memory int64, pids int) (*group, error) {
-	g := &group{kind: l.kind, bare: l.bare, homes: l.homes, dirs: make(map[string]string)}
+func (l *limiter) open(b bounds) (*group, error) {
+	g := &group{kind: l.kind, bare: l.bare, homes: l.homes, dirs: make(map[string]string), limiter: l}
 	if l.kind == limitsRlimit {
 		return g, nil
 	}
+	var err error
+	if g.share, err = l.takeShare(b.tenant); err != nil {
+		return nil, err
+	}
 	name := l.prefix + strconv.Itoa(os.Getpid()) + "." + strconv.FormatUint(l.next.Add(1), 10)
 	for controller, home := range l.homes {
+		if controller == l.shareController() {
+			if home = g.share.dir; l.kind == limitsCgroup1 && b.cpu == 0 {
+				continue // it is in the share itself
+			}
+		}
 		dir := filepath.Join(home, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, errors.Join(fmt.Errorf("make a cgroup: %w", err), g.remove())
 		}
 		g.dirs[controller] = dir
 	}
-	if err := g.limit(memory, pids); err != nil {
+	if err := g.limit(b); err != nil {
 		return nil, errors.Join(err, g.remove())
 	}
 	return g, nil
@@ -143,21 +164,25 @@ type group struct {
 	fd    *os.File // v2, while the command is being forked
 	spare int      // a process that may be in the group and is never killed with it; 0 is none
 
-	memory int64
-	pids   int
-	files  map[string]*os.File // what was read or written before, by its path
-	before met                 // what earlier commands of the group met
+	limiter *limiter
+	share   *share
+	bounds  bounds
+	files   map[string]*os.File // what was read or written before, by its path
+	before  met                 // what earlier commands of the group met
 }
 
 // met counts how often limits were met.
 type met struct{ oomKills, refusedForks int64 }
 
-func (g *group) limit(memory int64, pids int) error {
-	g.memory, g.pids = memory, pids
+func (g *group) limit(b bounds) error {
+	g.bounds = b
 	if g.bare {
 		return nil
 	}
-	size, count := strconv.FormatInt(memory, 10), strconv.Itoa(pids)
+	if err := g.limitCPU(b.cpu); err != nil {
+		return err
+	}
+	size, count := strconv.FormatInt(b.memory, 10), strconv.Itoa(b.pids)
 	if g.kind == limitsCgroup2 {
 		dir := g.dirs[""]
 		return errors.Join(
@@ -181,7 +206,7 @@ func (g *group) renew() bool {
 	// in caches or scratch files would be the next one's, and where processes had
 	// to be killed, new ones were forbidden first.
 	if g.kind != limitsCgroup1 || g.counter("pids", "pids.current", "") != 0 ||
-		g.counter("pids", "pids.max", "") != int64(g.pids) ||
+		g.counter("pids", "pids.max", "") != int64(g.bounds.pids) ||
 		g.counter("memory", "memory.usage_in_bytes", "") > leftMemory {
 		return false
 	}
@@ -223,6 +248,11 @@ func (g *group) enter(l *launch) error {
 			return fmt.Errorf("enter the cgroup: %w", err)
 		}
 	}
+	if g.share != nil && g.dirs["cpu"] == "" {
+		if err := set(g.share.dir, "tasks", "0"); err != nil {
+			return fmt.Errorf("enter the tenant's cgroup: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -235,8 +265,8 @@ func (g *group) leave() error {
 		return g.fd.Close()
 	}
 	var all error
-	for controller := range g.dirs {
-		if err := set(g.homes[controller], "tasks", "0"); err != nil {
+	for _, home := range g.homes {
+		if err := set(home, "tasks", "0"); err != nil {
 			all = errors.Join(all, fmt.Errorf("leave the cgroup: %w", err))
 		}
 	}
@@ -380,7 +410,9 @@ func (g *group) remove() error {
 	for _, dir := range g.dirs {
 		all = errors.Join(all, removeGroup(dir))
 	}
-	return all
+	share := g.share
+	g.share = nil
+	return errors.Join(all, g.limiter.giveShare(share))
 }
 
 func removeGroup(dir string) error {
@@ -401,7 +433,12 @@ func removeGroup(dir string) error {
 // missing or unreadable leaves its fields as they are.
 func (g *group) account(r *Result) {
 	now := g.met()
-	r.Limit = limitMet(now.oomKills-g.before.oomKills, now.refusedForks-g.before.refusedForks)
+	if now.oomKills > g.before.oomKills {
+		r.meet(LimitMemory)
+	}
+	if now.refusedForks > g.before.refusedForks {
+		r.meet(LimitPids)
+	}
 	switch g.kind {
 	case limitsCgroup2:
 		cpu := func(key string) time.Duration {
@@ -426,18 +463,6 @@ func (g *group) met() met {
 		return met{g.counter("memory", "memory.oom_control", "oom_kill"), g.counter("pids", "pids.events", "max")}
 	}
 	return met{}
-}
-
-// limitMet names the limit that shaped the end of a command: a command that is
-// killed for its memory may also have been refused processes.
-func limitMet(oomKills, refusedForks int64) string {
-	switch {
-	case oomKills > 0:
-		return LimitMemory
-	case refusedForks > 0:
-		return LimitPids
-	}
-	return ""
 }
 
 // counter reads "KEY N" lines, or a lone number with key "". 0 if it is missing.
@@ -498,6 +523,7 @@ func delegate(home, leaf string) error {
 	if enabled() {
 		return nil
 	}
+	defer set(home, "cgroup.subtree_control", "+cpu") //nolint:errcheck // it may be missing
 	err := set(home, "cgroup.subtree_control", "+memory +pids")
 	if err == nil || !errors.Is(err, unix.EBUSY) {
 		return err

@@ -55,7 +55,7 @@ func TestUnifiedGroup(t *testing.T) {
 		file(name, "")
 	}
 	g := &group{kind: limitsCgroup2, dirs: map[string]string{"": dir}}
-	require.NoError(t, g.limit(4096, 7))
+	require.NoError(t, g.limit(bounds{memory: 4096, pids: 7}))
 	for name, want := range map[string]string{"memory.max": "4096", "memory.swap.max": "0", "pids.max": "7"} {
 		got, err := os.ReadFile(filepath.Join(dir, name))
 		require.NoError(t, err)
@@ -63,13 +63,13 @@ func TestUnifiedGroup(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, memory, pids string
-		want               string
+		want               []string
 	}{
-		{"none", "oom 0\noom_kill 0\n", "max 0\n", ""},
-		{"reclaim only", "max 12\noom_kill 0\n", "max 0\n", ""},
-		{"memory", "oom_kill 1\n", "max 0\n", LimitMemory},
-		{"pids", "oom_kill 0\n", "max 3\n", LimitPids},
-		{"both", "oom_kill 2\n", "max 3\n", LimitMemory},
+		{"none", "oom 0\noom_kill 0\n", "max 0\n", nil},
+		{"reclaim only", "max 12\noom_kill 0\n", "max 0\n", nil},
+		{"memory", "oom_kill 1\n", "max 0\n", []string{LimitMemory}},
+		{"pids", "oom_kill 0\n", "max 3\n", []string{LimitPids}},
+		{"both", "oom_kill 2\n", "max 3\n", []string{LimitMemory, LimitPids}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			file("memory.events", c.memory)
@@ -78,12 +78,16 @@ func TestUnifiedGroup(t *testing.T) {
 			file("memory.peak", "8192\n")
 			var r Result
 			g.account(&r)
-			require.Equal(t, Result{Limit: c.want, User: 3 * time.Microsecond, System: 2 * time.Microsecond, MaxRSS: 8192}, r)
+			limit := ""
+			if len(c.want) > 0 {
+				limit = c.want[0]
+			}
+			require.Equal(t, Result{Limit: limit, Limits: c.want, User: 3 * time.Microsecond, System: 2 * time.Microsecond, MaxRSS: 8192}, r)
 		})
 	}
 	t.Run("missing controller", func(t *testing.T) {
 		require.NoError(t, os.Remove(filepath.Join(dir, "memory.max")))
-		require.ErrorIs(t, g.limit(4096, 7), os.ErrNotExist)
+		require.ErrorIs(t, g.limit(bounds{memory: 4096, pids: 7}), os.ErrNotExist)
 		require.NoFileExists(t, filepath.Join(dir, "memory.max"))
 	})
 }

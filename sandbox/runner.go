@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/wsmesh/wsmesh/sandbox/inside"
@@ -39,6 +40,9 @@ const (
 	// many (see OpenFiles): what servers and bundlers ask for, small enough that
 	// programs which close every possible descriptor stay fast.
 	DefaultFiles = 65536
+	// DefaultFileBytes bounds one file, sparse ones too: what the workspace's disk
+	// limit is by default, which no file can be larger than.
+	DefaultFileBytes = 10 << 30
 	// DefaultTmpBytes bounds /tmp: a build of a large Go program keeps its
 	// object files there. It counts against the command's memory.
 	DefaultTmpBytes = 1 << 30
@@ -77,6 +81,7 @@ const DefaultTenantBase = 2_000_000_000
 const (
 	LimitMemory = "memory"
 	LimitPids   = "pids"
+	LimitDisk   = "disk" // a file became larger than Spec.FileBytes
 )
 
 // Config says how a Runner isolates commands. The zero value is useful.
@@ -104,6 +109,7 @@ type Level struct {
 	Uids    bool   `json:"uids"`    // each tenant has host ids of its own
 	Seccomp bool   `json:"seccomp"` // a system-call allow-list is in force
 	Limits  string `json:"limits"`  // cgroup2, cgroup1 or rlimit
+	CPU     bool   `json:"cpu"`     // tenants have equal shares of the processors
 	// Warm: commands of one directory share a sandbox that is kept, in which
 	// /tmp and /dev/shm outlive a command; their processes do not.
 	Warm bool `json:"warm"`
@@ -151,6 +157,20 @@ type Spec struct {
 	MemoryBytes int64
 	// Pids bounds the number of its processes and threads; 0 is DefaultPids.
 	Pids int
+	// CPUMillis bounds the processors of all processes together, in thousandths of
+	// one; 0 is no bound. It holds where Level.CPU is true.
+	CPUMillis int64
+	// Tenant is whose share of the processors the command uses. Tenants have equal
+	// shares, however many processes they run, where Level.CPU is true.
+	Tenant string
+	// Files bounds the files that one process may have open; 0 is DefaultFiles. A
+	// lower hard limit of the host wins.
+	Files int
+	// FileBytes bounds the size of a file that the command writes; 0 is
+	// DefaultFileBytes. A lower hard limit of the host wins.
+	FileBytes int64
+	// Full: no file may grow, as on a full disk. Removing works.
+	Full bool
 
 	agent *os.File // run this program as process 1 of a warm sandbox, and not Argv
 }
@@ -177,9 +197,11 @@ type Result struct {
 	// Signal is the name of the signal that ended the command, such as
 	// "SIGKILL"; "" if it exited, and where the driver cannot tell.
 	Signal string
-	// Limit is LimitMemory or LimitPids when that limit was met, whatever the
-	// status; "" otherwise, and where Level.Limits is rlimit.
-	Limit string
+	// Limit is the one of the Limit… values that was met, whatever the status; ""
+	// is none. Limits are all of them, Limit first: a command that was killed for
+	// its memory may also have been refused processes.
+	Limit  string
+	Limits []string
 	// User and System are processor time of the whole tree; 0 where the host
 	// gives no account (bwrap without cgroups).
 	User, System time.Duration
@@ -188,6 +210,15 @@ type Result struct {
 	MaxRSS int64
 	// Err is set when the sandbox failed and not the command.
 	Err error
+}
+
+// meet adds a limit that was met.
+func (r *Result) meet(limit string) {
+	if slices.Contains(r.Limits, limit) {
+		return
+	}
+	r.Limits = append(r.Limits, limit)
+	r.Limit = r.Limits[0]
 }
 
 // TenantIDs returns the host uid and gid of a tenant's number. Number 0 is the

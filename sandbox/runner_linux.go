@@ -121,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Runner, error) {
 
 // choose sets the driver and its surroundings without trying them.
 func (r *Runner) choose(isolation string) error {
-	r.level = Level{Driver: isolation, Limits: r.limiter.kind, Reason: r.limiter.reason}
+	r.level = Level{Driver: isolation, Limits: r.limiter.kind, CPU: r.limiter.cpu(), Reason: r.limiter.reason}
 	switch isolation {
 	case IsolationNone, IsolationSoftware:
 		r.driver = plain{}

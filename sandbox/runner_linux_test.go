@@ -34,6 +34,7 @@ func TestConformance(t *testing.T) {
 			t.Run("at once", func(t *testing.T) { testAtOnce(t, b) })
 			t.Run("refusals", func(t *testing.T) { testRefusals(t, b) })
 			t.Run("holding", func(t *testing.T) { testHolding(t, b) })
+			t.Run("file limits", func(t *testing.T) { testFileLimits(t, b) })
 			t.Run("account", func(t *testing.T) { testAccount(t, b) })
 			t.Run("niceness", func(t *testing.T) { testNiceness(t, b) })
 		})

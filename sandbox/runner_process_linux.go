@@ -260,18 +260,28 @@ func (p *cold) judge(state *os.ProcessState, killed bool) Result {
 	if status.Signaled() {
 		r.Code = 128 + int(status.Signal())
 		r.Signal = unix.SignalName(status.Signal())
+		r.judgeFiles()
 		if !direct && !killed && r.Limit != LimitMemory {
 			r.Err = mesh.Errorf(mesh.CodeInternal, "exec: the sandbox was ended by %s from outside", r.Signal)
 		}
 		return r
 	}
 	r.Code = status.ExitStatus()
+	r.judgeFiles()
 	// Bubblewrap tells a signal as a status, which the command could have
 	// chosen itself, unless it is the end that we or the kernel gave it.
 	if !direct && r.Code == 128+int(unix.SIGKILL) && (killed || r.Limit == LimitMemory) {
 		r.Signal = unix.SignalName(unix.SIGKILL)
 	}
 	return r
+}
+
+// judgeFiles names the limit of a command that ended for the size of a file; a
+// shell ends with that status if a command of its own did.
+func (r *Result) judgeFiles() {
+	if r.Code == 128+int(unix.SIGXFSZ) {
+		r.meet(LimitDisk)
+	}
 }
 
 // release gives back everything on the host that belonged to the command but its

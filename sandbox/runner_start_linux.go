@@ -66,11 +66,11 @@ func (r *Runner) holdCold(ctx context.Context, spec *Spec) (p *cold, said string
 			p = nil
 		}
 	}()
-	pids := spec.Pids
+	others := r.driver.reserve()
 	if spec.listens() {
-		pids = max(pids, agentThreads) // before the command
+		others += max(0, agentThreads-spec.Pids) // before the command
 	}
-	if p.group, err = r.limiter.open(spec.MemoryBytes, pids+r.driver.reserve()); err != nil {
+	if p.group, err = r.limiter.open(spec.bounds(others)); err != nil {
 		return p, "", err
 	}
 	if r.mounts {
@@ -192,11 +192,15 @@ func (r *Runner) fork(ctx context.Context, p *cold, spec *Spec) error {
 // process takes CAP_SYS_RESOURCE, which containers rarely have even as root; for
 // the same reason no limit is raised.
 func (r *Runner) rlimits(spec *Spec) (string, error) {
-	files, err := OpenFiles()
+	files, err := hardLimit(unix.RLIMIT_NOFILE, int64(spec.Files))
 	if err != nil {
 		return "", err
 	}
-	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ", files)
+	bytes, err := hardLimit(unix.RLIMIT_FSIZE, spec.FileBytes)
+	if err != nil {
+		return "", err
+	}
+	script := fmt.Sprintf("ulimit -c 0 || exit 126; ulimit -n %d || exit 126; ulimit -f %d || exit 126; ", files, bytes/512)
 	if spec.agent != nil {
 		return script, nil
 	}
@@ -204,13 +208,16 @@ func (r *Runner) rlimits(spec *Spec) (string, error) {
 }
 
 // ownLimits are those shell commands that differ from command to command: none
-// where a cgroup holds the command.
-func (r *Runner) ownLimits(spec *Spec, reserve int) string {
+// where a cgroup holds the command and the disk is not full.
+func (r *Runner) ownLimits(spec *Spec, reserve int) (script string) {
+	if spec.Full {
+		script = "ulimit -f 0 || exit 126; "
+	}
 	if r.limiter.kind != limitsRlimit || r.level.Driver == IsolationNone {
-		return ""
+		return script
 	}
 	// Not the address space: runtimes reserve far more than they use.
-	script := fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
+	script += fmt.Sprintf("ulimit -d %d || exit 126; ", max(1, spec.MemoryBytes>>10))
 	if r.level.Uids || r.level.Driver == IsolationBwrap {
 		// Outside a user namespace the count is of all processes of the host
 		// user, whose desktop alone may have more. Shells disagree on the letter.
@@ -241,7 +248,7 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: network full needs no way out")
 	case spec.Egress != nil && !r.level.Net:
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "exec: isolation %s cannot keep a command to some hosts", r.level.Driver)
-	case spec.MemoryBytes < 0 || spec.Pids < 0:
+	case spec.MemoryBytes < 0 || spec.Pids < 0 || spec.CPUMillis < 0 || spec.Files < 0 || spec.FileBytes < 0:
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: a limit is negative")
 	case r.level.Uids && (!tenantID(spec.UID) || !tenantID(spec.GID)):
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: not the host ids of a tenant")
@@ -253,8 +260,19 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 	if spec.Pids == 0 {
 		spec.Pids = DefaultPids
 	}
+	if spec.Files == 0 {
+		spec.Files = DefaultFiles
+	}
+	if spec.FileBytes == 0 {
+		spec.FileBytes = DefaultFileBytes
+	}
 	spec.Env = environment(&spec)
 	return &spec, checkWords(spec.Argv, spec.Env)
+}
+
+// bounds is what a cgroup holds the command to, with some processes of others.
+func (s *Spec) bounds(others int) bounds {
+	return bounds{memory: s.MemoryBytes, pids: s.Pids + others, cpu: s.CPUMillis, tenant: s.Tenant}
 }
 
 func tenantID(id int) bool { return id > 0 && id <= math.MaxInt32 }

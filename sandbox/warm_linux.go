@@ -43,6 +43,10 @@ type boxKey struct {
 	uid, gid int
 	net      string
 	egress   string
+
+	tenant    string // whose share of the processors
+	files     int
+	fileBytes int64
 }
 
 func keyOf(spec *Spec) (boxKey, error) {
@@ -54,7 +58,10 @@ func keyOf(spec *Spec) (boxKey, error) {
 	if net == "" {
 		net = NetNone
 	}
-	key := boxKey{dev: st.Dev, ino: st.Ino, mount: spec.Mount, uid: spec.UID, gid: spec.GID, net: net}
+	key := boxKey{
+		dev: st.Dev, ino: st.Ino, mount: spec.Mount, uid: spec.UID, gid: spec.GID, net: net,
+		tenant: spec.Tenant, files: spec.Files, fileBytes: spec.FileBytes,
+	}
 	if spec.Egress != nil {
 		key.egress = spec.Egress.Key()
 	}

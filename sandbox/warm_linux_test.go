@@ -32,7 +32,9 @@ func (b *bench) sameSandbox(t *testing.T) bool {
 func (b *bench) box(t *testing.T) *box {
 	t.Helper()
 	w := b.runner.warm
-	key, err := keyOf(b.spec(t))
+	spec, err := b.runner.complete(b.spec(t, "true"))
+	require.NoError(t, err)
+	key, err := keyOf(spec)
 	require.NoError(t, err)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -369,5 +369,6 @@ func (c *warmRun) judge(reply *inside.Reply) Result {
 		r.Code = 128 + int(status&0x7f)
 		r.Signal = unix.SignalName(unix.Signal(status & 0x7f))
 	}
+	r.judgeFiles()
 	return r
 }
