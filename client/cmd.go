@@ -23,17 +23,21 @@ const MaxCollected = 64 << 20
 // killed if that takes it longer than two seconds; Signal with KILL kills at once,
 // and Detach leaves it running.
 type Cmd struct {
-	Args       []string      // program and arguments
-	Dir        string        // working directory, relative to the scope; default its root
-	Env        []string      // NAME=value, over the scope's and the sandbox's own; NAME alone takes one of those away
-	Stdin      io.Reader     // passed on as it is read; what it holds beyond the command's end is not read
-	Stdout     io.Writer     // nil drops it; a writer that fails ends the command
-	Stderr     io.Writer     // the same
-	ID         string        // a UUIDv7; default a fresh one. The same id never starts twice
-	Timeout    time.Duration // how long the command may live; 0: no limit
-	MaxOutput  int64         // bytes of output after which it is killed; 0: no limit
-	Net        string        // none or full; default as the mesh is set
-	Durability string        // none; sync and async are CodeUnsupported so far
+	Args        []string      // program and arguments
+	Dir         string        // working directory, relative to the scope; default its root
+	Env         []string      // NAME=value, over the scope's and the sandbox's own; NAME alone takes one of those away
+	Stdin       io.Reader     // passed on as it is read; what it holds beyond the command's end is not read
+	Stdout      io.Writer     // nil drops it; a writer that fails ends the command
+	Stderr      io.Writer     // the same
+	ID          string        // a UUIDv7; default a fresh one. The same id never starts twice
+	Timeout     time.Duration // how long the command may live; 0: no limit
+	MaxOutput   int64         // bytes of output after which it is killed; 0: no limit
+	MemoryBytes int64         // of all of its processes; this and what follows: 0 is what the tenant may use
+	Pids        int64         // processes and threads
+	CPUMillis   int64         // processors, in thousandths of one
+
+	Net        string // none or full; default as the mesh is set
+	Durability string // none; sync and async are CodeUnsupported so far
 
 	// Cancel is called instead of the kill when the context ends, for instance to
 	// send a milder signal. Wait then goes on to the command's end, and returns as
@@ -180,6 +184,7 @@ func (c *Cmd) start() error {
 	}
 	req := mesh.ExecRequest{
 		ID: id, Dir: mesh.Path(c.Dir), TimeoutMS: c.Timeout.Milliseconds(), MaxOutput: c.MaxOutput,
+		MemoryBytes: c.MemoryBytes, Pids: c.Pids, CPUMillis: c.CPUMillis,
 		Net: c.Net, Durability: c.Durability, AllowDangerous: c.AllowDangerous,
 		OpenStdin: open,
 	}

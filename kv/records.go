@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -128,6 +130,7 @@ type TenantRecord struct {
 	Number     uint32      `json:"number"`     // unique in the mesh; host user ids derive from it
 	Generation uint64      `json:"generation"` // tokens carry it
 	Created    time.Time   `json:"created"`
+	Limits     mesh.Limits `json:"limits,omitzero"` // 0 in it is a node's default
 }
 
 // TokenRecord describes an issued token. The token itself is stored nowhere.
@@ -179,6 +182,48 @@ func (ts *Tenants) Create(ctx context.Context, t mesh.Tenant) (TenantRecord, err
 		return now, err
 	}
 	return r, err
+}
+
+// SetLimits replaces the limits of a tenant and returns its record.
+func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Limits) (TenantRecord, error) {
+	for {
+		var r TenantRecord
+		rev, err := ts.get(ctx, string(t), &r)
+		if err == nil && rev == 0 {
+			return ts.Get(ctx, t) // says that it does not exist
+		}
+		if err != nil {
+			return TenantRecord{}, err
+		}
+		r.Limits = limits
+		if _, err = ts.set(ctx, string(t), r, rev); !errors.Is(err, mesh.ErrRefused) {
+			return r, err
+		}
+	}
+}
+
+// Watch calls fn with every present record and then with every change, one at a
+// time, until ctx ends or the watch breaks; its error says why it ended.
+func (ts *Tenants) Watch(ctx context.Context, fn func(TenantRecord)) error {
+	w, err := ts.kv.Watch(ctx, "*")
+	if err != nil {
+		return unreachable("watch tenants", err)
+	}
+	defer w.Stop() //nolint:errcheck // ends with the connection anyway
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-w.Updates():
+			if !open {
+				return mesh.Errorf(mesh.CodeUnavailable, "the watch on tenants ended")
+			}
+			var r TenantRecord
+			if e != nil && e.Operation() == jetstream.KeyValuePut && e.Key() != tenantCount && json.Unmarshal(e.Value(), &r) == nil {
+				fn(r)
+			}
+		}
+	}
 }
 
 // nextNumber counts up. A number whose write stayed unknown is never used.

@@ -68,7 +68,7 @@ type Claim struct {
 // canceled, internal …); then the other fields say nothing about the command.
 type Final struct {
 	Code       int    `json:"code"`             // exit status, 128+s for signal s, 124 after a timeout
-	Limit      string `json:"limit,omitempty"`  // the limit that was hit: memory pids output timeout
+	Limit      string `json:"limit,omitempty"`  // the limit that was met: memory pids disk output timeout
 	Output     uint64 `json:"output"`           // bytes of output, both streams, as the command wrote them
 	Missing    uint64 `json:"missing"`          // how many of them the log does not hold
 	DurationUS int64  `json:"duration_us"`      // from start to end of the process tree
@@ -80,6 +80,8 @@ type Final struct {
 	Frames     uint64 `json:"frames,omitempty"` // messages of the log before this one: among so many no other is final
 	ErrorCode  Code   `json:"error,omitempty"`  // the mesh's verdict, if it is one
 	ErrorText  string `json:"reason,omitempty"` //
+
+	Met []LimitMet `json:"met,omitempty"` // every limit that was met, Limit first
 }
 
 // Err returns the mesh's verdict as an error, or nil.

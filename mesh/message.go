@@ -61,12 +61,17 @@ const (
 // ExecRequest starts a command. The content, if any, is its standard input.
 // Args[0] is the program, looked up in the sandbox's PATH.
 type ExecRequest struct {
-	ID         ExecID `json:"id"`
-	Args       []Path `json:"args"`
-	Dir        Path   `json:"dir,omitempty"`        // working directory, relative to the scope
-	Env        []Path `json:"env,omitempty"`        // NAME=value sets a variable, NAME alone takes a default of the sandbox away
-	TimeoutMS  int64  `json:"timeout_ms,omitempty"` // how long the command may live; 0: no limit
-	MaxOutput  int64  `json:"max_output,omitempty"` // bytes of output after which it is killed; 0: no limit
+	ID        ExecID `json:"id"`
+	Args      []Path `json:"args"`
+	Dir       Path   `json:"dir,omitempty"`        // working directory, relative to the scope
+	Env       []Path `json:"env,omitempty"`        // NAME=value sets a variable, NAME alone takes a default of the sandbox away
+	TimeoutMS int64  `json:"timeout_ms,omitempty"` // how long the command may live; 0: no limit
+	MaxOutput int64  `json:"max_output,omitempty"` // bytes of output after which it is killed; 0: no limit
+	// Narrower than the tenant's limits; more is CodeQuota, 0 is what the tenant has.
+	MemoryBytes int64 `json:"memory_bytes,omitempty"`
+	Pids        int64 `json:"pids,omitempty"`
+	CPUMillis   int64 `json:"cpu_millis,omitempty"`
+
 	Net        string `json:"net,omitempty"`        // none (default) or full
 	Durability string `json:"durability,omitempty"` // none; sync and async come with capture
 

@@ -68,6 +68,7 @@ const (
 	VerbAdminStatus       = "status"
 	VerbAdminTenantCreate = "tenant-create"
 	VerbAdminTenantList   = "tenant-list"
+	VerbAdminTenantQuota  = "tenant-quota" // read or set a tenant's limits
 	VerbAdminTokenIssue   = "token-issue"
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host

@@ -23,6 +23,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		}
 		r, err := n.kv.Tenants.Create(ctx, t)
 		return &mesh.Reply{Args: mesh.TenantEntry{Name: r.Name, Created: r.Created}}, err
+	case mesh.VerbAdminTenantQuota:
+		return n.tenantQuota(ctx, req)
 	case mesh.VerbAdminTenantList:
 		return n.listTenants(ctx)
 	case mesh.VerbAdminTokenIssue:
@@ -74,9 +76,12 @@ func Limits() map[string]int64 {
 		"mesh.TombstoneTTL_ms":         mesh.TombstoneTTL.Milliseconds(),
 		"node.DefaultAnswerAge_ms":     DefaultAnswerAge.Milliseconds(),
 		"node.DefaultAnswers":          DefaultAnswers,
+		"node.DefaultDiskBytes":        DefaultDiskBytes,
+		"node.DefaultDiskFiles":        DefaultDiskFiles,
 		"node.DefaultDownloadIdle_ms":  DefaultDownloadIdle.Milliseconds(),
 		"node.DefaultGrace_ms":         DefaultGrace.Milliseconds(),
 		"node.DefaultMaxBulk":          DefaultMaxBulk,
+		"node.DefaultMaxCounts":        DefaultMaxCounts,
 		"node.DefaultMaxCreations":     DefaultMaxCreations,
 		"node.DefaultMaxDownloads":     DefaultMaxDownloads,
 		"node.DefaultMaxExecs":         DefaultMaxExecs,

@@ -30,6 +30,8 @@ type command struct {
 	stdin []byte
 	hash  string
 	tries string // Mesh-Id of the request and its repeats
+
+	limits mesh.Limits // the tenant's, with all defaults
 }
 
 func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
@@ -54,6 +56,10 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 		c.Net = w.node.cfg.Net
 	}
 	if err := c.guard(); err != nil {
+		return nil, err
+	}
+	c.limits = w.node.limitsOf(w.tenant)
+	if err := c.bound(); err != nil {
 		return nil, err
 	}
 	c.hash = c.identity()
@@ -83,7 +89,7 @@ func (c *command) check(maxNet string) error {
 		return mesh.Errorf(mesh.CodeTooLarge, "exec: arguments and environment of %d bytes are larger than %d", size, mesh.MaxArgs)
 	}
 	switch {
-	case c.TimeoutMS < 0 || c.MaxOutput < 0:
+	case c.TimeoutMS < 0 || c.MaxOutput < 0 || c.MemoryBytes < 0 || c.Pids < 0 || c.CPUMillis < 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: negative limit")
 	case c.Net != "" && c.Net != "none" && c.Net != "full":
 		return mesh.Errorf(mesh.CodeUnsupported, "exec: network %.60q is not known here; none and full are", c.Net)

@@ -81,10 +81,12 @@ type Node struct {
 	lists     *mesh.Slots // of lists
 	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
+	counts    *mesh.Slots // of workspaces whose files are being counted
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
 	workspaces map[key]*workspace
+	limits     map[mesh.Tenant]mesh.Limits // as they were set
 	draining   bool
 	open       sync.WaitGroup // workspaces that run
 }
@@ -120,7 +122,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
-		hostDirs: mesh.NewSlots(1),
+		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
 	}
 	defer func() {
 		if err != nil {
@@ -237,6 +239,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g, bg := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.renew(bg, revision) })
 	g.Go(func() error { return n.watchOwners(bg) })
+	g.Go(func() error { return n.watchTenants(bg) })
 	level := n.runner.Level()
 	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)
 	if serving != nil {

@@ -111,6 +111,7 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 		return err
 	}
 	w.uid, w.gid = sandbox.TenantIDs(tenant.Number)
+	n.learnLimits(tenant)
 
 	epoch, err := n.kv.Owners.Take(ctx, w.tenant, w.name, n.cfg.Name, n.incarnation, after)
 	if err != nil {

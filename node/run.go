@@ -143,14 +143,9 @@ func (x *run) run() {
 		}
 		final.ErrorCode, final.ErrorText = e.Code, e.Text
 	default:
-		final.Code, final.Limit = result.Code, result.Limit
+		final.Code = result.Code
 		final.UserUS, final.SystemUS, final.MaxRSS = result.User.Microseconds(), result.System.Microseconds(), result.MaxRSS
-		if limit := x.limit.Load(); limit != nil {
-			final.Limit = *limit
-			if *limit == "timeout" {
-				final.Code = 124
-			}
-		}
+		x.name(&final, result.Limits)
 	}
 	if err := x.log.finish(&final); err != nil {
 		x.workspace.log.Warn("exec log not finished", "exec", string(x.command.ID), "err", err)
@@ -243,7 +238,8 @@ func (x *run) spec(files [3]*os.File) *sandbox.Spec {
 		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
 		Argv: args, Env: env, Stdin: files[0], Stdout: files[1], Stderr: files[2],
 		UID: w.uid, GID: w.gid, Net: c.Net, Tenant: string(w.tenant),
-		MemoryBytes: sandbox.DefaultMemoryBytes, Pids: sandbox.DefaultPids,
+		MemoryBytes: c.MemoryBytes, Pids: int(c.Pids), CPUMillis: c.CPUMillis,
+		Files: int(c.limits.Files), FileBytes: c.limits.FileBytes, Full: w.disk.isFull(),
 	}
 }
 

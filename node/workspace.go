@@ -68,6 +68,7 @@ type workspace struct {
 	endless   []mesh.ExecID // ended here, but their final frame could not be stored
 	execDone  sync.WaitGroup
 	downloads downloads
+	disk      disk
 }
 
 // answer is what a request got, or will get once done is closed.
@@ -81,7 +82,7 @@ type answer struct {
 func newWorkspace(n *Node, k key) *workspace {
 	answers, _ := lru.New[string, *answer](DefaultAnswers) // fails for a size below 1 only
 	changes, endChanges := context.WithCancel(context.Background())
-	return &workspace{
+	w := &workspace{
 		changes: changes, endChanges: endChanges, working: map[string]*answer{},
 		node: n, tenant: k.tenant, name: k.workspace,
 		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
@@ -91,6 +92,8 @@ func newWorkspace(n *Node, k key) *workspace {
 		answers: answers,
 		execs:   map[mesh.ExecID]*run{},
 	}
+	w.disk.workspace = w
+	return w
 }
 
 func (w *workspace) logSubject(id mesh.ExecID) string {
@@ -128,6 +131,7 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 			w.stop(mesh.AsError(err))
 		}
 	})
+	sequencer.Go(func() { w.disk.run(ctx) })
 	epoch := mesh.Epoch(w.epoch.Load())
 	w.sub, err = w.node.door.Subscribe(ctx, mesh.OwnerWildcard(w.tenant, w.name, epoch), "", w.answer)
 	if err != nil {
@@ -191,6 +195,22 @@ func (w *workspace) quiesce(verdict *mesh.Error) {
 	w.execDone.Wait()
 }
 
+// commanded reports whether commands run.
+func (w *workspace) commanded() bool {
+	w.execMu.Lock()
+	defer w.execMu.Unlock()
+	return len(w.execs) > 0
+}
+
+// endAll ends every command because of a limit of the workspace, at once.
+func (w *workspace) endAll(limit string) {
+	w.execMu.Lock()
+	defer w.execMu.Unlock()
+	for _, x := range w.execs {
+		x.end(limit, 0)
+	}
+}
+
 func (w *workspace) abortAll(verdict *mesh.Error) {
 	w.execMu.Lock()
 	defer w.execMu.Unlock()
@@ -250,6 +270,13 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 }
 
 func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
+	if v.grows {
+		if err := w.disk.admit(ctx, int64(len(req.Content()))); err != nil {
+			return nil, err
+		}
+	} else if v.changes {
+		w.disk.worked.Store(true)
+	}
 	reply, err := v.do(w, ctx, req)
 	return reply, w.checked(err)
 }
@@ -259,6 +286,7 @@ type verb struct {
 	do      func(*workspace, context.Context, *mesh.Request) (*mesh.Reply, error)
 	files   bool // needs the tree
 	changes bool // changes it: done once for any number of repeats
+	grows   bool // adds to it
 }
 
 // verbs are the owner verbs. exec, signal and stdin have rules of their own for
@@ -271,15 +299,15 @@ var verbs = map[string]verb{
 	mesh.VerbSearch:   {do: (*workspace).search, files: true},
 	mesh.VerbGrep:     {do: (*workspace).grep, files: true},
 	mesh.VerbDownload: {do: (*workspace).download, files: true},
-	mesh.VerbWrite:    {do: (*workspace).write, files: true, changes: true},
-	mesh.VerbMkdir:    {do: (*workspace).mkdir, files: true, changes: true},
+	mesh.VerbWrite:    {do: (*workspace).write, files: true, changes: true, grows: true},
+	mesh.VerbMkdir:    {do: (*workspace).mkdir, files: true, changes: true, grows: true},
 	mesh.VerbRemove:   {do: (*workspace).remove, files: true, changes: true},
 	mesh.VerbRename:   {do: (*workspace).rename, files: true, changes: true},
-	mesh.VerbCopy:     {do: (*workspace).copy, files: true, changes: true},
+	mesh.VerbCopy:     {do: (*workspace).copy, files: true, changes: true, grows: true},
 	mesh.VerbChmod:    {do: (*workspace).chmod, files: true, changes: true},
-	mesh.VerbSymlink:  {do: (*workspace).symlink, files: true, changes: true},
+	mesh.VerbSymlink:  {do: (*workspace).symlink, files: true, changes: true, grows: true},
 	mesh.VerbTouch:    {do: (*workspace).touch, files: true, changes: true},
-	mesh.VerbUpload:   {do: (*workspace).upload, files: true, changes: true},
+	mesh.VerbUpload:   {do: (*workspace).upload, files: true, changes: true, grows: true},
 	mesh.VerbExec:     {do: (*workspace).exec, files: true},
 	mesh.VerbSignal:   {do: (*workspace).signal},
 	mesh.VerbStdin:    {do: (*workspace).stdin},

@@ -67,6 +67,12 @@ type TreeConfig struct {
 // on another node.
 type Info = mesh.FileInfo
 
+// Usage is what a tree takes on disk.
+type Usage struct {
+	Bytes int64 // allocated, as du counts
+	Files int64 // everything that has a name; a file with several once
+}
+
 // WriteOptions says how a file is put in place.
 type WriteOptions struct {
 	// Mode holds permission bits (0777, the rest is dropped); zero keeps the

@@ -30,6 +30,12 @@ func (t *Tree) Close() error { return nil }
 // Gone returns false.
 func (t *Tree) Gone() bool { return false }
 
+// Usage returns CodeUnsupported.
+func (t *Tree) Usage(context.Context, int64) (Usage, error) { return Usage{}, errLinux() }
+
+// Free returns CodeUnsupported.
+func (t *Tree) Free() (Usage, error) { return Usage{}, errLinux() }
+
 // View returns a View of which every method returns CodeUnsupported.
 func (t *Tree) View(string) *View { return &View{} }
 

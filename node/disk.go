@@ -1,0 +1,179 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// Bounds of what a workspace takes on disk.
+const (
+	// DefaultDiskBytes is what one workspace may hold: a large repository with its
+	// dependencies and builds.
+	DefaultDiskBytes = 10 << 30
+	// DefaultDiskFiles is how many files and directories: several times the largest
+	// tree of dependencies, and counted in some seconds.
+	DefaultDiskFiles = 1_000_000
+	// DefaultMaxCounts bounds the workspaces whose files are counted at a time on
+	// one node.
+	DefaultMaxCounts = 8
+)
+
+const (
+	// diskEvery is how often a workspace that is worked in is looked at.
+	diskEvery = time.Second
+	// A count of files may take one part in restShare of a processor while there is
+	// room, and one in hurryShare where the room may be used up.
+	restShare  = 20
+	hurryShare = 3
+)
+
+// disk knows what a workspace takes on disk, to within what was written since the
+// last look. A count goes through the whole tree, so a large one is not counted at
+// each look: as long as the whole file system has not lost more room than the
+// workspace has left, the count can wait.
+type disk struct {
+	workspace *workspace
+	worked    atomic.Bool  // something may have changed since the last count
+	full      atomic.Bool  // commands may remove, and not write
+	added     atomic.Int64 // bytes that requests have added since the last count
+
+	counting sync.Mutex // held while the files are counted; guards the rest
+	known    bool
+	used     sandbox.Usage
+	free     sandbox.Usage // of the file system, when the count began
+	at       time.Time     // when it ended
+	took     time.Duration
+}
+
+// has reports whether the tree is the node's to bound: a directory of the host is
+// its owner's.
+func (d *disk) has() bool { return d.workspace.tree != nil && d.workspace.record.Dir == "" }
+
+// isFull reports whether a command may only remove, and notes that one comes.
+func (d *disk) isFull() bool {
+	d.worked.Store(true)
+	return d.full.Load()
+}
+
+// run looks at the workspace each second while it is worked in. Commands that
+// write while it is over its limit are ended. It returns when ctx has ended.
+func (d *disk) run(ctx context.Context) {
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !d.has() {
+			continue
+		}
+		running := d.workspace.commanded()
+		if running || d.worked.Load() {
+			d.look(ctx, running)
+		}
+	}
+}
+
+// look counts if a count is due.
+func (d *disk) look(ctx context.Context, running bool) {
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	limits := d.workspace.node.limitsOf(d.workspace.tenant)
+	if !d.due(limits) {
+		return
+	}
+	before := d.used
+	wasOver := d.known && over(before, limits)
+	if !d.count(ctx, limits) || !over(d.used, limits) {
+		return
+	}
+	// Over the limit a command may go on that only removes.
+	grew := d.used.Bytes > before.Bytes || d.used.Files > before.Files
+	if running && (!wasOver || grew) {
+		d.workspace.log.Info("workspace over its disk limit", "bytes", d.used.Bytes, "files", d.used.Files)
+		d.workspace.endAll(limitDisk)
+	}
+}
+
+// due says whether the files should be counted now. d.counting is held.
+func (d *disk) due(limits mesh.Limits) bool {
+	if !d.known {
+		return true
+	}
+	rest := time.Since(d.at)
+	if rest >= restShare*d.took {
+		return true
+	}
+	if rest < hurryShare*d.took {
+		return false
+	}
+	now, err := d.workspace.tree.Free()
+	if err != nil {
+		return true
+	}
+	return d.full.Load() || d.used.Bytes+d.free.Bytes-now.Bytes > limits.DiskBytes || d.used.Files+d.free.Files-now.Files > limits.DiskFiles
+}
+
+func over(u sandbox.Usage, limits mesh.Limits) bool {
+	return u.Bytes > limits.DiskBytes || u.Files > limits.DiskFiles
+}
+
+// count counts the files and reports whether it did. d.counting is held.
+func (d *disk) count(ctx context.Context, limits mesh.Limits) bool {
+	n, owner := d.workspace.node, string(d.workspace.tenant)
+	if !n.counts.Take(owner) {
+		return false
+	}
+	defer n.counts.Give(owner)
+	d.worked.Store(false)
+	d.added.Store(0)
+	began := time.Now()
+	free, err := d.workspace.tree.Free()
+	if err == nil {
+		d.used, err = d.workspace.tree.Usage(ctx, limits.DiskFiles)
+	}
+	if err != nil {
+		d.worked.Store(true)
+		return false
+	}
+	d.known, d.free, d.at, d.took = true, free, time.Now(), time.Since(began)
+	d.full.Store(over(d.used, limits))
+	return true
+}
+
+// admit refuses a request that adds bytes, with CodeQuota, where they do not fit.
+// What was counted long ago is counted again before that.
+func (d *disk) admit(ctx context.Context, bytes int64) error {
+	if !d.has() {
+		return nil
+	}
+	worked := d.worked.Swap(true)
+	added := d.added.Add(bytes)
+	if !d.counting.TryLock() {
+		return nil // it is just being counted: the next one is told
+	}
+	defer d.counting.Unlock()
+	limits := d.workspace.node.limitsOf(d.workspace.tenant)
+	fits := func() bool {
+		return d.used.Bytes+added <= limits.DiskBytes && d.used.Files < limits.DiskFiles
+	}
+	if !d.known || fits() {
+		return nil
+	}
+	if worked && time.Since(d.at) >= hurryShare*d.took && d.count(ctx, limits) {
+		if added = bytes; fits() {
+			d.added.Add(bytes)
+			return nil
+		}
+	}
+	d.added.Add(-bytes)
+	return mesh.Errorf(mesh.CodeQuota, "workspace %s may hold %d MiB and %d files, and this does not fit; remove something, or ask the operator for more",
+		d.workspace.name, limits.DiskBytes>>20, limits.DiskFiles)
+}
