@@ -35,6 +35,16 @@
 // node keeps no list of tokens. What is kept between requests, such as answers,
 // staged files and tar streams, belongs to the scope that it was made in.
 //
+// # Limits
+//
+// What a tenant may use stands in its record, which every node watches; an exec may
+// ask for less. The sandbox holds a command to it, except for the disk: that is the
+// workspace's. It is counted while commands run and before a request adds to it,
+// at most each second, a large tree less often as long as the file system has not
+// lost as much room as the workspace has left. Commands that write while it is over
+// its limit are ended; then no file can grow, and removing works. A directory of
+// the host is its owner's to bound.
+//
 // # Files that are gone
 //
 // A workspace whose directory was removed behind the node's back serves no files:

@@ -208,7 +208,7 @@ func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.Canc
 	})()
 	err := c.Wait()
 	if final := c.Final(); final != nil && final.ErrorCode == "" {
-		explain(cmd.ErrOrStderr(), final, x.timeout, x.maxOutput)
+		explain(cmd.ErrOrStderr(), final)
 	}
 	if err != nil && errors.Is(context.Cause(watching), errLeft) {
 		return &exitError{code: exitSignal + int(syscall.SIGINT)}
@@ -220,31 +220,15 @@ func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.Canc
 	return err
 }
 
-// explain names a limit that was hit, whatever the status, and output that is
-// not in the log. timeout and maxOutput are 0 where they are not known.
-func explain(out io.Writer, final *mesh.Final, timeout time.Duration, maxOutput int64) {
-	text := ""
-	switch final.Limit {
-	case "":
-	case "timeout":
-		text = "the command was ended when its time was over"
-		if timeout > 0 {
-			text = fmt.Sprintf("the command was ended after %s", timeout)
-		}
-	case "output":
-		text = "the command was ended when it had written as much as it may"
-		if maxOutput > 0 {
-			text = fmt.Sprintf("the command was ended after %d bytes of output", maxOutput)
-		}
-	case "memory":
-		text = "the command reached its memory limit"
-	case "pids":
-		text = "the command reached its limit of processes and threads"
-	default:
-		text = "the command reached this limit"
+// explain names every limit that was met, whatever the status, and output that is
+// not in the log.
+func explain(out io.Writer, final *mesh.Final) {
+	met := final.Met
+	if len(met) == 0 && final.Limit != "" {
+		met = []mesh.LimitMet{{Name: final.Limit, Text: "the command reached this limit"}}
 	}
-	if text != "" {
-		fmt.Fprintf(out, "wsmesh: %s: %s\n", final.Limit, text)
+	for _, l := range met {
+		fmt.Fprintf(out, "wsmesh: %s: %s\n", l.Name, l.Text)
 	}
 	if final.Missing > 0 && final.Limit != "output" {
 		fmt.Fprintf(out, "wsmesh: output: %d of %d bytes of output are not in the log\n", final.Missing, final.Output)

@@ -221,7 +221,7 @@ func (v *viewer) show(ctx context.Context) error {
 	if err := final.Err(); err != nil {
 		return err
 	}
-	explain(v.errs, final, 0, 0)
+	explain(v.errs, final)
 	if final.Code != 0 {
 		return &exitError{code: final.Code}
 	}
@@ -246,7 +246,7 @@ func (v *viewer) stored(ctx context.Context) error {
 		fmt.Fprintf(v.errs, "wsmesh: %s: %s\n", mesh.CodeOf(err), shownText(errorText(err)))
 		return nil
 	}
-	explain(v.errs, final, 0, 0)
+	explain(v.errs, final)
 	return nil
 }
 

@@ -10,9 +10,9 @@ import (
 )
 
 func newTenant() *cobra.Command {
-	cmd := &cobra.Command{Use: "tenant", Short: "Create and list tenants (operator)", RunE: needsSubcommand}
-	cmd.AddCommand(newTenantCreate(), newTenantLs())
-	cmd.AddCommand(laterCommands("rm", "quota")...)
+	cmd := &cobra.Command{Use: "tenant", Short: "Create, list and limit tenants (operator)", RunE: needsSubcommand}
+	cmd.AddCommand(newTenantCreate(), newTenantLs(), newTenantQuota())
+	cmd.AddCommand(laterCommands("rm")...)
 	return cmd
 }
 
