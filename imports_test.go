@@ -42,7 +42,7 @@ var rooms = []room{
 	{"sandbox/inside", nil, "what is process 1 of a sandbox is linked into a tiny program: it must not grow by what a node needs"},
 	{"sandbox/agent", []string{"sandbox/inside"}, "the agent runs inside the tenant's sandbox: what it does not link cannot be turned against us"},
 	{"router", []string{"kv", "mesh"}, "placement is decided from records; a router that knew nodes' insides could not run beside them"},
-	{"node", []string{"router", "sandbox", "objstore", "kv", "mesh", "mesh/auth", "node/egress"}, "a node is built from the rooms below it and is reached over NATS only"},
+	{"node", []string{"router", "sandbox", "objstore", "objstore/jsbucket", "objstore/dirtree", "kv", "mesh", "mesh/auth", "node/egress"}, "a node is built from the rooms below it, content in streams and directories among them, and is reached over NATS only"},
 	{"node/onebox", []string{"node", "mesh/natsd", "mesh/auth", "mesh", "client"}, "one box assembles a server and a node, and returns a client's configuration"},
 	{"node/egress", []string{"mesh"}, "which hosts commands reach is decided apart from how they run, so that it can be read as a whole"},
 	{"node/egress/egresstest", nil, "a name server for tests knows nothing of who asks it"},

@@ -36,6 +36,7 @@ type call struct {
 	create  bool    // a workspace that does not exist is created
 	reads   bool    // changes nothing: an unanswered try leaves nothing unknown
 	long    bool    // takes as long as its content is large: waits longWait
+	parts   bool    // is many changes, of which the next owner may find some made
 	tenure  *tenure // not nil: goes to the owner in this tenure only
 }
 
@@ -62,7 +63,7 @@ type tries struct {
 //
 //   - no responders: the tenure is over; the route is asked for anew;
 //   - silence: the same, and the outcome of that try stays unknown until a
-//     later one is answered;
+//     later one is answered, be it by the next owner: the journal has the answer;
 //   - stale, busy, unavailable: nothing was done; again;
 //   - any other code is the answer.
 func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error) {
@@ -100,9 +101,9 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 	case err != nil && retrySafe(err) && !c.conn.IsClosed():
 		t.last = err
 		return nil, true, nil
-	case doubt && (err != nil || k.verb != mesh.VerbExec && route.Epoch != t.silent):
-		// The new owner does not know what the old one did: its answer to a
-		// repeat would be about another state.
+	case doubt && (err != nil || (k.parts || k.tenure != nil) && route.Epoch != t.silent):
+		// A new owner knows the answers to changes that were made whole. Of others
+		// its answer to a repeat would be about another state.
 		return nil, false, c.gaveUp(ctx, true, nil)
 	case err != nil:
 		return nil, false, err

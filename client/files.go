@@ -123,6 +123,13 @@ func (w *Workspace) ReadDirPage(ctx context.Context, req mesh.ListRequest) (mesh
 
 // ReadFile reads a whole file into memory; Get streams.
 func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	all, _, err := w.ReadFileInfo(ctx, path)
+	return all, err
+}
+
+// ReadFileInfo is ReadFile that also describes the file; IfMatch of its Revision
+// makes a change of what was read only.
+func (w *Workspace) ReadFileInfo(ctx context.Context, path string) ([]byte, mesh.FileInfo, error) {
 	req := mesh.ReadRequest{Path: mesh.Path(path)}
 	all, info, err := w.readRange(ctx, req)
 	if size := int64(len(all)); err == nil && size < info.Size { // few files are
@@ -133,40 +140,91 @@ func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 			return nil
 		})
 	}
-	return all, pathError("read", path, err)
+	return all, info, pathError("read", path, err)
+}
+
+// FileOption says under what condition a file is changed. The condition is looked
+// at on the owner, in one step with the change.
+type FileOption func(*fileOptions)
+
+type fileOptions struct {
+	ifMatch    string
+	createOnly bool
+	err        error
+}
+
+// IfMatch makes a change only if the file has this revision, which Stat and the
+// reads give. Else it is CodeConflict, and the error's Revision is the one that the
+// file has, "" where it is gone. A revision is of one content on one node: after the
+// workspace has moved every revision is another one. Which of two changes of a command
+// within a few milliseconds it means is not told: the host's clock is not finer.
+func IfMatch(revision string) FileOption {
+	return func(o *fileOptions) {
+		if o.ifMatch = revision; revision == "" {
+			o.err = mesh.Errorf(mesh.CodeInvalid, "an empty revision matches nothing")
+		}
+	}
+}
+
+// CreateOnly makes a change only if nothing is there: else CodeExists.
+func CreateOnly() FileOption { return func(o *fileOptions) { o.createOnly = true } }
+
+func fileOptionsOf(opts []FileOption) (o fileOptions) {
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
 }
 
 // WriteFile writes a file whole: readers see the old content or the new, never
 // a part. Parents are made. perm 0 keeps the mode of an existing file, or is
 // 0644.
-func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
-	return w.write(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}, data)
+func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, perm fs.FileMode, opts ...FileOption) error {
+	_, err := w.WriteFileInfo(ctx, path, data, perm, opts...)
+	return err
+}
+
+// WriteFileInfo is WriteFile that describes the file as it was written. Its
+// Revision is "" when somebody has changed it since.
+func (w *Workspace) WriteFileInfo(ctx context.Context, path string, data []byte, perm fs.FileMode, opts ...FileOption) (mesh.FileInfo, error) {
+	req, err := writeRequest(path, perm, opts)
+	var info mesh.FileInfo
+	if err == nil {
+		info, err = w.write(ctx, req, data)
+	}
+	return info, pathError("write", path, err)
+}
+
+func writeRequest(path string, perm fs.FileMode, opts []FileOption) (mesh.WriteRequest, error) {
+	o := fileOptionsOf(opts)
+	return mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), CreateOnly: o.createOnly, IfMatch: o.ifMatch}, o.err
 }
 
 // CreateFile is WriteFile of a file that does not exist; CodeExists if it does.
 func (w *Workspace) CreateFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
-	return w.write(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), CreateOnly: true}, data)
+	return w.WriteFile(ctx, path, data, perm, CreateOnly())
 }
 
-func (w *Workspace) write(ctx context.Context, req mesh.WriteRequest, data []byte) error {
+func (w *Workspace) write(ctx context.Context, req mesh.WriteRequest, data []byte) (mesh.FileInfo, error) {
 	if len(data) > mesh.MaxMessage {
-		return pathError("write", string(req.Path), w.writeLarge(ctx, req, data))
+		return w.writeLarge(ctx, req, data)
 	}
 	if data == nil {
 		data = []byte{}
 	}
-	_, err := w.request(ctx, call{verb: mesh.VerbWrite, args: req, content: data, create: true}, nil)
-	return pathError("write", string(req.Path), err)
+	var reply mesh.WriteReply
+	_, err := w.request(ctx, call{verb: mesh.VerbWrite, args: req, content: data, create: true}, &reply)
+	return reply.File, err
 }
 
 // writeLarge is Put, begun again when the workspace moved under it: the content
 // is at hand.
-func (w *Workspace) writeLarge(ctx context.Context, req mesh.WriteRequest, data []byte) error {
+func (w *Workspace) writeLarge(ctx context.Context, req mesh.WriteRequest, data []byte) (mesh.FileInfo, error) {
 	const most = 5 // a workspace that moves more often is in trouble
 	for n := 1; ; n++ {
-		err := w.put(ctx, req, bytes.NewReader(data))
+		info, err := w.put(ctx, req, bytes.NewReader(data))
 		if !errors.Is(err, errMoved) || n == most {
-			return err
+			return info, err
 		}
 	}
 }
@@ -189,8 +247,12 @@ func (w *Workspace) mkdir(ctx context.Context, path string, perm fs.FileMode, pa
 }
 
 // Remove removes a file, a link or an empty directory.
-func (w *Workspace) Remove(ctx context.Context, path string) error {
-	_, err := w.request(ctx, call{verb: mesh.VerbRemove, args: mesh.RemoveRequest{Path: mesh.Path(path)}}, nil)
+func (w *Workspace) Remove(ctx context.Context, path string, opts ...FileOption) error {
+	o := fileOptionsOf(opts)
+	err := o.err
+	if err == nil {
+		_, err = w.request(ctx, call{verb: mesh.VerbRemove, args: mesh.RemoveRequest{Path: mesh.Path(path), IfMatch: o.ifMatch}}, nil)
+	}
 	return pathError("remove", path, err)
 }
 
@@ -205,18 +267,20 @@ func (w *Workspace) RemoveAll(ctx context.Context, path string) error {
 }
 
 // Rename moves a name, replacing a file at the new one; its parents are made.
-func (w *Workspace) Rename(ctx context.Context, from, to string) error {
-	return w.rename(ctx, mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to)})
+// IfMatch is about what is moved, CreateOnly about the new name.
+func (w *Workspace) Rename(ctx context.Context, from, to string, opts ...FileOption) error {
+	o := fileOptionsOf(opts)
+	err := o.err
+	if err == nil {
+		req := mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to), NoReplace: o.createOnly, IfMatch: o.ifMatch}
+		_, err = w.request(ctx, call{verb: mesh.VerbRename, args: req}, nil)
+	}
+	return linkError("rename", from, to, err)
 }
 
 // RenameNew is Rename to a name that does not exist; CodeExists if it does.
 func (w *Workspace) RenameNew(ctx context.Context, from, to string) error {
-	return w.rename(ctx, mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to), NoReplace: true})
-}
-
-func (w *Workspace) rename(ctx context.Context, req mesh.RenameRequest) error {
-	_, err := w.request(ctx, call{verb: mesh.VerbRename, args: req}, nil)
-	return linkError("rename", string(req.From), string(req.To), err)
+	return w.Rename(ctx, from, to, CreateOnly())
 }
 
 // Copy copies a file, or a directory with all that is below it, to a name that
@@ -224,7 +288,7 @@ func (w *Workspace) rename(ctx context.Context, req mesh.RenameRequest) error {
 // file at to is replaced, a directory at to is CodeExists.
 func (w *Workspace) Copy(ctx context.Context, from, to string) error {
 	req := mesh.CopyRequest{From: mesh.Path(from), To: mesh.Path(to), Recursive: true}
-	_, err := w.request(ctx, call{verb: mesh.VerbCopy, args: req, long: true}, nil)
+	_, err := w.request(ctx, call{verb: mesh.VerbCopy, args: req, long: true, parts: true}, nil)
 	return linkError("copy", from, to, err)
 }
 

@@ -125,17 +125,26 @@ func window(ctx context.Context, first int, fetch func(ctx context.Context, n in
 // file stays. Parents are made; perm is as WriteFile has it. CodeConflict: the
 // workspace got another owner meanwhile, which knows nothing of what was staged;
 // nothing was changed, start over with in from its beginning.
-func (w *Workspace) Put(ctx context.Context, path string, in io.Reader, perm fs.FileMode) error {
-	return pathError("write", path, w.put(ctx, mesh.WriteRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm())}, in))
+func (w *Workspace) Put(ctx context.Context, path string, in io.Reader, perm fs.FileMode, opts ...FileOption) error {
+	req, err := writeRequest(path, perm, opts)
+	if err == nil {
+		_, err = w.put(ctx, req, in)
+	}
+	return pathError("write", path, err)
 }
 
-func (w *Workspace) put(ctx context.Context, req mesh.WriteRequest, in io.Reader) error {
+func (w *Workspace) put(ctx context.Context, req mesh.WriteRequest, in io.Reader) (mesh.FileInfo, error) {
+	var reply mesh.WriteReply
 	s, err := w.stage(ctx, in)
-	if err == nil {
-		req.Stage, req.Commit, req.Size = s.id, true, s.size
-		_, err = w.request(ctx, call{verb: mesh.VerbWrite, args: req, create: true, long: true, tenure: &s.tenure}, nil)
+	if err != nil {
+		return mesh.FileInfo{}, err
 	}
-	return err
+	req.Stage, req.Commit, req.Size = s.id, true, s.size
+	_, err = w.request(ctx, call{verb: mesh.VerbWrite, args: req, create: true, long: true, tenure: &s.tenure}, &reply)
+	if err != nil {
+		w.dropStage(ctx, s) // a refusal leaves it
+	}
+	return reply.File, err
 }
 
 // staged is content that has arrived on a node.

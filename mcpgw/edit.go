@@ -3,12 +3,14 @@ package mcpgw
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/mark3labs/mcp-go/server"
 
+	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -37,6 +39,8 @@ type editArgs struct {
 	Path   string `json:"path" jsonschema:"path of the file, relative to the workspace root"`
 	Edits  []edit `json:"edits" jsonschema:"edits, applied one after the other" limits:"items=1"`
 	DryRun bool   `json:"dryRun,omitempty" jsonschema:"show the diff and write nothing" limits:"default=false"`
+
+	IfMatch string `json:"ifMatch,omitempty" jsonschema:"etag that the file must still have, else nothing is changed"`
 }
 
 type editResult struct {
@@ -45,6 +49,7 @@ type editResult struct {
 	Added   int    `json:"added" jsonschema:"lines added"`
 	Removed int    `json:"removed" jsonschema:"lines removed"`
 	Applied bool   `json:"applied" jsonschema:"the file was written; false after a dry run and when nothing changed"`
+	ETag    string `json:"etag,omitempty" jsonschema:"of the file as it is now"`
 	Note    string `json:"note,omitempty"`
 }
 
@@ -60,13 +65,13 @@ func addEdit(s *server.MCPServer) {
 		name: "edit_file", title: "Edit a file",
 		description: "Replace pieces of text in a file and show the change as a diff. Each oldText must be in the file exactly once, or " +
 			"replaceAll must be set. If one edit does not fit, none is applied. Line ends, encoding and mode of the file are kept. With dryRun " +
-			"the diff is shown and nothing is written. Not promised: the file is read and then written, so what another writer changes in " +
-			"between is overwritten.",
+			"the diff is shown and nothing is written. What another writer changes meanwhile is kept: the edits are made on its content, or with " +
+			"ifMatch refused.",
 		hints: hints{destructive: true},
 		run:   (&editor{newBudget(DefaultEdits)}).edit,
 		next: map[mesh.Code]string{
 			mesh.CodeInvalid:  "Correct the edits and call again; nothing was changed.",
-			mesh.CodeConflict: "Put more of the surrounding text into oldText, or set replaceAll; nothing was changed.",
+			mesh.CodeConflict: "Put more of the surrounding text into oldText, or set replaceAll; after another etag read the file again. Nothing was changed.",
 		},
 	})
 }
@@ -77,11 +82,28 @@ const editByCommand = "Edit it with exec (sed, patch); nothing was changed."
 // editor edits files that are held in memory.
 type editor struct{ held *budget }
 
-func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, error) {
+// maxEditTries is how often an edit is made anew on what another writer has written.
+const maxEditTries = 10
+
+func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (r editResult, err error) {
+	for range maxEditTries {
+		r, err = ed.once(ctx, c, in)
+		var e *mesh.Error
+		if in.IfMatch != "" || !errors.As(err, &e) || e.Code != mesh.CodeConflict || e.Revision == "" {
+			break
+		}
+	}
+	return r, err
+}
+
+func (ed *editor) once(ctx context.Context, c *call, in editArgs) (editResult, error) {
 	name := shownName(in.Path)
 	file, err := openText(ctx, c, in.Path)
 	if err != nil {
 		return editResult{}, err
+	}
+	if in.IfMatch != "" && in.IfMatch != file.Revision {
+		return editResult{}, mesh.Errorf(mesh.CodeConflict, "%s has another etag by now: %s", name, file.Revision)
 	}
 	if file.Size > MaxEdit {
 		return editResult{}, advise(mesh.CodeTooLarge, editByCommand, "%s has %d bytes, more than the %d that can be edited here", name, file.Size, MaxEdit)
@@ -101,7 +123,7 @@ func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, e
 			return editResult{}, fmt.Errorf("edit %d of %d in %s: %w", i+1, len(in.Edits), name, err)
 		}
 	}
-	r := editResult{Path: name}
+	r := editResult{Path: name, ETag: file.Revision}
 	if edited == string(content) {
 		r.Note = "nothing changed: the file has this content already"
 		return r, nil
@@ -114,7 +136,9 @@ func (ed *editor) edit(ctx context.Context, c *call, in editArgs) (editResult, e
 		return r, nil
 	}
 	r.Applied = true
-	return r, c.workspace.WriteFile(ctx, in.Path, []byte(edited), 0)
+	info, err := c.workspace.WriteFileInfo(ctx, in.Path, []byte(edited), 0, client.IfMatch(file.Revision))
+	r.ETag = info.Revision
+	return r, err
 }
 
 // apply does one edit. In a file whose lines all end with CRLF the edit's lines do

@@ -64,11 +64,13 @@ type writeArgs struct {
 	Path       string `json:"path" jsonschema:"path of the file, relative to the workspace root; missing directories are made"`
 	Content    string `json:"content" jsonschema:"the whole new content"`
 	CreateOnly bool   `json:"createOnly,omitempty" jsonschema:"fail if the file exists" limits:"default=false"`
+	IfMatch    string `json:"ifMatch,omitempty" jsonschema:"etag that the file must still have, else nothing is written"`
 }
 
 type writeResult struct {
 	Path  string `json:"path"`
 	Bytes int    `json:"bytes" jsonschema:"bytes written"`
+	ETag  string `json:"etag,omitempty" jsonschema:"of the file as written"`
 }
 
 func (r writeResult) text() string {
@@ -134,10 +136,14 @@ func addFiles(s *server.MCPServer) {
 	add(s, tool[writeArgs, writeResult]{
 		name: "write_file", title: "Write a file",
 		description: "Create a file or replace all of its content; missing directories are made. Readers see the old content or the new, never " +
-			"a part. To change a part of a file use edit_file. With createOnly an existing file is an error.",
+			"a part. To change a part of a file use edit_file. With createOnly an existing file is an error. " +
+			"With ifMatch a file that somebody changed since it was read is an error.",
 		hints: hints{destructive: true, idempotent: true},
 		run:   writeFile,
-		next:  map[mesh.Code]string{mesh.CodeExists: "Read it with read_text_file, then change it with edit_file, or choose another name."},
+		next: map[mesh.Code]string{
+			mesh.CodeExists:   "Read it with read_text_file, then change it with edit_file, or choose another name.",
+			mesh.CodeConflict: "Read it again with read_text_file and write with the new etag; nothing was changed.",
+		},
 	})
 	add(s, tool[pathArgs, pathResult]{
 		name: "create_directory", title: "Create a directory",
@@ -343,11 +349,20 @@ func (f *textFile) parts(ctx context.Context, do func(part []byte)) error {
 }
 
 func writeFile(ctx context.Context, c *call, in writeArgs) (writeResult, error) {
-	write := c.workspace.WriteFile
+	opts := ifMatch(in.IfMatch)
 	if in.CreateOnly {
-		write = c.workspace.CreateFile
+		opts = append(opts, client.CreateOnly())
 	}
-	return writeResult{Path: shownName(in.Path), Bytes: len(in.Content)}, write(ctx, in.Path, []byte(in.Content), 0)
+	info, err := c.workspace.WriteFileInfo(ctx, in.Path, []byte(in.Content), 0, opts...)
+	return writeResult{Path: shownName(in.Path), Bytes: len(in.Content), ETag: info.Revision}, err
+}
+
+// ifMatch is the condition that a model names, or none.
+func ifMatch(etag string) []client.FileOption {
+	if etag == "" {
+		return nil
+	}
+	return []client.FileOption{client.IfMatch(etag)}
 }
 
 func createDirectory(ctx context.Context, c *call, in pathArgs) (pathResult, error) {

@@ -97,9 +97,10 @@
 //
 // A client remembers the route of a workspace. "No responders" and silence make
 // it ask place again and repeat the request with the same Mesh-Id; once a try
-// of a change stayed without an answer, the outcome is unknown until a repeat in
-// the same tenure is answered: the next owner does not know the earlier answers
-// yet.
+// of a change stayed without an answer, the outcome is unknown until a repeat is
+// answered. The next owner knows the answers from the journal. What is made in
+// parts (upload, copy, the commit of a staged file) is settled in the same tenure
+// only.
 // A reading api request unanswered after 300 ms is sent again to the node that answered
 // lately, because a frozen member of a queue group swallows its share. So is a
 // commit of memory, which is done once (see below).
@@ -137,6 +138,23 @@
 // begins with an open record, which fences out all owners of lower epochs: their
 // next publish is refused. The open record, and a mark after every 1000 ops, name
 // the execs without an end, so that the next owner reads from there only.
+//
+// A change of files takes this way: its Mesh-Id is looked up (a known one has its
+// answer); the paths it touches, with what is above and below, are locked against
+// other changes; the disk is looked at, under the lock; the content is made aside,
+// and what is larger than a record takes is stored in packs; the record is stored;
+// the disk follows; the answer is sent. Changes that do not touch one another share
+// a record. A record says what a path is afterwards, so it can be applied again, and
+// carries the Mesh-Ids it answers with the answers. A refusal is recorded too before
+// it is sent: an owner that was fenced out cannot refuse. When the disk does not
+// follow, the true state of the path is recorded before the answer; an owner that
+// cannot do that gives the workspace up, and so does one whose publish is not settled
+// within 15 seconds: the outcome is lost.
+//
+// Each file of an upload or of the copy of a directory is a change of its own. The
+// record of a change that tenants see on ev.v1 has headers only: Mesh-Kind, and
+// Mesh-Paths with kind:path for each, rename:path:to for a renaming, percent-encoded
+// and separated by commas; with Mesh-More there is more than fits.
 //
 // # Packs
 //

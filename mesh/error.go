@@ -44,8 +44,9 @@ var Codes = []Code{
 // for people: it says what failed, why, and what to do next, and never carries
 // a host path or another tenant's name.
 type Error struct {
-	Code Code
-	Text string
+	Code     Code
+	Text     string
+	Revision string // of a conflict of revisions: the one that is there; "" where nothing is
 }
 
 // Errorf makes an *Error with a code and a formatted text.
@@ -135,7 +136,7 @@ func About(what string, err error) error {
 	case !ok:
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return Errorf(e.Code, "%s: %s", what, e.Text)
+	return &Error{Code: e.Code, Text: what + ": " + e.Text, Revision: e.Revision}
 }
 
 func unwrapError(err error) (*Error, bool) {
@@ -148,6 +149,9 @@ func unwrapError(err error) (*Error, bool) {
 func SetError(h nats.Header, e *Error) {
 	h.Set(HeaderErrorCode, string(e.Code))
 	h.Set(HeaderError, headerText(e.Text))
+	if e.Revision != "" {
+		h.Set(HeaderRevision, headerText(e.Revision))
+	}
 }
 
 // ErrorIn returns the error that a reply's headers carry, or nil. A code
@@ -159,7 +163,7 @@ func ErrorIn(h nats.Header) *Error {
 	}
 	for _, known := range Codes {
 		if code == known {
-			return &Error{Code: code, Text: h.Get(HeaderError)}
+			return &Error{Code: code, Text: h.Get(HeaderError), Revision: h.Get(HeaderRevision)}
 		}
 	}
 	return &Error{Code: CodeInternal, Text: string(code) + ": " + h.Get(HeaderError)}

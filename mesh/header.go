@@ -10,6 +10,7 @@ const (
 	HeaderNode      = "Mesh-Node"     // which node answered
 	HeaderErrorCode = "Nats-Service-Error-Code"
 	HeaderError     = "Nats-Service-Error"
+	HeaderRevision  = "Mesh-Revision" // with an error that is a conflict of revisions: the one that is there
 
 	// Journal records (PROTOCOL rule numbers are in doc.go).
 	HeaderEpoch  = "Mesh-Epoch"  // epoch of the owner that wrote the record

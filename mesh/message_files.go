@@ -62,6 +62,7 @@ type WriteRequest struct {
 	Path       Path   `json:"path"`
 	Mode       uint32 `json:"mode,omitempty"`
 	CreateOnly bool   `json:"create_only,omitempty"`
+	IfMatch    string `json:"if_match,omitempty"` // the revision that the file must have, else CodeConflict with the one it has
 	Stage      string `json:"stage,omitempty"`
 	Offset     int64  `json:"offset,omitempty"`
 	Commit     bool   `json:"commit,omitempty"`
@@ -84,15 +85,17 @@ type MkdirRequest struct {
 
 // RemoveRequest removes a name; a directory that is not empty needs Recursive.
 type RemoveRequest struct {
-	Path      Path `json:"path"`
-	Recursive bool `json:"recursive,omitempty"`
+	Path      Path   `json:"path"`
+	Recursive bool   `json:"recursive,omitempty"`
+	IfMatch   string `json:"if_match,omitempty"` // as in WriteRequest
 }
 
 // RenameRequest moves a name; parents of To are made.
 type RenameRequest struct {
-	From      Path `json:"from"`
-	To        Path `json:"to"`
-	NoReplace bool `json:"no_replace,omitempty"` // an existing To is CodeExists
+	From      Path   `json:"from"`
+	To        Path   `json:"to"`
+	NoReplace bool   `json:"no_replace,omitempty"` // an existing To is CodeExists
+	IfMatch   string `json:"if_match,omitempty"`   // of From, as in WriteRequest
 }
 
 // CopyRequest copies a file to the name To, which appears whole; parents of To

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/sandbox"
@@ -89,120 +88,6 @@ func (w *workspace) read(_ context.Context, req *mesh.Request) (*mesh.Reply, err
 	return &mesh.Reply{Args: mesh.ReadReply{File: info}, Content: content}, err
 }
 
-func (w *workspace) write(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.WriteRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	a.Stage = stageOf(req, a.Stage)
-	if a.Stage != "" && a.Drop {
-		w.tree.StageDrop(a.Stage)
-		return nil, nil
-	}
-	if a.Stage != "" && !a.Commit {
-		return &mesh.Reply{Args: struct{}{}}, w.tree.StageWrite(a.Stage, a.Offset, req.Content())
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	opt := sandbox.WriteOptions{Mode: a.Mode, CreateOnly: a.CreateOnly}
-	var reply mesh.WriteReply
-	if a.Stage != "" {
-		reply.File, err = view.StageCommit(a.Stage, a.Size, path, opt)
-	} else {
-		reply.File, err = view.Write(path, req.Content(), opt)
-	}
-	return &mesh.Reply{Args: reply}, err
-}
-
-func (w *workspace) mkdir(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.MkdirRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	if a.Mode == 0 {
-		a.Mode = 0o755
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	return nil, view.Mkdir(path, a.Mode, a.Parents)
-}
-
-func (w *workspace) remove(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.RemoveRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	if !a.Recursive {
-		return nil, view.Remove(path, false)
-	}
-	if err := w.node.takeBulk(w.tenant); err != nil {
-		return nil, err
-	}
-	defer w.node.bulk.Give(string(w.tenant))
-	return nil, view.Remove(path, true)
-}
-
-func (w *workspace) rename(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.RenameRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, from, to, err := w.resolveTwo(req, a.From, a.To)
-	if err != nil {
-		return nil, err
-	}
-	return nil, view.Rename(from, to, a.NoReplace)
-}
-
-func (w *workspace) copy(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.CopyRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, from, to, err := w.resolveTwo(req, a.From, a.To)
-	if err != nil {
-		return nil, err
-	}
-	if err := w.node.takeBulk(w.tenant); err != nil {
-		return nil, err
-	}
-	defer w.node.bulk.Give(string(w.tenant))
-	count, err := view.Copy(ctx, from, to, sandbox.CopyOptions{Recursive: a.Recursive, NoReplace: a.NoReplace})
-	return &mesh.Reply{Args: count}, err
-}
-
-func (w *workspace) chmod(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.ChmodRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	return nil, view.Chmod(path, a.Mode)
-}
-
-func (w *workspace) symlink(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.SymlinkRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	return nil, view.Symlink(string(a.Target), path)
-}
-
 func (w *workspace) readlink(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.ReadlinkRequest
 	if err := req.Args(&a); err != nil {
@@ -214,22 +99,6 @@ func (w *workspace) readlink(_ context.Context, req *mesh.Request) (*mesh.Reply,
 	}
 	target, err := view.Readlink(path)
 	return &mesh.Reply{Args: mesh.ReadlinkReply{Target: mesh.Path(target)}}, err
-}
-
-func (w *workspace) touch(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
-	var a mesh.TouchRequest
-	if err := req.Args(&a); err != nil {
-		return nil, err
-	}
-	view, path, err := w.resolve(req, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	var at time.Time
-	if a.ModTime != nil {
-		at = *a.ModTime
-	}
-	return nil, view.Touch(path, at, a.NoCreate)
 }
 
 // What one node works on at a time besides short requests, so that no tenant

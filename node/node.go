@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -82,6 +83,7 @@ type Node struct {
 	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
 	counts    *mesh.Slots // of workspaces whose files are being counted
+	stores    *lru.Cache[storeKey, *objstore.Store]
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -123,6 +125,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
+	}
+	if n.stores, err = lru.New[storeKey, *objstore.Store](maxStores); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {

@@ -164,6 +164,9 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		return err
 	}
 	w.journal.running = w.runningExecs
+	if err := w.recall(ctx, subject, last); err != nil {
+		return err
+	}
 	for _, id := range unfinished {
 		if err := endLog(ctx, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
 			return fmt.Errorf("end exec %s: %w", id, err)

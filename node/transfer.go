@@ -13,28 +13,29 @@ import (
 )
 
 // upload unpacks a tar stream that was staged whole, so that one which breaks
-// off on the way changes nothing.
-func (w *workspace) upload(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+// off on the way changes nothing. Each entry is a change of its own.
+func (t *task) upload() (*mesh.Reply, error) {
 	var a mesh.UploadRequest
-	if err := req.Args(&a); err != nil {
+	if err := t.req.Args(&a); err != nil {
 		return nil, err
 	}
-	view, path, err := w.resolve(req, a.Path)
+	view, path, err := t.resolve(t.req, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.node.takeBulk(w.tenant); err != nil {
+	if err := t.node.takeBulk(t.tenant); err != nil {
 		return nil, err // the stage stays for a repeat
 	}
-	defer w.node.bulk.Give(string(w.tenant))
-	a.Stage = stageOf(req, a.Stage)
-	f, err := w.tree.StageOpen(a.Stage, a.Size)
+	defer t.node.bulk.Give(string(t.tenant))
+	a.Stage = stageOf(t.req, a.Stage)
+	f, err := t.tree.StageOpen(a.Stage, a.Size)
 	if err != nil {
 		return nil, err
 	}
-	defer w.tree.StageDrop(a.Stage)
+	defer t.tree.StageDrop(a.Stage)
 	defer f.Close()
-	count, err := view.ReadTar(ctx, path, f, sandbox.TarLimits{})
+	t.looked = true
+	count, err := view.Gated(t.each).ReadTar(t.ctx, path, f, sandbox.TarLimits{})
 	return &mesh.Reply{Args: mesh.UploadReply{Entries: int(count.Entries), Bytes: count.Bytes}}, err
 }
 

@@ -15,17 +15,6 @@ import (
 	"github.com/wsmesh/wsmesh/sandbox"
 )
 
-// Bounds of the answers kept for repeats of a request.
-const (
-	// DefaultAnswerAge is how long an answer is kept: longer than any client
-	// goes on repeating one request.
-	DefaultAnswerAge = 10 * time.Minute
-	// maxChange bounds one change of the tree: an upload of many files.
-	maxChange = 10 * time.Minute
-	// DefaultAnswers is how many answers one workspace keeps.
-	DefaultAnswers = 8192
-)
-
 // workspace is one tenure of a workspace on this node. Its run goroutine owns
 // the life cycle; everything else only asks it to stop.
 type workspace struct {
@@ -57,11 +46,15 @@ type workspace struct {
 	changes    context.Context // of changes of the tree; ends with the tenure
 	endChanges context.CancelFunc
 
-	gate    sync.RWMutex // an answer holds it for reading; closing takes it for writing
-	closed  bool         // under gate
-	once    sync.Mutex   // guards working, and the step from there to answers
-	working map[string]*answer
-	answers *lru.Cache[string, *answer]
+	gate   sync.RWMutex // an answer holds it for reading; closing takes it for writing
+	closed bool         // under gate
+	locks  pathLocks    // of changes of the tree
+	// captured reports whether the journal knows what is at a path, with all below
+	// it or without; nil: of nothing.
+	captured func(path string, below bool) bool
+	once     sync.Mutex // guards working, and the step from there to answers
+	working  map[string]*answer
+	answers  *lru.Cache[string, *answer]
 
 	execMu    sync.Mutex
 	execs     map[mesh.ExecID]*run
@@ -69,14 +62,6 @@ type workspace struct {
 	execDone  sync.WaitGroup
 	downloads downloads
 	disk      disk
-}
-
-// answer is what a request got, or will get once done is closed.
-type answer struct {
-	began time.Time
-	done  chan struct{}
-	reply *mesh.Reply
-	err   error
 }
 
 func newWorkspace(n *Node, k key) *workspace {
@@ -263,30 +248,23 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown verb %.40q of a workspace", req.Verb)
 	case w.damage != nil && v.files:
 		return nil, w.damage
-	case v.changes:
+	case v.change != nil:
 		return w.onceOnly(ctx, req, v)
 	}
 	return w.do(ctx, req, v)
 }
 
 func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
-	if v.grows {
-		if err := w.disk.admit(ctx, int64(len(req.Content()))); err != nil {
-			return nil, err
-		}
-	} else if v.changes {
-		w.disk.worked.Store(true)
-	}
 	reply, err := v.do(w, ctx, req)
 	return reply, w.checked(err)
 }
 
 // verb is what the owner of a workspace does for one request.
 type verb struct {
-	do      func(*workspace, context.Context, *mesh.Request) (*mesh.Reply, error)
-	files   bool // needs the tree
-	changes bool // changes it: done once for any number of repeats
-	grows   bool // adds to it
+	do     func(*workspace, context.Context, *mesh.Request) (*mesh.Reply, error)
+	change func(*task) (*mesh.Reply, error) // instead of do: changes the tree, and is done once for any number of repeats
+	files  bool                             // needs the tree
+	grows  bool                             // adds to it
 }
 
 // verbs are the owner verbs. exec, signal and stdin have rules of their own for
@@ -299,15 +277,15 @@ var verbs = map[string]verb{
 	mesh.VerbSearch:   {do: (*workspace).search, files: true},
 	mesh.VerbGrep:     {do: (*workspace).grep, files: true},
 	mesh.VerbDownload: {do: (*workspace).download, files: true},
-	mesh.VerbWrite:    {do: (*workspace).write, files: true, changes: true, grows: true},
-	mesh.VerbMkdir:    {do: (*workspace).mkdir, files: true, changes: true, grows: true},
-	mesh.VerbRemove:   {do: (*workspace).remove, files: true, changes: true},
-	mesh.VerbRename:   {do: (*workspace).rename, files: true, changes: true},
-	mesh.VerbCopy:     {do: (*workspace).copy, files: true, changes: true, grows: true},
-	mesh.VerbChmod:    {do: (*workspace).chmod, files: true, changes: true},
-	mesh.VerbSymlink:  {do: (*workspace).symlink, files: true, changes: true, grows: true},
-	mesh.VerbTouch:    {do: (*workspace).touch, files: true, changes: true},
-	mesh.VerbUpload:   {do: (*workspace).upload, files: true, changes: true, grows: true},
+	mesh.VerbWrite:    {change: (*task).write, files: true, grows: true},
+	mesh.VerbMkdir:    {change: (*task).mkdir, files: true, grows: true},
+	mesh.VerbRemove:   {change: (*task).remove, files: true},
+	mesh.VerbRename:   {change: (*task).rename, files: true},
+	mesh.VerbCopy:     {change: (*task).copy, files: true, grows: true},
+	mesh.VerbChmod:    {change: (*task).chmod, files: true},
+	mesh.VerbSymlink:  {change: (*task).symlink, files: true, grows: true},
+	mesh.VerbTouch:    {change: (*task).touch, files: true},
+	mesh.VerbUpload:   {change: (*task).upload, files: true, grows: true},
 	mesh.VerbExec:     {do: (*workspace).exec, files: true},
 	mesh.VerbSignal:   {do: (*workspace).signal},
 	mesh.VerbStdin:    {do: (*workspace).stdin},
@@ -316,50 +294,6 @@ var verbs = map[string]verb{
 }
 
 var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")
-
-// onceOnly does a change once for any number of requests with the same Mesh-Id:
-// repeats wait for the first and get its answer.
-func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
-	if req.ID == "" {
-		return w.do(ctx, req, v)
-	}
-	// An id is known to who sent it only: another scope's gets no answer of it.
-	key := req.Verb + "\x00" + req.Scope + "\x00" + req.ID
-	w.once.Lock()
-	a, repeat := w.working[key]
-	if !repeat {
-		a, repeat = w.answers.Get(key)
-		repeat = repeat && time.Since(a.began) < DefaultAnswerAge
-	}
-	if !repeat {
-		a = &answer{began: time.Now(), done: make(chan struct{})}
-		w.working[key] = a
-	}
-	w.once.Unlock()
-	if repeat {
-		select {
-		case <-a.done:
-			return a.reply, a.err
-		case <-ctx.Done():
-			return nil, mesh.Errorf(mesh.CodeBusy, "the first request with this id is still being worked on")
-		}
-	}
-	a.err = mesh.Errorf(mesh.CodeInternal, "%s failed on node %s; its log has the details", req.Verb, w.node.cfg.Name) // stands after a panic
-	defer func() {
-		w.once.Lock()
-		defer w.once.Unlock()
-		delete(w.working, key)
-		if a.err == nil || !mesh.AsError(a.err).RetrySafe() { // else nothing was done: a repeat shall try
-			w.answers.Add(key, a)
-		}
-		close(a.done)
-	}()
-	// The caller's try may end before the work does; its repeat gets the answer.
-	ctx, cancel := context.WithTimeout(w.changes, maxChange)
-	defer cancel()
-	a.reply, a.err = w.do(ctx, req, v)
-	return a.reply, a.err
-}
 
 // checked is the outcome of a verb, unless the files themselves are gone: then
 // neither "not found" nor an empty directory is the truth about them.
@@ -371,6 +305,16 @@ func (w *workspace) checked(err error) error {
 	gone := errFilesGone(w.name, w.node.cfg.Name)
 	w.stop(gone)
 	return gone
+}
+
+// damaged says that the tenure ends because there are no files.
+func (w *workspace) damaged() bool {
+	select {
+	case <-w.stopped:
+		return w.tree == nil || w.tree.Gone()
+	default:
+		return false
+	}
 }
 
 func errFilesGone(w mesh.Workspace, n mesh.Node) *mesh.Error {

@@ -81,6 +81,9 @@ type WriteOptions struct {
 	// CreateOnly refuses with CodeExists whatever stands at the path, a
 	// dangling symbolic link included.
 	CreateOnly bool
+	// IfMatch, when not empty, refuses with CodeConflict when the file has another
+	// revision, or is not there; the error says which one it has.
+	IfMatch string
 }
 
 // CopyOptions says what Copy may do.

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"strings"
 	"time"
 
@@ -28,7 +27,38 @@ func (v *View) Chmod(path string, mode uint32) error {
 		return failed(err)
 	}
 	defer at.close()
-	return failed(unix.Chmod(again(at.obj), mode))
+	return failed(v.attr(at.path, &mode, nil))
+}
+
+// attr sets what is not nil of the attributes of what stands at a path that leads
+// through no link.
+func (v *View) attr(p string, mode *uint32, mtime *time.Time) error {
+	return v.change(Change{Kind: ChangeAttr, Path: p, Mode: mode, ModTime: mtime}, func() error {
+		at, err := v.tree.reach(p, false)
+		if err != nil {
+			return err
+		}
+		defer at.close()
+		if at.obj < 0 {
+			return unix.ENOENT
+		}
+		if mode != nil {
+			err = unix.Chmod(again(at.obj), *mode)
+		}
+		if err == nil && mtime != nil {
+			err = touchOpen(at.obj, *mtime)
+		}
+		return err
+	})
+}
+
+// touchOpen sets the modification time of what an O_PATH descriptor is open on.
+func touchOpen(fd int, at time.Time) error {
+	mtime, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(fd, "", []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}, unix.AT_EMPTY_PATH)
 }
 
 // Symlink makes a symbolic link at path with the text target, which need not
@@ -55,8 +85,12 @@ func (v *View) symlink(target, path string) error {
 	if t.owned {
 		err = unix.Fchownat(t.stage, tmp, t.uid, t.gid, unix.AT_SYMLINK_NOFOLLOW)
 	}
+	var info Info
 	if err == nil {
-		err = v.place(tmp, path)
+		info, err = describeEntry(t.stage, tmp)
+	}
+	if err == nil {
+		err = v.put(Change{Temp: tmp, Info: info}, path, false)
 	}
 	if err != nil {
 		_ = unix.Unlinkat(t.stage, tmp, 0)
@@ -64,25 +98,23 @@ func (v *View) symlink(target, path string) error {
 	return err
 }
 
-// place moves what is finished in the stage to a name that must be free, whose
-// missing parents are made. After a failure it is still in the stage.
-func (v *View) place(tmp, path string) error {
-	for range maxTries {
-		at, err := v.resolve(path, lookup{mkdirs: true})
-		if err == nil && at.obj >= 0 {
-			err = errTaken()
-		}
-		if err == nil {
-			err = unix.Renameat2(v.tree.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE)
-		}
-		if at != nil {
-			at.close()
-		}
-		if !errors.Is(err, unix.ENOENT) {
-			return err
-		}
+// put moves what is finished in the stage to a path, whose missing parents are
+// made. What is there is replaced, or else is CodeExists. After a failure it is
+// still in the stage.
+func (v *View) put(c Change, path string, replace bool) error {
+	at, err := v.resolve(path, lookup{lacks: true})
+	if err != nil {
+		return err
 	}
-	return v.tree.errBusy()
+	defer at.close()
+	switch {
+	case at.obj >= 0 && !replace:
+		return errTaken()
+	case at.kind() == unix.S_IFDIR:
+		return unix.EISDIR
+	}
+	c.Kind, c.Path, c.Missing = ChangePut, at.path, at.lacks
+	return v.change(c, func() error { return v.tree.place(c.Temp, at.path, replace) })
 }
 
 // Readlink returns the text of the symbolic link at path. What is there and no
@@ -113,39 +145,44 @@ func (v *View) Touch(path string, at time.Time, noCreate bool) error {
 	if at.IsZero() {
 		at = time.Now()
 	}
-	mtime, err := unix.TimeToTimespec(at)
-	if err != nil {
+	if _, err := unix.TimeToTimespec(at); err != nil {
 		return mesh.Errorf(mesh.CodeInvalid, "the time is out of range")
 	}
 	if err := v.tree.enter(); err != nil {
 		return err
 	}
 	defer v.tree.leave()
-	return failed(v.touch(path, mtime, noCreate))
+	return failed(v.touch(path, at, noCreate))
 }
 
-func (v *View) touch(path string, mtime unix.Timespec, noCreate bool) error {
+func (v *View) touch(path string, mtime time.Time, noCreate bool) error {
 	for range maxTries {
-		at, err := v.resolve(path, lookup{follow: true, mkdirs: !noCreate})
-		if err == nil {
-			err = v.touchPlace(at, mtime, noCreate)
-			at.close()
+		at, err := v.resolve(path, lookup{follow: true, lacks: !noCreate})
+		if err != nil {
+			return err
 		}
-		raced := !noCreate && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT))
-		if !raced {
+		at.close()
+		switch {
+		case at.obj >= 0:
+			return v.attr(at.path, nil, &mtime)
+		case noCreate:
+			return unix.ENOENT
+		}
+		if err := v.touchNew(path, mtime); mesh.CodeOf(err) != mesh.CodeExists {
 			return err
 		}
 	}
 	return v.tree.errBusy()
 }
 
-func (v *View) touchPlace(at *place, mtime unix.Timespec, noCreate bool) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
-	if at.obj >= 0 {
-		return unix.UtimesNanoAt(at.obj, "", times, unix.AT_EMPTY_PATH)
+func (v *View) touchNew(path string, mtime time.Time) error {
+	at, err := v.resolve(path, lookup{follow: true, lacks: true})
+	if err != nil {
+		return err
 	}
-	if noCreate {
-		return unix.ENOENT
+	defer at.close()
+	if at.obj >= 0 {
+		return errTaken()
 	}
 	f, tmp, err := v.tree.temp()
 	if err != nil {
@@ -157,10 +194,14 @@ func (v *View) touchPlace(at *place, mtime unix.Timespec, noCreate bool) error {
 		err = unix.Fchmod(fd, defaultFileMode)
 	}
 	if err == nil {
-		err = unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
+		err = touchOpen(fd, mtime)
+	}
+	c := Change{Kind: ChangePut, Path: at.path, Missing: at.lacks, Temp: tmp}
+	if err == nil {
+		c.Info, err = describeOpen(fd)
 	}
 	if err == nil {
-		err = unix.Renameat2(v.tree.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE)
+		err = v.change(c, func() error { return v.tree.place(tmp, at.path, false) })
 	}
 	if err != nil {
 		_ = unix.Unlinkat(v.tree.stage, tmp, 0)

@@ -48,30 +48,48 @@ func (v *View) mkdir(path string, mode uint32, parents bool) error {
 	if mode &= 0o1777; mode == 0 {
 		mode = defaultDirMode
 	}
-	for range maxTries {
-		at, err := v.resolve(path, lookup{follow: parents, mkdirs: parents, scope: true})
-		if parents && errors.Is(err, unix.ENOENT) {
-			continue // a directory was removed after it was made
-		}
-		if err != nil {
-			return err
-		}
-		if at.obj >= 0 {
-			isDir := at.kind() == unix.S_IFDIR
-			at.close()
-			if parents && isDir {
-				return nil
-			}
+	at, err := v.resolve(path, lookup{follow: parents, lacks: true})
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	if at.obj >= 0 {
+		if !parents || at.kind() != unix.S_IFDIR {
 			return unix.EEXIST
 		}
-		err = v.tree.makeDir(at.dir, at.name, mode)
+		return v.change(Change{Kind: ChangeNone, Path: at.path}, func() error { return nil })
+	}
+	for _, dir := range at.lacks {
+		if !parents && !mesh.Inside(dir, v.scope) { // what is not above the scope
+			return unix.ENOENT
+		}
+	}
+	c := Change{Kind: ChangePut, Path: at.path, Missing: at.lacks, Info: Info{Type: TypeDir, Mode: mode, ModTime: time.Now()}}
+	return v.change(c, func() error { return v.tree.mkdir(at.path, mode, parents) })
+}
+
+func (t *Tree) mkdir(p string, mode uint32, parents bool) error {
+	for range maxTries {
+		at, err := t.reach(p, true)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		if err != nil {
+			continue // a directory was removed after it was made
+		}
+		isDir := at.kind() == unix.S_IFDIR
+		if at.obj < 0 {
+			err = t.makeDir(at.dir, at.name, mode)
+		} else if !parents || !isDir {
+			err = unix.EEXIST
+		}
 		at.close()
-		raced := errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT)
+		raced := errors.Is(err, unix.EEXIST) && parents && at.obj < 0 || errors.Is(err, unix.ENOENT)
 		if !raced {
 			return err
 		}
 	}
-	return v.tree.errBusy()
+	return t.errBusy()
 }
 
 // makeDir makes a directory in parent. It appears with its owner and mode, and
@@ -108,7 +126,9 @@ func (t *Tree) dressDir(tmp string, mode uint32) error {
 // empty directory, in one step; other pairs are CodeInvalid, a directory that
 // is not empty is CodeExists, and so is anything with noReplace. A directory
 // into itself is CodeInvalid, the scope's root CodeDenied.
-func (v *View) Rename(from, to string, noReplace bool) error {
+//
+// With a revision from must have it, as WriteOptions.IfMatch says.
+func (v *View) Rename(from, to string, noReplace bool, ifMatch string) error {
 	if err := v.tree.enter(); err != nil {
 		return err
 	}
@@ -124,7 +144,10 @@ func (v *View) Rename(from, to string, noReplace bool) error {
 	if src.isRoot() {
 		return errRoot()
 	}
-	dst, err := v.resolve(to, lookup{mkdirs: true})
+	if err := checkRevision(src, ifMatch); err != nil {
+		return err
+	}
+	dst, err := v.resolve(to, lookup{lacks: true})
 	if err != nil {
 		return failedNew(err)
 	}
@@ -132,20 +155,57 @@ func (v *View) Rename(from, to string, noReplace bool) error {
 	if dst.isRoot() {
 		return failedNew(errRoot())
 	}
-	err = v.tree.rename(src, dst, noReplace)
-	switch {
-	case errors.Is(err, unix.ENOTEMPTY):
-		return mesh.Errorf(mesh.CodeExists, "the new name is a directory that is not empty; name the new place in it")
-	case errors.Is(err, unix.EISDIR):
-		return failedNew(errIsDir())
-	case errors.Is(err, unix.ENOTDIR):
-		return mesh.Errorf(mesh.CodeInvalid, "the new name is no directory, and a directory does not replace it; remove it first")
-	case errors.Is(err, unix.EEXIST):
-		return failedNew(errTaken())
-	case errors.Is(err, unix.EINVAL):
-		return errIntoItself()
+	c := Change{Kind: ChangeRename, Path: src.path, To: dst.path, Missing: dst.lacks}
+	if c.Kind, err = mayMove(src, dst, noReplace); err != nil {
+		return err
 	}
-	return failed(err)
+	return failed(v.change(c, func() error {
+		if c.Kind == ChangeNone {
+			return nil
+		}
+		return v.tree.rename(src.path, dst.path, noReplace)
+	}))
+}
+
+// mayMove says before a rename what the kernel would say.
+func mayMove(src, dst *place, noReplace bool) (ChangeKind, error) {
+	isDir := src.kind() == unix.S_IFDIR
+	switch {
+	case isDir && strings.HasPrefix(dst.path, src.path+"/"):
+		return 0, errIntoItself()
+	case dst.obj < 0:
+		return ChangeRename, nil
+	case noReplace:
+		return 0, failedNew(errTaken())
+	case src.st.Dev == dst.st.Dev && src.st.Ino == dst.st.Ino:
+		return ChangeNone, nil // two names of one file stay
+	case !isDir && dst.kind() == unix.S_IFDIR:
+		return 0, failedNew(errIsDir())
+	case isDir && dst.kind() != unix.S_IFDIR:
+		return 0, errNotReplaced()
+	case isDir && !isEmpty(dst.obj):
+		return 0, errNotEmpty()
+	}
+	return ChangeRename, nil
+}
+
+func errNotEmpty() error {
+	return mesh.Errorf(mesh.CodeExists, "the new name is a directory that is not empty; name the new place in it")
+}
+
+func errNotReplaced() error {
+	return mesh.Errorf(mesh.CodeInvalid, "the new name is no directory, and a directory does not replace it; remove it first")
+}
+
+// isEmpty reports whether a directory is empty; one that cannot be read is not.
+func isEmpty(dir int) bool {
+	d, err := openDirents(dir)
+	if err != nil {
+		return false
+	}
+	defer d.close()
+	names, err := d.next()
+	return err == nil && len(names) == 0
 }
 
 // failedNew is failed for the new name of what has an old one as well.
@@ -163,14 +223,55 @@ func errTaken() error {
 	return mesh.Errorf(mesh.CodeExists, "something is there already; remove it first or take another name")
 }
 
-func (t *Tree) rename(src, dst *place, noReplace bool) error {
+func (t *Tree) rename(from, to string, noReplace bool) error {
 	flags := uint(0)
 	if noReplace {
 		flags = unix.RENAME_NOREPLACE
 	}
-	return t.withWritable(src, func() error {
-		return unix.Renameat2(src.dir, src.name, dst.dir, dst.name, flags)
-	})
+	src, err := t.reach(from, false)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	for range maxTries {
+		dst, err := t.reach(to, true)
+		if err != nil {
+			return err
+		}
+		err = t.withWritable(src, func() error { return unix.Renameat2(src.dir, src.name, dst.dir, dst.name, flags) })
+		dst.close()
+		switch {
+		case errors.Is(err, unix.ENOTEMPTY):
+			return errNotEmpty()
+		case errors.Is(err, unix.EISDIR):
+			return failedNew(errIsDir())
+		case errors.Is(err, unix.ENOTDIR):
+			return errNotReplaced()
+		case errors.Is(err, unix.EEXIST):
+			return failedNew(errTaken())
+		case errors.Is(err, unix.EINVAL):
+			return errIntoItself()
+		case !errors.Is(err, unix.ENOENT) || src.obj < 0:
+			return err
+		}
+		if _, err := t.stat(from); err != nil {
+			return err // it is gone itself
+		}
+	}
+	return t.errBusy()
+}
+
+// stat looks at a path that leads through no link.
+func (t *Tree) stat(p string) (st unix.Stat_t, err error) {
+	at, err := t.reach(p, false)
+	if err != nil {
+		return st, err
+	}
+	defer at.close()
+	if at.obj < 0 {
+		return st, unix.ENOENT
+	}
+	return at.st, nil
 }
 
 // withWritable repeats a move of a directory whose mode forbids it: a new
@@ -197,8 +298,8 @@ func errRoot() error {
 // A directory that is not empty is CodeInvalid, unless recursive: then it is
 // gone for the tenant in one step, all of it or, after a failure, nothing, and
 // then taken apart, which takes at most two minutes. The scope's root is
-// CodeDenied.
-func (v *View) Remove(path string, recursive bool) error {
+// CodeDenied. With a revision it must have that, as WriteOptions.IfMatch says.
+func (v *View) Remove(path string, recursive bool, ifMatch string) error {
 	if err := v.tree.enter(); err != nil {
 		return err
 	}
@@ -211,14 +312,34 @@ func (v *View) Remove(path string, recursive bool) error {
 	if at.isRoot() {
 		return errRoot()
 	}
-	err = unlink(at.dir, at.name)
-	if recursive && isNotEmpty(err) {
-		err = v.tree.withWritable(at, func() error { return v.tree.discard(at.dir, at.name) })
+	if err := checkRevision(at, ifMatch); err != nil {
+		return err
 	}
+	if !recursive && at.kind() == unix.S_IFDIR && !isEmpty(at.obj) {
+		return errFull()
+	}
+	err = v.change(Change{Kind: ChangeRemove, Path: at.path}, func() error { return v.tree.remove(at.path, recursive) })
 	if isNotEmpty(err) {
-		return mesh.Errorf(mesh.CodeInvalid, "the directory is not empty; a recursive removal takes everything below with it")
+		return errFull()
 	}
 	return failed(err)
+}
+
+func errFull() error {
+	return mesh.Errorf(mesh.CodeInvalid, "the directory is not empty; a recursive removal takes everything below with it")
+}
+
+func (t *Tree) remove(p string, recursive bool) error {
+	at, err := t.reach(p, false)
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	err = unlink(at.dir, at.name)
+	if recursive && isNotEmpty(err) {
+		err = t.withWritable(at, func() error { return t.discard(at.dir, at.name) })
+	}
+	return err
 }
 
 // isNotEmpty knows both answers POSIX has for rmdir.
@@ -338,4 +459,27 @@ func (t *Tree) moveUp(dir int, name, tmp string) error {
 		return err
 	}
 	return unix.Renameat(dir, name, t.trash, tmp)
+}
+
+// refused is the reason why a change was not made, as the method would have it.
+func refused(err error) error {
+	if isNotEmpty(err) {
+		return errFull()
+	}
+	return failed(err)
+}
+
+// change makes a change through the gate.
+func (v *View) change(c Change, do func() error) error {
+	if v.gate == nil {
+		return do()
+	}
+	done, err := v.gate(c)
+	if err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return done(refused(err))
+	}
+	return done(nil)
 }

@@ -90,15 +90,14 @@ func (c *copier) file(src *place) error {
 		return err
 	}
 	defer f.Close()
+	c.count = mesh.CopyReply{Entries: 1, Bytes: src.st.Size}
 	if err = c.fill(int(f.Fd()), fd, &src.st); err == nil {
 		err = c.putFile(src, tmp)
 	}
 	if err != nil {
 		_ = unix.Unlinkat(c.tree.stage, tmp, 0)
-		return err
 	}
-	c.count = mesh.CopyReply{Entries: 1, Bytes: src.st.Size}
-	return nil
+	return err
 }
 
 // fill makes out the copy of in, which was st when it was found: what it has
@@ -190,10 +189,7 @@ func (c *copier) spanByHand(out, in int, s span) error {
 
 // checkTarget refuses early, before anything is made, what cannot be replaced.
 func (c *copier) checkTarget(src *place) error {
-	at, err := c.resolve(c.to, lookup{})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
+	at, err := c.resolve(c.to, lookup{lacks: true})
 	if err != nil {
 		return failedNew(err)
 	}
@@ -219,22 +215,20 @@ func (c *copier) mayReplace(src, at *place) error {
 
 // putFile moves the finished file to its name.
 func (c *copier) putFile(src *place, tmp string) error {
-	if c.opt.NoReplace {
-		return c.place(tmp, c.to)
+	at, err := c.resolve(c.to, lookup{lacks: true})
+	if err != nil {
+		return err
 	}
-	for range maxTries {
-		at, err := c.resolve(c.to, lookup{mkdirs: true})
-		if err == nil {
-			if err = c.mayReplace(src, at); err == nil {
-				err = unix.Renameat(c.tree.stage, tmp, at.dir, at.name)
-			}
-			at.close()
-		}
-		if !errors.Is(err, unix.ENOENT) {
-			return err
-		}
+	defer at.close()
+	if err := c.mayReplace(src, at); err != nil {
+		return err
 	}
-	return c.tree.errBusy()
+	info, err := describeEntry(c.tree.stage, tmp)
+	if err != nil {
+		return err
+	}
+	change := Change{Kind: ChangePut, Path: at.path, Missing: at.lacks, Temp: tmp, Info: info, Copied: c.count}
+	return c.change(change, func() error { return c.tree.place(tmp, at.path, !c.opt.NoReplace) })
 }
 
 // directory makes the copy in the stage, where nothing sees it, and moves it to
@@ -371,5 +365,20 @@ func (c *copier) placeDir(src *place, tmp string) error {
 	if err := unix.Fstat(obj, &done.st); err != nil {
 		return err
 	}
-	return c.tree.withWritable(done, func() error { return c.place(tmp, c.to) })
+	at, err := c.resolve(c.to, lookup{lacks: true})
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	if at.obj >= 0 {
+		return failedNew(errTaken())
+	}
+	info, err := describe(-1, &done.st)
+	if err != nil {
+		return err
+	}
+	change := Change{Kind: ChangePut, Path: at.path, Missing: at.lacks, Temp: tmp, Info: info, Copied: c.count}
+	return c.change(change, func() error {
+		return c.tree.withWritable(done, func() error { return c.tree.place(tmp, at.path, false) })
+	})
 }

@@ -273,7 +273,7 @@ func TestTreeCopyDeep(t *testing.T) {
 		count, err := v.Copy(t.Context(), "d", "flat", CopyOptions{Recursive: true})
 		require.NoError(t, err)
 		require.Equal(t, int64(depth), count.Entries)
-		require.NoError(t, f.View(".").Remove("flat", true))
+		require.NoError(t, f.View(".").Remove("flat", true, ""))
 	})
 }
 

@@ -68,10 +68,10 @@ var others = []attempt{
 		return err
 	}},
 	{"mkdir", func(v *View, p string) error { return v.Mkdir(p, 0, false) }},
-	{"remove", func(v *View, p string) error { return v.Remove(p, false) }},
-	{"remove all", func(v *View, p string) error { return v.Remove(p, true) }},
-	{"rename from", func(v *View, p string) error { return v.Rename(p, "safe/y", false) }},
-	{"rename to", func(v *View, p string) error { return v.Rename("safe/x", p, false) }},
+	{"remove", func(v *View, p string) error { return v.Remove(p, false, "") }},
+	{"remove all", func(v *View, p string) error { return v.Remove(p, true, "") }},
+	{"rename from", func(v *View, p string) error { return v.Rename(p, "safe/y", false, "") }},
+	{"rename to", func(v *View, p string) error { return v.Rename("safe/x", p, false, "") }},
 	{"copy to", func(v *View, p string) error {
 		_, err := v.Copy(v.tree.testContext(), "safe/x", p, CopyOptions{})
 		return err
@@ -210,9 +210,9 @@ func TestTreeSpecialFiles(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, v.Chmod("fifo", 0o600))
 		require.NoError(t, v.Touch("to-fifo", time.Unix(1, 0), false))
-		require.NoError(t, v.Rename("fifo", "pipe", false))
-		require.NoError(t, v.Remove("pipe", false))
-		require.NoError(t, v.Remove("socket", true))
+		require.NoError(t, v.Rename("fifo", "pipe", false, ""))
+		require.NoError(t, v.Remove("pipe", false, ""))
+		require.NoError(t, v.Remove("socket", true, ""))
 	})
 }
 
@@ -308,19 +308,19 @@ func TestTreeRaces(t *testing.T) {
 				_, err := v.Write("a/d/token", body, WriteOptions{})
 				return err
 			}
-			return v.Remove("a/d/token", false)
+			return v.Remove("a/d/token", false, "")
 		}},
 		{"remove all", func(v *View, _ int) error {
 			if err := v.Mkdir("a/e/sub/sub", 0, true); err != nil {
 				return err
 			}
-			return v.Remove("a/d/sub", true)
+			return v.Remove("a/d/sub", true, "")
 		}},
 		{"rename", func(v *View, i int) error {
 			if i%2 == 0 {
-				return v.Rename("a/d/f", "a/d/token", false)
+				return v.Rename("a/d/f", "a/d/token", false, "")
 			}
-			return v.Rename("a/d/token", "a/d/f", false)
+			return v.Rename("a/d/token", "a/d/f", false, "")
 		}},
 		{"untar", func(v *View, _ int) error {
 			_, err := v.ReadTar(v.tree.testContext(), "a", tarOf(

@@ -328,7 +328,7 @@ func TestTreeRename(t *testing.T) {
 				if c.code == "" {
 					require.NoError(t, err)
 				}
-				requireCode(t, c.code, f.View(".").Rename(c.from, c.to, c.noReplace))
+				requireCode(t, c.code, f.View(".").Rename(c.from, c.to, c.noReplace, ""))
 				if c.code == "" {
 					after, err := os.Lstat(f.tenant(c.to))
 					require.NoError(t, err)
@@ -373,7 +373,7 @@ func TestTreeRemove(t *testing.T) {
 				require.NoError(t, unix.Mkfifo(f.tenant("fifo"), 0o644))
 				f.link("nowhere", "dangling")
 				f.link(f.secret, "out")
-				requireCode(t, c.code, f.View(".").Remove(c.path, c.recursive))
+				requireCode(t, c.code, f.View(".").Remove(c.path, c.recursive, ""))
 				require.Empty(t, f.staged())
 				if c.code == "" {
 					_, err := os.Lstat(f.tenant(c.path))
@@ -386,8 +386,8 @@ func TestTreeRemove(t *testing.T) {
 		f := newTreeFixture(t)
 		f.put("s/f", "x")
 		f.link("/workspace/s", "s/me")
-		requireCode(t, mesh.CodeDenied, f.View("s").Remove("s", true))
-		require.NoError(t, f.View("s").Remove("s/me/me", true), "the link")
+		requireCode(t, mesh.CodeDenied, f.View("s").Remove("s", true, ""))
+		require.NoError(t, f.View("s").Remove("s/me/me", true, ""), "the link")
 		require.FileExists(t, f.tenant("s/f"))
 	})
 }
@@ -431,7 +431,7 @@ func TestTreeDeep(t *testing.T) {
 	_, err = v.Stat("far", true)
 	require.NoError(t, err)
 	before := openDescriptors(t)
-	require.NoError(t, v.Remove("deep", true))
+	require.NoError(t, v.Remove("deep", true, ""))
 	require.LessOrEqual(t, openDescriptors(t), before+3)
 	require.NoDirExists(t, f.tenant("deep"))
 	require.Empty(t, f.staged())
@@ -467,7 +467,7 @@ func TestTreeRemoveWhileFilled(t *testing.T) {
 	}()
 	<-made
 	start := time.Now()
-	require.NoError(t, v.Remove("d", true))
+	require.NoError(t, v.Remove("d", true, ""))
 	require.Less(t, time.Since(start), 10*time.Second)
 	require.NoDirExists(t, f.tenant("d"))
 	select {

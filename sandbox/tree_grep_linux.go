@@ -188,7 +188,7 @@ func (g *grepper) run() error {
 			return err
 		}
 		if f != nil && typeOf(&f.st) == TypeFile && g.sel.includes(f.rel) {
-			begin := mesh.GrepCursor{Path: g.shown(join(g.path, f.rel)), Line: 1}
+			begin := mesh.GrepCursor{Path: g.Shown(join(g.path, f.rel)), Line: 1}
 			if cur != nil && cur.Offset >= 0 && cur.Path == begin.Path {
 				begin, cur = *cur, nil
 			}
@@ -213,7 +213,7 @@ func (g *grepper) onlyFile(at *place) error {
 	if err := checkRegular(&at.st); err != nil {
 		return err
 	}
-	begin := mesh.GrepCursor{Path: g.shown(g.path), Line: 1}
+	begin := mesh.GrepCursor{Path: g.Shown(g.path), Line: 1}
 	if cur := g.req.Cursor; cur != nil {
 		if cur.Path != begin.Path || cur.Offset < 0 {
 			return mesh.Errorf(mesh.CodeInvalid, "cursor %.200q was not returned by this grep", cur.Path)

@@ -341,6 +341,12 @@ func (t *Tree) own(fd int) error {
 	return unix.Fchownat(fd, "", t.uid, t.gid, unix.AT_EMPTY_PATH)
 }
 
+// Dirs returns paths of the workspace's directory and of its stage that work in this
+// process, with the rights that a Gate has, while the Tree is open.
+func (t *Tree) Dirs() (root, stage string) {
+	return fmt.Sprintf("/proc/self/fd/%d/.", t.root), fmt.Sprintf("/proc/self/fd/%d/.", t.stage)
+}
+
 // View returns the view of the Tree below scope, a result of mesh.ParseScope;
 // "" and "." are the whole workspace. It does no I/O; a scope that is missing,
 // or is or passes through a symbolic link, shows at the first call.
@@ -371,6 +377,7 @@ type View struct {
 	tree  *Tree
 	scope string
 	parts []string // the scope's names; none for "."
+	gate  Gate
 }
 
 // below returns p relative to the scope, "" for its root.
@@ -392,8 +399,8 @@ func (v *View) below(p string) (string, error) {
 	return "", errOutside()
 }
 
-// shown is the path an Info carries.
-func (v *View) shown(p string) mesh.Path {
+// Shown is the path that an Info of this view carries.
+func (v *View) Shown(p string) mesh.Path {
 	rel, err := v.below(p)
 	if err != nil || rel == "" {
 		return "."

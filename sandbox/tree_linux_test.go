@@ -389,11 +389,11 @@ func TestTreeKeepsNoDescriptors(t *testing.T) {
 				_, _ = v.List(p, "", 10)
 				_, _ = v.Write(p, []byte("y"), WriteOptions{CreateOnly: true})
 				_ = v.Mkdir(p, 0, true)
-				_ = v.Rename(p, p+"/x", true)
+				_ = v.Rename(p, p+"/x", true, "")
 				if root, err := f.View(p).OpenRoot(false); err == nil {
 					root.Close()
 				}
-				_ = v.Remove(p+"/gone", true)
+				_ = v.Remove(p+"/gone", true, "")
 			}
 		}
 		all()

@@ -15,7 +15,7 @@ import (
 type Tree struct{}
 
 // View is a Tree seen from one scope; it needs Linux.
-type View struct{}
+type View struct{ gate Gate }
 
 func errLinux() error {
 	return mesh.Errorf(mesh.CodeUnsupported, "hosting a workspace needs Linux")
@@ -48,6 +48,12 @@ func (t *Tree) StageOpen(string, int64) (*os.File, error) { return nil, errLinux
 // StageDrop does nothing.
 func (t *Tree) StageDrop(string) {}
 
+// Shown returns its argument.
+func (v *View) Shown(p string) mesh.Path { return mesh.Path(p) }
+
+// Dirs returns nothing.
+func (t *Tree) Dirs() (root, stage string) { return "", "" }
+
 // OpenRoot returns CodeUnsupported.
 func (v *View) OpenRoot(bool) (*os.File, error) { return nil, errLinux() }
 
@@ -69,10 +75,10 @@ func (v *View) ReadAt(string, int64, int, string) ([]byte, Info, error) {
 func (v *View) Mkdir(string, uint32, bool) error { return errLinux() }
 
 // Remove returns CodeUnsupported.
-func (v *View) Remove(string, bool) error { return errLinux() }
+func (v *View) Remove(string, bool, string) error { return errLinux() }
 
 // Rename returns CodeUnsupported.
-func (v *View) Rename(string, string, bool) error { return errLinux() }
+func (v *View) Rename(string, string, bool, string) error { return errLinux() }
 
 // Copy returns CodeUnsupported.
 func (v *View) Copy(context.Context, string, string, CopyOptions) (mesh.CopyReply, error) {

@@ -30,7 +30,7 @@ func (v *View) Stat(path string, follow bool) (Info, error) {
 	}
 	defer at.close()
 	info, err := describe(at.obj, &at.st)
-	info.Path = v.shown(path)
+	info.Path = v.Shown(path)
 	return info, failed(err)
 }
 
@@ -187,14 +187,14 @@ func (v *View) openFile(path string) (*os.File, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	f := os.NewFile(uintptr(fd), string(v.shown(path)))
+	f := os.NewFile(uintptr(fd), string(v.Shown(path)))
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		f.Close()
 		return nil, Info{}, err
 	}
 	info, err := describe(at.obj, &st)
-	info.Path = v.shown(path)
+	info.Path = v.Shown(path)
 	return f, info, err
 }
 

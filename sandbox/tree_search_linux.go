@@ -131,7 +131,7 @@ func (s *searcher) add(f *found, sel *selection) (bool, error) {
 	if s.req.Type != "" && s.req.Type != info.Type {
 		return true, nil
 	}
-	info.Path = s.shown(join(s.path, f.rel))
+	info.Path = s.Shown(join(s.path, f.rel))
 	size := jsonBytes(info)
 	if s.bytes+size > maxReply && len(s.reply.Entries) > 0 {
 		return false, nil
@@ -153,7 +153,7 @@ func jsonBytes(v any) int {
 // toCursor makes a cursor, relative to the scope, of that of a visit below path.
 func (v *View) toCursor(path, cursor string) mesh.Path {
 	done := strings.HasSuffix(cursor, "/")
-	p := v.shown(join(path, strings.TrimSuffix(cursor, "/")))
+	p := v.Shown(join(path, strings.TrimSuffix(cursor, "/")))
 	if done {
 		p += "/"
 	}
@@ -162,7 +162,7 @@ func (v *View) toCursor(path, cursor string) mesh.Path {
 
 // fromCursor is its inverse.
 func (v *View) fromCursor(path, cursor string) (string, error) {
-	top := string(v.shown(path))
+	top := string(v.Shown(path))
 	if top == "." {
 		return cursor, nil
 	}

@@ -205,7 +205,7 @@ func (v *View) StageCommit(id string, size int64, path string, opt WriteOptions)
 	f, err := t.openStaged(id, s, unix.O_RDWR)
 	if err == nil {
 		var info Info
-		info, err = v.install(f, s.tmp, path, opt)
+		info, err = v.install(f, Change{Temp: s.tmp}, path, opt)
 		f.Close()
 		if err == nil {
 			return info, nil

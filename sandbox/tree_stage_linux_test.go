@@ -227,7 +227,7 @@ func TestTreeFullDisk(t *testing.T) {
 		err = v.Mkdir("dirs/"+strings.Repeat("d/", i)+"x", 0, true)
 	}
 	requireCode(t, mesh.CodeQuota, err)
-	require.NoError(t, v.Remove("dirs", true))
+	require.NoError(t, v.Remove("dirs", true, ""))
 	require.NoError(t, v.Mkdir("dirs", 0, false))
 	require.Empty(t, f.staged())
 
@@ -241,7 +241,7 @@ func TestTreeFullDisk(t *testing.T) {
 		requireCode(t, mesh.CodeQuota, err)
 		require.Equal(t, "old", f.content("a/f"))
 		require.Empty(t, f.staged())
-		require.NoError(t, v.Remove("fill", false))
+		require.NoError(t, v.Remove("fill", false, ""))
 	})
 }
 

@@ -27,17 +27,19 @@ const (
 // lookup says how a path is resolved.
 type lookup struct {
 	follow bool // a symbolic link as the last name too
-	mkdirs bool // make missing directories above the last name
-	scope  bool // make the scope; implied by mkdirs
+	mkdirs bool // make missing directories above the last name, and the scope
+	lacks  bool // directories above the last name may be missing, and the scope: place says which
 }
 
 // place is where a path ends: a name in a directory, and what was found there.
 // What stands under the name may be another thing a moment later; obj stays.
 type place struct {
-	dir  int    // O_PATH, the parent; -1 for the scope's root
-	name string // "." for the scope's root
-	obj  int    // O_PATH, what was found; -1 for nothing
-	st   unix.Stat_t
+	path  string   // from the workspace's root, through no symbolic link
+	lacks []string // such paths of missing directories above it, the outermost first; then dir is -1
+	dir   int      // O_PATH, the parent; -1 for the scope's root
+	name  string   // "." for the scope's root
+	obj   int      // O_PATH, what was found; -1 for nothing
+	st    unix.Stat_t
 }
 
 func (p *place) close() {
@@ -83,11 +85,14 @@ func (v *View) resolve(p string, how lookup) (*place, error) {
 		return at, nil
 	case err == nil:
 		at.close()
-	case errors.Is(err, unix.ENOENT) && (how.mkdirs || how.scope):
+	case errors.Is(err, unix.ENOENT) && (how.mkdirs || how.lacks):
 	case !needsWalk(err):
 		return nil, err
 	}
-	root, err := v.openScope(how.mkdirs || how.scope)
+	root, err := v.openScope(how.mkdirs)
+	if how.lacks && errors.Is(err, unix.ENOENT) {
+		return v.withoutScope(rel)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +100,63 @@ func (v *View) resolve(p string, how lookup) (*place, error) {
 		tree: v.tree, scope: v.parts, how: how,
 		stack: []int{root}, names: []string{"."}, todo: splitNames(rel),
 	}
-	return w.run()
+	at, err = w.run()
+	if err != nil {
+		return nil, err
+	}
+	at.path = path.Join(v.scope, at.path)
+	for i := range at.lacks {
+		at.lacks[i] = path.Join(v.scope, at.lacks[i])
+	}
+	return at, nil
+}
+
+// withoutScope is the place of rel in a scope that is not there.
+func (v *View) withoutScope(rel string) (*place, error) {
+	at := &place{path: path.Join(v.scope, rel), dir: -1, obj: -1}
+	at.name = path.Base(at.path)
+	for dir := path.Dir(at.path); dir != "."; dir = path.Dir(dir) {
+		fd, err := v.tree.View(dir).openScope(false)
+		if err == nil {
+			unix.Close(fd)
+			break
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return nil, err
+		}
+		at.lacks = append(at.lacks, dir)
+	}
+	slices.Reverse(at.lacks)
+	return at, nil
+}
+
+// reach finds the place of a path that leads through no link, whatever stands at
+// its end; directories above it are made if mkdirs says so.
+func (t *Tree) reach(p string, mkdirs bool) (at *place, err error) {
+	at = &place{path: p, dir: -1, name: path.Base(p), obj: -1}
+	if p == "." {
+		at.obj, err = openAt(t.root, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	} else {
+		if at.dir, err = t.View(path.Dir(p)).openScope(mkdirs); err != nil {
+			return nil, err
+		}
+		at.obj, err = openAt(at.dir, at.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			return at, nil
+		}
+	}
+	if err == nil {
+		err = unix.Fstat(at.obj, &at.st)
+	}
+	if err != nil {
+		at.close()
+		return nil, err
+	}
+	return at, nil
 }
 
 func (v *View) resolveAtOnce(rel string) (*place, error) {
-	at := &place{dir: -1, name: ".", obj: -1}
+	at := &place{path: path.Join(v.scope, rel), dir: -1, name: ".", obj: -1}
 	var err error
 	if rel == "" {
 		at.obj, err = v.tree.openBeneath(v.tree.root, v.scope)
@@ -242,10 +299,14 @@ func (w *walker) step(name string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	if fd < 0 {
-		return &place{dir: w.take(len(w.stack) - 1), name: name, obj: -1}, nil
+	if fd < 0 && !last {
+		return w.missing(name)
 	}
-	at := place{dir: -1, name: name, obj: fd}
+	here := path.Join(path.Join(w.names...), name)
+	if fd < 0 {
+		return &place{path: here, dir: w.take(len(w.stack) - 1), name: name, obj: -1}, nil
+	}
+	at := place{path: here, dir: -1, name: name, obj: fd}
 	if err := unix.Fstat(fd, &at.st); err != nil {
 		at.close()
 		return nil, err
@@ -265,8 +326,21 @@ func (w *walker) step(name string) (*place, error) {
 	return nil, unix.ENOTDIR
 }
 
-// open opens name in the directory on top, -1 when it is the last and missing.
-// A missing directory on the way is made if the lookup says so.
+// missing is the place at the end of a path whose directory name is not there.
+func (w *walker) missing(name string) (*place, error) {
+	at := &place{path: path.Join(path.Join(w.names...), name), dir: -1, obj: -1}
+	for _, next := range w.todo {
+		if next == ".." {
+			return nil, unix.ENOENT
+		}
+		at.lacks = append(at.lacks, at.path)
+		at.path, at.name = path.Join(at.path, next), next
+	}
+	return at, nil
+}
+
+// open opens name in the directory on top, -1 when it is missing and the last, or
+// may be missing. A missing directory on the way is made if the lookup says so.
 func (w *walker) open(name string, last bool) (int, error) {
 	top := w.stack[len(w.stack)-1]
 	for range maxTries {
@@ -274,7 +348,7 @@ func (w *walker) open(name string, last bool) (int, error) {
 		switch {
 		case !errors.Is(err, unix.ENOENT):
 			return fd, err
-		case last:
+		case last || w.how.lacks:
 			return -1, nil
 		case !w.how.mkdirs:
 			return -1, err
@@ -322,7 +396,7 @@ func (w *walker) here() (*place, error) {
 	if n > 0 && w.stack[n-1] < 0 {
 		return nil, errDeep()
 	}
-	at := &place{dir: -1, name: w.names[n], obj: w.take(n)}
+	at := &place{path: path.Join(w.names...), dir: -1, name: w.names[n], obj: w.take(n)}
 	if n > 0 {
 		at.dir = w.take(n - 1)
 	}

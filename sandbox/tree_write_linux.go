@@ -3,8 +3,11 @@ package sandbox
 import (
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/mesh"
 )
 
 // Write makes data the content of the file at path, all of it or, after any
@@ -30,7 +33,7 @@ func (v *View) write(path string, data []byte, opt WriteOptions) (Info, error) {
 	defer f.Close()
 	if _, err = f.Write(data); err == nil {
 		var info Info
-		if info, err = v.install(f, tmp, path, opt); err == nil {
+		if info, err = v.install(f, Change{Temp: tmp, Data: data}, path, opt); err == nil {
 			return info, nil
 		}
 	}
@@ -48,59 +51,104 @@ func (t *Tree) temp() (*os.File, string, error) {
 	return os.NewFile(uintptr(fd), "staged"), tmp, nil
 }
 
-// install moves a finished file of the stage to its path. After a failure it is
-// still in the stage.
-func (v *View) install(f *os.File, tmp, path string, opt WriteOptions) (Info, error) {
-	if err := v.tree.own(int(f.Fd())); err != nil {
+// install moves the finished file of the stage to its path. After a failure it is
+// still in the stage. Its time is now, to the nanosecond and not to the tick of the
+// kernel's clock, so that no two writes make the same revision.
+func (v *View) install(f *os.File, c Change, path string, opt WriteOptions) (Info, error) {
+	at, err := v.resolve(path, lookup{follow: !opt.CreateOnly, lacks: true})
+	if err != nil {
 		return Info{}, err
 	}
-	for range maxTries {
-		at, err := v.resolve(path, lookup{follow: !opt.CreateOnly, mkdirs: true})
-		if err == nil {
-			err = v.tree.putFile(int(f.Fd()), tmp, path, at, opt)
-			at.close()
-		}
-		if errors.Is(err, unix.ENOENT) {
-			continue // a directory was removed after it was found or made
-		}
-		if err != nil {
-			return Info{}, err
-		}
-		var st unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-			return Info{}, err
-		}
-		info, err := describe(-1, &st)
-		info.Path = v.shown(path)
-		return info, err
+	defer at.close()
+	mode, err := replaceMode(at, opt)
+	if err != nil {
+		return Info{}, err
 	}
-	return Info{}, v.tree.errBusy()
+	fd := int(f.Fd())
+	if err = v.tree.own(fd); err == nil {
+		err = unix.Fchmod(fd, mode)
+	}
+	if err == nil {
+		err = setTime(fd, time.Now())
+	}
+	if err == nil {
+		c.Info, err = describeOpen(fd)
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	c.Kind, c.Path, c.Missing = ChangePut, at.path, at.lacks
+	if err := v.change(c, func() error { return v.tree.place(c.Temp, at.path, !opt.CreateOnly) }); err != nil {
+		return Info{}, err
+	}
+	info, err := describeOpen(fd)
+	if info.Size != c.Info.Size || !info.ModTime.Equal(c.Info.ModTime) {
+		info.Revision = "" // a command has changed it since: its content is not the caller's
+	}
+	info.Path = v.Shown(path)
+	return info, err
 }
 
-func (t *Tree) putFile(fd int, tmp, path string, at *place, opt WriteOptions) error {
+func describeOpen(fd int) (Info, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return Info{}, err
+	}
+	return describe(-1, &st)
+}
+
+// replaceMode says what mode the new file has, if it may be put where at is.
+func replaceMode(at *place, opt WriteOptions) (uint32, error) {
 	mode := opt.Mode & 0o777
 	if mode == 0 {
 		mode = defaultFileMode
 	}
+	if err := checkRevision(at, opt.IfMatch); err != nil || at.obj < 0 {
+		return mode, err
+	}
+	switch {
+	case opt.CreateOnly:
+		return 0, errTaken()
+	case at.kind() == unix.S_IFDIR:
+		return 0, errIsDir()
+	}
+	if opt.Mode == 0 {
+		mode = at.st.Mode & 0o777
+	}
+	return mode, checkRegular(&at.st)
+}
+
+// checkRevision compares what is there with the revision that a caller has seen.
+func checkRevision(at *place, want string) error {
+	if want == "" || at.obj >= 0 && revisionOf(&at.st) == want {
+		return nil
+	}
+	e := mesh.Errorf(mesh.CodeConflict, "it is another one than revision %.80q by now; read it again", want)
 	if at.obj >= 0 {
-		switch {
-		case opt.CreateOnly:
-			return errTaken()
-		case at.kind() == unix.S_IFDIR:
-			return errIsDir()
+		e.Revision = revisionOf(&at.st)
+	}
+	return e
+}
+
+// place moves what is finished in the stage to its path, whose missing parents are
+// made. After a failure it is still in the stage.
+func (t *Tree) place(tmp, p string, replace bool) error {
+	flags := uint(unix.RENAME_NOREPLACE)
+	if replace {
+		flags = 0
+	}
+	for range maxTries {
+		at, err := t.reach(p, true)
+		if err == nil {
+			err = unix.Renameat2(t.stage, tmp, at.dir, at.name, flags)
+			at.close()
 		}
-		if err := checkRegular(&at.st); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return errTaken()
+		}
+		if !errors.Is(err, unix.ENOENT) { // else a directory was removed after it was found or made
 			return err
 		}
-		if opt.Mode == 0 {
-			mode = at.st.Mode & 0o777
-		}
 	}
-	if err := unix.Fchmod(fd, mode); err != nil {
-		return err
-	}
-	if !opt.CreateOnly {
-		return unix.Renameat(t.stage, tmp, at.dir, at.name)
-	}
-	return unix.Renameat2(t.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE)
+	return t.errBusy()
 }

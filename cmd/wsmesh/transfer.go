@@ -19,6 +19,7 @@ import (
 
 func newPut() *cobra.Command {
 	var p place
+	var o putOptions
 	cmd := &cobra.Command{
 		Use:   "put [-w WORKSPACE] SRC DST",
 		Short: "Copy a local file or directory into a workspace",
@@ -30,16 +31,34 @@ func newPut() *cobra.Command {
 			if args[1] == "-" {
 				return wrongUse(cmd, "DST is a name in the workspace; a file called - is ./-")
 			}
-			return p.with(cmd.Context(), func(ws *client.Workspace) error { return put(cmd, ws, args[0], args[1]) })
+			return p.with(cmd.Context(), func(ws *client.Workspace) error { return o.put(cmd, ws, args[0], args[1]) })
 		},
 	}
 	p.bind(cmd)
+	cmd.Flags().StringVar(&o.ifMatch, "if-match", "", "write only if the file has this revision (stat --json)")
+	cmd.Flags().BoolVar(&o.createOnly, "create-only", false, "write only if nothing is there")
 	return cmd
 }
 
-func put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
+// putOptions are the conditions of a put.
+type putOptions struct {
+	ifMatch    string
+	createOnly bool
+}
+
+func (o putOptions) options() (opts []client.FileOption) {
+	if o.ifMatch != "" {
+		opts = append(opts, client.IfMatch(o.ifMatch))
+	}
+	if o.createOnly {
+		opts = append(opts, client.CreateOnly())
+	}
+	return opts
+}
+
+func (o putOptions) put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	if from == "-" {
-		return putStream(cmd, ws, cmd.InOrStdin(), to, fs.FileMode(0), -1)
+		return o.stream(cmd, ws, cmd.InOrStdin(), to, fs.FileMode(0), -1)
 	}
 	f, err := os.Open(from)
 	if err != nil {
@@ -51,19 +70,22 @@ func put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 		return local(err)
 	}
 	if info.IsDir() {
+		if o != (putOptions{}) {
+			return wrongUse(cmd, "--if-match and --create-only are of one file, and SRC is a directory")
+		}
 		return putDir(cmd, ws, from, to)
 	}
 	if !info.Mode().IsRegular() { // the mode of a pipe says nothing about the content
-		return putStream(cmd, ws, f, to, 0, -1)
+		return o.stream(cmd, ws, f, to, 0, -1)
 	}
-	return putStream(cmd, ws, f, to, localPerm(info), info.Size())
+	return o.stream(cmd, ws, f, to, localPerm(info), info.Size())
 }
 
-// putStream writes a file of size bytes; -1 is an unknown number.
-func putStream(cmd *cobra.Command, ws *client.Workspace, in io.Reader, to string, perm fs.FileMode, size int64) error {
+// stream writes a file of size bytes; -1 is an unknown number.
+func (o putOptions) stream(cmd *cobra.Command, ws *client.Workspace, in io.Reader, to string, perm fs.FileMode, size int64) error {
 	p := newProgress(cmd, "put", size, in)
 	defer p.end()
-	return ws.Put(cmd.Context(), to, p.reader(in), perm)
+	return ws.Put(cmd.Context(), to, p.reader(in), perm, o.options()...)
 }
 
 func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {

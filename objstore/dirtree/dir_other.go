@@ -48,3 +48,8 @@ func (d *Dir) Describe(context.Context, *Scan, *Ledger) error { return errUnsupp
 
 // Stat fails with CodeUnsupported.
 func (d *Dir) Stat(string) (Stat, error) { return Stat{}, errUnsupported }
+
+// Below yields CodeUnsupported.
+func (d *Dir) Below(ctx context.Context, _ string) iter.Seq2[objstore.Item, error] {
+	return d.Items(ctx)
+}

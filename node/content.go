@@ -1,0 +1,37 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/jsbucket"
+)
+
+// storeKey says where a tenant's packs are.
+type storeKey struct {
+	tenant mesh.Tenant
+	shard  int
+}
+
+// maxStores bounds the stores that a node keeps: each caches up to 32 MiB of packs
+// that were read.
+const maxStores = 16
+
+// content returns the store of the content of the workspace's tenant.
+func (w *workspace) content(ctx context.Context) (*objstore.Store, error) {
+	k := storeKey{w.tenant, w.record.Shard}
+	if s, ok := w.node.stores.Get(k); ok {
+		return s, nil
+	}
+	bucket, err := jsbucket.Open(ctx, w.node.js, k.shard, k.tenant)
+	if err != nil {
+		return nil, fmt.Errorf("open the packs of tenant %s: %w", k.tenant, err)
+	}
+	s, err := objstore.New(bucket, objstore.Config{})
+	if err == nil {
+		w.node.stores.Add(k, s)
+	}
+	return s, err
+}
