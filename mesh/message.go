@@ -207,9 +207,17 @@ type NodeStatus struct {
 	Workspaces int            `json:"workspaces"`      // open now
 	Isolation  any            `json:"isolation"`       // the sandbox's level, as it reports it
 	Files      int            `json:"files,omitempty"` // that a command may have open; of the node that answers only
+	Warm       WarmStatus     `json:"warm"`            // sandboxes that are kept, of the node that answers only
 	Sync       string         `json:"sync"`            // always or interval: when NATS syncs; empty where the node does not know
 	Replicas   int            `json:"replicas"`        // of the streams it works on
 	Requests   ResponderStats `json:"requests"`
+}
+
+// WarmStatus is the sandboxes that a node keeps, and the memory that their own
+// processes take.
+type WarmStatus struct {
+	Sandboxes int   `json:"sandboxes"`
+	Bytes     int64 `json:"bytes"`
 }
 
 // StatusReply is the answer to admin status.

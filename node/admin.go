@@ -124,6 +124,7 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
 			s.Isolation = n.runner.Level()
+			s.Warm.Sandboxes, s.Warm.Bytes = n.runner.WarmUsage()
 			if s.Files, err = sandbox.OpenFiles(); err != nil {
 				return nil, err
 			}

@@ -30,6 +30,9 @@ func New(_ context.Context, cfg Config) (*Runner, error) {
 // Level says that commands are refused.
 func (r *Runner) Level() Level { return Level{Reason: onlyLinux} }
 
+// WarmUsage returns zeros.
+func (r *Runner) WarmUsage() (int, int64) { return 0, 0 }
+
 // Prepare returns CodeUnsupported.
 func (r *Runner) Prepare(context.Context, *Spec) (*Held, error) {
 	return nil, mesh.Errorf(mesh.CodeUnsupported, "%s", onlyLinux)

@@ -10,12 +10,14 @@ import (
 	"strings"
 )
 
-// Weights of a tenant's share of the processors, against 1024 and 100 for the
-// node's own threads: that of one process with commandNice. So a tenant with 500
-// busy processes gets what a tenant with one gets, and the node comes first.
+// Weights of a tenant's share of the processors: that of one thread of the node,
+// the kernel's default. So a tenant with 500 busy processes gets what a tenant with
+// one gets. A tenth, the weight of one process with commandNice, made a short
+// command take ten times as long on a busy host: a group as light as that waits
+// for long even when it has used nothing.
 const (
-	shareWeight1 = "110"
-	shareWeight2 = "10"
+	shareWeight1 = "1024"
+	shareWeight2 = "100"
 )
 
 // shares are the tenants' cgroups, above those of their commands. A tenant has one

@@ -32,7 +32,10 @@ func newBench() *cobra.Command {
 			"mem_put   a value of 4 KiB, against the same write to a stream\n" +
 			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream\n" +
 			"mcp_exec  a command through the MCP gateway of client.json, against our exec of it\n" +
-			"mcp_read  a file of 4 KiB through the gateway, against our read of it",
+			"mcp_read  a file of 4 KiB through the gateway, against our read of it\n" +
+			"and without a floor:\n" +
+			"open         a new workspace, up to the output of its first command\n" +
+			"warm_memory  what a sandbox without a command takes",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -99,9 +102,19 @@ func showBench(cmd *cobra.Command, row *bench.Row, asJSON bool) error {
 		return newOutput(cmd, true).row(row)
 	}
 	out := newOutput(cmd, false, "NAME", "N", "P50", "P99", "OPS/S", "FLOOR", "FLOOR P50", "FLOOR OPS/S", "P50 RATIO", "OPS RATIO")
+	if row.Bytes > 0 {
+		if err := out.row(nil, row.Name, fmt.Sprint(row.N), fmt.Sprintf("%.1fMiB", float64(row.Bytes)/(1<<20)), "-", "-", "-", "-", "-", "-", "-"); err != nil {
+			return err
+		}
+		return out.flush()
+	}
+	floor := bench.Floor{Name: "-"}
+	if row.Floor != nil {
+		floor = *row.Floor
+	}
 	err := out.row(
 		nil, row.Name, fmt.Sprint(row.N), micro(row.P50), micro(row.P99), fmt.Sprintf("%.0f", row.Ops),
-		row.Floor.Name, micro(row.Floor.P50), fmt.Sprintf("%.0f", row.Floor.Ops),
+		floor.Name, micro(floor.P50), fmt.Sprintf("%.0f", floor.Ops),
 		fmt.Sprintf("%.2f", row.RatioP50), fmt.Sprintf("%.2f", row.RatioOps),
 	)
 	if err != nil {

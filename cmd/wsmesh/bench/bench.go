@@ -24,10 +24,10 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read"}
+	Names = []string{"exec", "exec_32", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "open", "warm_memory"}
 	Later = []string{
 		"write_8", "exec_output",
-		"restore", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale",
+		"restore", "exit_lag", "capture", "failover", "fork", "snapshot", "scale",
 	}
 )
 
@@ -64,9 +64,10 @@ type Row struct {
 	P50      float64 `json:"p50_us"`
 	P99      float64 `json:"p99_us"`
 	Ops      float64 `json:"ops_per_s"`
-	Floor    Floor   `json:"floor"`
-	RatioP50 float64 `json:"ratio_p50"`
-	RatioOps float64 `json:"ratio_ops"`
+	Bytes    int64   `json:"bytes,omitempty"` // of warm_memory, which has no times
+	Floor    *Floor  `json:"floor,omitempty"` // and the ratios: not of rows without a floor
+	RatioP50 float64 `json:"ratio_p50,omitempty"`
+	RatioOps float64 `json:"ratio_ops,omitempty"`
 	Settings Setting `json:"config"`
 }
 
@@ -89,9 +90,10 @@ type Setting struct {
 // pair is one row's two operations; i counts both from 0.
 type pair struct {
 	floorName   string
-	callers     int // of each at a time; 0 is 1
-	ours, floor func(ctx context.Context, i int) error
-	check       func(ctx context.Context) error // what was written, when all is measured; nil: ours and floor did
+	callers     int                                    // of each at a time; 0 is 1
+	ours, floor func(ctx context.Context, i int) error // floor is nil where there is none
+	after       func(ctx context.Context, i int) error // undoes ours, untimed; may be nil
+	check       func(ctx context.Context) error        // what was written, when all is measured; nil: ours and floor did
 	close       func()
 }
 
@@ -119,6 +121,9 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Name == "warm_memory" {
+		return warmMemory(ctx, cfg, ws, setting)
+	}
 	p, err := prepare(ctx, cfg, ws, setting)
 	if err != nil {
 		return nil, err
@@ -138,9 +143,12 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	}
 	row := &Row{
 		Name: cfg.Name, N: len(ours.times), P50: percentile(ours.times, 50), P99: percentile(ours.times, 99), Ops: ours.perSecond(),
-		Floor:    Floor{Name: p.floorName, P50: percentile(floor.times, 50), Ops: floor.perSecond()},
 		Settings: setting,
 	}
+	if p.floor == nil {
+		return row, nil
+	}
+	row.Floor = &Floor{Name: p.floorName, P50: percentile(floor.times, 50), Ops: floor.perSecond()}
 	row.RatioP50, row.RatioOps = row.P50/row.Floor.P50, row.Ops/row.Floor.Ops
 	return row, nil
 }
@@ -161,6 +169,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return uploadPair(cfg, ws)
 	case "mem_get", "mem_put", "mem_list":
 		return memoryPair(ctx, cfg, setting.Replicas)
+	case "open":
+		return openPair(cfg, ws), nil
 	case "download":
 		return downloadPair(ctx, cfg, ws)
 	case "mcp_exec":
@@ -182,8 +192,14 @@ func alternate(ctx context.Context, p *pair, n int) (ours, floor sample, err err
 		if i%2 == 1 {
 			order = []func(){floorTime, ourTime}
 		}
+		if p.floor == nil {
+			order = []func(){ourTime}
+		}
 		for _, do := range order {
 			do()
+		}
+		if p.after != nil {
+			err = errors.Join(err, p.after(ctx, i))
 		}
 		i++
 		return a, b, err
