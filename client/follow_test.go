@@ -145,3 +145,41 @@ func (s *stage) quietly(t *testing.T, put func()) {
 	_, err = s.js.UpdateStream(t.Context(), cfg)
 	require.NoError(t, err)
 }
+
+// Republishing may skip a frame: the next one, or the end, shows it, and the log has
+// what is missing.
+func TestSkippedFramesAreRead(t *testing.T) {
+	s, c := newStage(t)
+	var got bytes.Buffer
+	cmd := c.Workspace("w").Command(t.Context(), "x")
+	cmd.Stdout = &got
+	require.NoError(t, cmd.Start())
+	id := mesh.ExecID(cmd.ID)
+	s.quietly(t, func() { s.put(t, id, out(1, 0, "a")) })
+	s.put(t, id, out(2, 1, "b"))
+	s.quietly(t, func() { s.put(t, id, out(3, 2, "c")) })
+	s.put(t, id, final(4, mesh.Final{}))
+	require.NoError(t, cmd.Wait())
+	require.Equal(t, "abc", got.String())
+}
+
+// A number that was given up is not waited for: once the log is so far that it cannot
+// come any more, what follows is shown while the command still runs.
+func TestMissingNumberIsPassed(t *testing.T) {
+	s, c := newStage(t)
+	cmd := c.Workspace("w").Command(t.Context(), "x")
+	require.NoError(t, cmd.Start())
+	cmd.Detach()
+	id := mesh.ExecID(cmd.ID)
+	for n := uint64(2); n <= mesh.LogWindow+2; n++ {
+		s.put(t, id, out(n, n, "b"))
+	}
+	x, err := c.Workspace("w").Attach(t.Context(), cmd.ID)
+	require.NoError(t, err)
+	defer x.Close()
+	for o, err := range x.Output(t.Context()) {
+		require.NoError(t, err)
+		require.Equal(t, client.Output{Offset: 2, Missing: 2, Data: []byte("b")}, o)
+		break
+	}
+}

@@ -163,6 +163,9 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err := w.prepare(x); err != nil {
 		return nil, err
 	}
+	if err := w.admitLog(); err != nil {
+		return nil, err
+	}
 	x.hold()
 	claim := x.newClaim()
 	runner, err := w.claim(ctx, x, claim)
@@ -409,6 +412,8 @@ func (w *workspace) cancelUnclaimed(ctx context.Context, id mesh.ExecID, scope s
 	verdict := errCanceled
 	if end.frame != nil {
 		verdict = errNodeGone
+	} else if err := w.admitLog(); err != nil {
+		return err // anybody could fill the streams with ids that nobody runs
 	}
 	return endLog(ctx, w.node.js, w.streams.log, subject, mesh.Epoch(w.epoch.Load()), verdict)
 }

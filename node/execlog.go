@@ -9,24 +9,42 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// Bounds of one exec's log.
+// Bounds of exec logs.
 const (
-	// DefaultMaxLog is how many bytes of output are kept; the rest is counted
-	// and the command goes on.
+	// DefaultMaxLog is how many bytes of output of one exec are kept: a quarter of
+	// it from the beginning, the rest, and up to a sixteenth more, from the end. What
+	// was between is counted, and the command goes on. While it runs there is also
+	// what was on its way.
 	DefaultMaxLog = 256 << 20
+	// DefaultLogFrames is how many frames of all execs may be on their way to the
+	// streams at a time, 64 MiB; of one tenant a quarter.
+	DefaultLogFrames = 1024
 	// frameBytes is when a frame is full: larger ones gain nothing and delay
 	// other traffic of the connection.
 	frameBytes = 64 << 10
-	// maxUnacked frames may be on their way: 4 MiB.
-	maxUnacked = mesh.LogWindow
 	// flushAfter is how long output waits for company. It delays what is shown
 	// live, never the exit: what waits at the end goes into the final frame.
 	flushAfter = 5 * time.Millisecond
+	// reapAfter is how long an acknowledgement may go unnoticed while the command is
+	// silent.
+	reapAfter = 50 * time.Millisecond
 )
+
+// logSpace is what the logs of one tenant may take of a node and its streams.
+type logSpace interface {
+	// take takes room for so many bytes, or reports that there is none.
+	take(bytes int) bool
+	// give gives some back.
+	give(bytes int)
+	// enter reports whether one more frame may be on its way; leave takes it back.
+	enter() bool
+	leave()
+}
 
 // execLog writes the frames of one exec. write may be called concurrently;
 // finish or discard ends it, after the last write has returned.
@@ -35,32 +53,46 @@ type execLog struct {
 	stream  jetstream.Stream
 	subject string
 	nonce   string
+	space   logSpace
+	most    uint64        // bytes of output to keep
 	written atomic.Uint64 // bytes the command wrote
 
 	mu      sync.Mutex
 	pending []mesh.Chunk
 	size    int // bytes in pending
 	timer   *time.Timer
+	reaper  *time.Timer
 	number  uint64 // of the next frame
 	offset  uint64 // bytes in frames before it
 	last    uint64 // highest stream sequence known to be ours
-	missing uint64 // of them not in the log
+	stored  uint64 // messages of ours that the log has, as far as is known
+	missing uint64 // bytes of written that are not in the log
 	silent  bool   // the stream did not answer for mesh.DefaultSettle
+	full    bool   // the tenant has no room for more
+	recount bool   // the log has messages that are not known to be ours
 	unacked []unackedFrame
+	tail    []tailFrame // stored frames behind the beginning that is kept
+	tailing uint64      // bytes in tail
 }
 
 type unackedFrame struct {
 	msg    *nats.Msg
+	offset uint64
 	size   uint64
 	future jetstream.PubAckFuture
 }
 
-func newExecLog(js jetstream.JetStream, stream jetstream.Stream, subject, nonce string) *execLog {
-	return &execLog{js: js, stream: stream, subject: subject, nonce: nonce, number: 1}
+type tailFrame struct{ sequence, size uint64 }
+
+func newExecLog(n *Node, stream jetstream.Stream, subject, nonce string, space logSpace) *execLog {
+	return &execLog{
+		js: n.js, stream: stream, subject: subject, nonce: nonce, space: space,
+		most: uint64(n.cfg.MaxLog), number: 1, stored: 1, // the claim
+	}
 }
 
 // write adds output; cut is how many bytes after data the caller dropped. It
-// blocks while maxUnacked frames are on their way, which slows the command down
+// blocks while mesh.LogWindow frames are on their way, which slows the command down
 // and bounds memory; it never blocks for ever, since an unanswered frame is
 // given up after mesh.DefaultSettle.
 func (l *execLog) write(stream byte, data []byte, cut int) {
@@ -68,10 +100,6 @@ func (l *execLog) write(stream byte, data []byte, cut int) {
 	defer l.mu.Unlock()
 	l.written.Add(uint64(len(data) + cut))
 	l.missing += uint64(cut)
-	if room := DefaultMaxLog - int(l.offset) - l.size; len(data) > room {
-		l.missing += uint64(len(data) - room)
-		data = data[:room]
-	}
 	if len(data) == 0 {
 		return
 	}
@@ -104,31 +132,97 @@ func (l *execLog) flush() {
 	if l.size == 0 {
 		return
 	}
-	for len(l.unacked) >= maxUnacked {
+	for len(l.unacked) >= mesh.LogWindow {
 		l.settleOldest()
 	}
+	l.trim()
 	f := mesh.Frame{Kind: mesh.FrameOutput, Number: l.number, Offset: l.offset, Chunks: l.pending}
 	m := nats.NewMsg(l.subject)
 	m.Data, _ = f.Encode() // no JSON in it: cannot fail
+	size := l.size
+	l.offset += uint64(size)
+	l.pending, l.size = nil, 0
+	if !l.space.take(len(m.Data)) {
+		l.full = true
+		l.missing += uint64(size)
+		return
+	}
+	l.number++
+	l.enter()
 	future, err := l.js.PublishMsgAsync(m)
 	if err != nil {
 		future = nil // settled by publishing again
 	}
-	l.unacked = append(l.unacked, unackedFrame{m, uint64(l.size), future})
-	l.number++
-	l.offset += uint64(l.size)
-	l.pending, l.size = nil, 0
+	l.unacked = append(l.unacked, unackedFrame{m, f.Offset, uint64(size), future})
+	if l.reaper == nil {
+		l.reaper = time.AfterFunc(reapAfter, l.reap)
+	}
+}
+
+// enter waits until the tenant may have one more frame on its way. Those of ours
+// are settled meanwhile, and others reap theirs.
+func (l *execLog) enter() {
+	for !l.space.enter() {
+		if len(l.unacked) > 0 {
+			l.settleOldest()
+		} else {
+			time.Sleep(reapAfter / 10)
+		}
+	}
+}
+
+// reap settles what is answered, so that a silent command keeps nobody waiting, and
+// a frame that failed is stored.
+func (l *execLog) reap() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reaper == nil { // ended meanwhile
+		return
+	}
+	for len(l.unacked) > 0 {
+		if f := l.unacked[0].future; f != nil {
+			select {
+			case ack := <-f.Ok():
+				l.settled(ack.Sequence)
+				continue
+			case <-f.Err():
+				l.unacked[0].future = nil
+			default:
+				l.reaper.Reset(reapAfter)
+				return
+			}
+		}
+		l.settleOldest()
+	}
+	l.reaper = nil
+}
+
+// settled takes note of the sequence of the oldest frame, 0 if it is given up.
+func (l *execLog) settled(seq uint64) {
+	u := l.unacked[0]
+	l.unacked = l.unacked[1:]
+	l.space.leave()
+	if seq == 0 {
+		l.space.give(len(u.msg.Data))
+		l.missing += u.size
+		return
+	}
+	l.last = max(l.last, seq)
+	l.stored++
+	if u.offset >= l.most/4 {
+		l.tail = append(l.tail, tailFrame{seq, u.size})
+		l.tailing += u.size
+	}
 }
 
 // settleOldest waits for the acknowledgement of the oldest frame. One without
 // an answer is published again: readers drop a number they have seen.
 func (l *execLog) settleOldest() {
 	u := l.unacked[0]
-	l.unacked = l.unacked[1:]
 	if u.future != nil {
 		select {
 		case ack := <-u.future.Ok():
-			l.last = max(l.last, ack.Sequence)
+			l.settled(ack.Sequence)
 			return
 		case <-u.future.Err():
 		}
@@ -147,16 +241,63 @@ func (l *execLog) settleOldest() {
 		cancelTry()
 		if err == nil {
 			l.silent = false
-			l.last = max(l.last, ack.Sequence)
+			l.settled(ack.Sequence)
 			return
 		}
 		var api *jetstream.APIError
 		if (errors.As(err, &api) && api.Code < 500) || ctx.Err() != nil {
 			l.silent = ctx.Err() != nil
-			l.missing += u.size // a full stream, or nobody to take it
+			l.settled(0) // a full stream, or nobody to take it
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// trim deletes the oldest frames of the end that is kept once it is too long by a
+// twelfth: many at a time, each by its sequence. Nothing else of the log is ever
+// deleted, so the claim and the beginning stand. What cannot be deleted now is left
+// for the next time.
+func (l *execLog) trim() {
+	most := l.most - l.most/4
+	if l.tailing <= most+most/12 {
+		return
+	}
+	n, bytes := 0, uint64(0)
+	for l.tailing-bytes >= most+l.tail[n].size {
+		bytes += l.tail[n].size
+		n++
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxLogReads)
+	for _, f := range l.tail[:n] {
+		g.Go(func() error { return deleteFrame(ctx, l.stream, f.sequence) })
+	}
+	if g.Wait() != nil {
+		return
+	}
+	l.missing += bytes
+	l.stored -= uint64(n)
+	l.tailing -= bytes
+	l.tail = append([]tailFrame(nil), l.tail[n:]...)
+	l.space.give(int(bytes))
+}
+
+// deleteFrame deletes one message until that is certain, or ctx ends.
+func deleteFrame(ctx context.Context, stream jetstream.Stream, seq uint64) error {
+	for {
+		err := stream.DeleteMsg(ctx, seq)
+		var api *jetstream.APIError
+		if err == nil || errors.As(err, &api) && api.Code < 500 {
+			return nil // deleted, or it was: a try before had no answer
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
@@ -164,54 +305,111 @@ func (l *execLog) settleOldest() {
 func (l *execLog) discard() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.stopTimer()
-	l.pending, l.size, l.unacked = nil, 0, nil
+	l.stopTimers()
+	l.pending, l.size = nil, 0
+	for ; len(l.unacked) > 0; l.unacked = l.unacked[1:] {
+		l.space.leave()
+	}
 }
 
-func (l *execLog) stopTimer() {
-	if l.timer != nil {
-		l.timer.Stop()
-		l.timer = nil
+func (l *execLog) stopTimers() {
+	for _, t := range []**time.Timer{&l.timer, &l.reaper} {
+		if *t != nil {
+			(*t).Stop()
+			*t = nil
+		}
 	}
 }
 
 // finish publishes the final frame, with the output that is still pending,
-// after every other frame is acknowledged and expecting the last of them. An
-// earlier final frame stands: then ours is not stored and the error is
-// CodeConflict. CodeLost: unknown whether it is stored.
+// after every other frame is acknowledged and expecting the last of them. It looks
+// first whether another owner has ended the log in between: then, and when an
+// earlier final frame stands for another reason, ours is not stored and the error is
+// CodeConflict. So what is stored is the end for everybody. CodeLost: unknown
+// whether it is stored.
 func (l *execLog) finish(final *mesh.Final) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.stopTimer()
+	l.stopTimers()
 	for len(l.unacked) > 0 {
 		l.settleOldest()
 	}
+	l.trim()
 	final.Output, final.Missing, final.Nonce = l.written.Load(), l.missing, l.nonce
+	if l.full && final.Limit == "" {
+		final.Limit = "log"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	defer cancel()
+	for {
+		err := l.countFrames(ctx, final)
+		if err == nil {
+			err = l.publishFinal(ctx, final)
+		}
+		if !errors.Is(err, mesh.ErrRefused) && mesh.CodeOf(err) != mesh.CodeUnavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return mesh.Errorf(mesh.CodeLost, "unknown outcome: the end of the exec log cannot be read")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+var errEndedElsewhere = mesh.Errorf(mesh.CodeConflict, "the exec had been ended by another owner")
+
+// countFrames makes sure that no other final frame is among ours. Where the claim
+// is the only one, the expectation of the final frame does; else a log with as many
+// messages as are ours has none of others. After that it is read.
+func (l *execLog) countFrames(ctx context.Context, final *mesh.Final) error {
+	final.Frames = l.stored
+	if l.number == 1 && !l.recount {
+		return nil
+	}
+	count, err := mesh.LogCount(ctx, l.js.Conn(), l.stream.CachedInfo().Config.Name, l.subject)
+	if err != nil {
+		return unavailable(err)
+	}
+	if count == l.stored {
+		return nil
+	}
+	first, end, err := finalFrame(ctx, l.js, l.stream, l.subject)
+	if err != nil {
+		return err
+	}
+	if first.frame != nil {
+		if first.frame.Final.Nonce == l.nonce {
+			return nil // publishFinal finds that it is stored
+		}
+		return errEndedElsewhere
+	}
+	l.last, l.stored, final.Frames = end.sequence, count, count // a frame of ours was stored twice, or was given up and stored
+	return nil
+}
+
+// publishFinal publishes the final frame; mesh.ErrRefused: other frames came.
+func (l *execLog) publishFinal(ctx context.Context, final *mesh.Final) error {
 	f := mesh.Frame{Kind: mesh.FrameFinal, Number: l.number, Offset: l.offset, Final: final, Chunks: l.pending}
 	m := nats.NewMsg(l.subject)
 	var err error
 	if m.Data, err = f.Encode(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
-	defer cancel()
-	for {
-		_, err := mesh.Publish(ctx, l.js, m, l.last)
-		if !errors.Is(err, mesh.ErrRefused) {
-			return err
-		}
-		end, err := lastFrame(ctx, l.stream, l.subject)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return mesh.Errorf(mesh.CodeLost, "unknown outcome: the end of the exec log cannot be read")
-		case err != nil:
-			time.Sleep(20 * time.Millisecond)
-		case end.frame != nil && end.frame.Final != nil && end.frame.Final.Nonce == l.nonce:
-			return nil
-		case end.frame != nil && end.frame.Final != nil:
-			return mesh.Errorf(mesh.CodeConflict, "the exec had been ended by another owner")
-		default:
-			l.last = end.sequence // a frame of ours that was stored twice
-		}
+	_, err = mesh.Publish(ctx, l.js, m, l.last)
+	if !errors.Is(err, mesh.ErrRefused) {
+		return err
 	}
+	end, readErr := lastFrame(ctx, l.stream, l.subject)
+	switch {
+	case readErr != nil:
+		return readErr
+	case end.frame == nil || end.frame.Final == nil:
+		l.last = max(l.last, end.sequence)
+		l.recount = true
+		return err
+	case end.frame.Final.Nonce == l.nonce:
+		return nil
+	}
+	return errEndedElsewhere
 }

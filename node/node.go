@@ -54,6 +54,8 @@ type Config struct {
 	HostDirs  bool         // the operator may make a directory of the host a workspace
 	MaxNet    string       // most network a command may ask for: none or full (default none)
 	Grace     time.Duration
+	MaxLog    int64 // bytes of output that are kept of one exec; default DefaultMaxLog
+	MaxLogs   int64 // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
 	Version   string
 	Log       *slog.Logger
 }
@@ -84,6 +86,8 @@ type Node struct {
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
 	counts    *mesh.Slots // of workspaces whose files are being counted
 	stores    *lru.Cache[storeKey, *objstore.Store]
+	logFrames *mesh.Slots // of frames of exec logs that are on their way
+	logs      *logUse     // what exec logs hold
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -120,11 +124,18 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
 	}
+	if cfg.MaxLog == 0 {
+		cfg.MaxLog = DefaultMaxLog
+	}
+	if cfg.MaxLogs == 0 {
+		cfg.MaxLogs = DefaultMaxLogs
+	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
+		logFrames: mesh.NewSlots(DefaultLogFrames),
 	}
 	if n.stores, err = lru.New[storeKey, *objstore.Store](maxStores); err != nil {
 		return nil, err
@@ -137,6 +148,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.lockData(); err != nil {
 		return nil, err
 	}
+	n.logs = openLogUse(filepath.Join(cfg.Data, "logs.json"), n.log)
 	if err := n.bindStreams(ctx); err != nil {
 		return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
@@ -216,6 +228,9 @@ func (n *Node) Close() error {
 	if n.runner != nil {
 		n.runner.Close()
 	}
+	if n.logs != nil {
+		n.logs.save()
+	}
 	if n.lock != nil {
 		return n.lock.Unlock()
 	}
@@ -245,6 +260,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.renew(bg, revision) })
 	g.Go(func() error { return n.watchOwners(bg) })
 	g.Go(func() error { return n.watchTenants(bg) })
+	g.Go(func() error { return n.logs.keep(bg) })
 	level := n.runner.Level()
 	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)
 	if serving != nil {

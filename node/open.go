@@ -359,6 +359,9 @@ func (w *workspace) finishRemoval(ctx context.Context) error {
 	if err := w.discardTree(); err != nil {
 		return err
 	}
+	if err := w.dropLogs(ctx); err != nil {
+		return err
+	}
 	if err := w.node.kv.Workspaces.MarkRemoved(ctx, w.tenant, w.name, w.record.ID); err != nil {
 		return err
 	}

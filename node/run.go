@@ -42,7 +42,7 @@ type run struct {
 
 func newRun(w *workspace, c *command) *run {
 	x := &run{workspace: w, command: c, subject: w.logSubject(c.ID), nonce: mesh.NewID(), claimed: make(chan struct{})}
-	x.log = newExecLog(w.node.js, w.streams.log, x.subject, x.nonce)
+	x.log = newExecLog(w.node, w.streams.log, x.subject, x.nonce, &tenantSpace{w.node, key{w.tenant, w.name}})
 	if len(c.stdin) > 0 || c.OpenStdin {
 		x.stdin = newStdin(c.stdin, c.OpenStdin)
 	}

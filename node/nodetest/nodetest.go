@@ -47,6 +47,8 @@ type Config struct {
 	Dir       string // the data directory; default a fresh one
 	Net       string // most network that commands may have
 	HostDirs  bool   // the operator may make a directory of the host a workspace
+	MaxLog    int64  // bytes of output kept of one exec
+	MaxLogs   int64  // bytes of exec logs of one tenant
 }
 
 // Each runs a test on one server and on a cluster of three: a single server
@@ -68,6 +70,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	}
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, Grace: 2 * time.Second,
+		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
 	m.StartNode(t)
