@@ -3,6 +3,7 @@ package mcpgw
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +43,31 @@ func TestEdit(t *testing.T) {
 				require.EqualValues(t, 0o755, info.Mode)
 			})
 		}
+	})
+}
+
+// Edits side by side keep one another's, and what a model has not seen it does not
+// overwrite if it says so.
+func TestEditsOfOthersAreKept(t *testing.T) {
+	eachTools(t, func(t *testing.T, x *tools) {
+		x.write(t, "f", "a0 b0 c0")
+		var wg sync.WaitGroup
+		for _, name := range []string{"a", "b", "c"} {
+			wg.Go(func() {
+				x.ok(t, "edit_file", args{"path": "f", "edits": []args{{"oldText": name + "0", "newText": name + "1"}}})
+			})
+		}
+		wg.Wait()
+		x.requireFile(t, "f", "a1 b1 c1")
+
+		_, seen := x.ok(t, "get_file_info", args{"path": "f"})
+		_, wrote := x.ok(t, "write_file", args{"path": "f", "content": "other", "ifMatch": seen["etag"]})
+		require.NotEqual(t, seen["etag"], wrote["etag"])
+		x.fails(t, mesh.CodeConflict, "write_file", args{"path": "f", "content": "mine", "ifMatch": seen["etag"]})
+		x.fails(t, mesh.CodeConflict, "edit_file", args{"path": "f", "edits": []args{{"oldText": "other", "newText": "mine"}}, "ifMatch": seen["etag"]})
+		x.requireFile(t, "f", "other")
+		x.ok(t, "edit_file", args{"path": "f", "edits": []args{{"oldText": "other", "newText": "mine"}}, "ifMatch": wrote["etag"]})
+		x.requireFile(t, "f", "mine")
 	})
 }
 

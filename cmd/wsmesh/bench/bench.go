@@ -24,9 +24,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "open", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "open", "warm_memory"}
 	Later = []string{
-		"write_8", "exec_output",
+		"exec_output",
 		"restore", "exit_lag", "capture", "failover", "fork", "snapshot", "scale",
 	}
 )
@@ -164,7 +164,9 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 	case "read":
 		return readPair(ctx, cfg, ws)
 	case "write":
-		return writePair(ctx, cfg, ws, setting.Replicas)
+		return writePair(ctx, cfg, ws, setting.Replicas, 1)
+	case "write_8":
+		return writePair(ctx, cfg, ws, setting.Replicas, 8)
 	case "upload":
 		return uploadPair(cfg, ws)
 	case "mem_get", "mem_put", "mem_list":

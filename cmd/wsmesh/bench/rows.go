@@ -80,7 +80,9 @@ func same(got, want []byte, err error) error {
 	return err
 }
 
-func writePair(ctx context.Context, cfg Config, ws *client.Workspace, replicas int) (*pair, error) {
+// writePair writes files that a journal has. Several callers write to one workspace, and have a journal each for the floor:
+// publishes on one cannot overlap.
+func writePair(ctx context.Context, cfg Config, ws *client.Workspace, replicas, callers int) (*pair, error) {
 	js, err := jetstream.New(cfg.Floor)
 	if err != nil {
 		return nil, err
@@ -90,17 +92,18 @@ func writePair(ctx context.Context, cfg Config, ws *client.Workspace, replicas i
 		return nil, err
 	}
 	content := random()
-	var last uint64
+	last := make([]uint64, callers)
 	return &pair{
-		floorName: "fenced publish",
+		floorName: "fenced publish", callers: callers,
 		ours: func(ctx context.Context, i int) error {
 			return ws.WriteFile(ctx, fileName(i), content, 0o644)
 		},
-		floor: func(ctx context.Context, _ int) error {
-			m := nats.NewMsg(subject)
+		floor: func(ctx context.Context, i int) error {
+			caller := i / turnOps % callers
+			m := nats.NewMsg(fmt.Sprintf("%s-%d", subject, caller))
 			m.Data = content
-			seq, err := mesh.Publish(ctx, js, m, last)
-			last = seq
+			seq, err := mesh.Publish(ctx, js, m, last[caller])
+			last[caller] = seq
 			return err
 		},
 		close: func() { dropStream(ctx, js, stream) },
