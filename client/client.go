@@ -281,7 +281,20 @@ func (c *Client) Workspace(name string) *Workspace {
 
 // CreateWorkspace makes a workspace; CodeExists, CodeQuota.
 func (c *Client) CreateWorkspace(ctx context.Context, name string) error {
-	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil)
+	return c.CreateWorkspaceWith(ctx, name, WorkspaceConfig{})
+}
+
+// WorkspaceConfig is what a workspace is made with.
+type WorkspaceConfig struct {
+	// Net is the most network that its commands may have: none, full, or allow: and
+	// hosts, as Cmd.Net. "" is what the mesh gives.
+	Net string
+}
+
+// CreateWorkspaceWith makes a workspace; CodeExists, CodeQuota, CodeDenied for a
+// network that the operator does not grant.
+func (c *Client) CreateWorkspaceWith(ctx context.Context, name string, cfg WorkspaceConfig) error {
+	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Net: cfg.Net}, nil)
 }
 
 // RemoveWorkspace removes a workspace with its files and ends its commands.

@@ -36,7 +36,7 @@ type Cmd struct {
 	Pids        int64         // processes and threads
 	CPUMillis   int64         // processors, in thousandths of one
 
-	Net        string // none or full; default as the mesh is set
+	Net        string // none, full or allow:HOST,…; default as the workspace and the mesh are set
 	Durability string // none; sync and async are CodeUnsupported so far
 
 	// Cancel is called instead of the kill when the context ends, for instance to

@@ -26,6 +26,7 @@ type NodeRecord struct {
 	Replicas    int             `json:"replicas"`
 	Draining    bool            `json:"draining,omitempty"`
 	Isolation   json.RawMessage `json:"isolation,omitempty"` // as the sandbox reports it
+	Net         string          `json:"net,omitempty"`       // the most network that its commands may have
 }
 
 // RenewEvery is how often a node renews its record.

@@ -50,7 +50,7 @@ type execResult struct {
 	TimedOut   bool   `json:"timedOut" jsonschema:"the command was killed when its time was over"`
 	Limit      string `json:"limit,omitempty" jsonschema:"a limit that the command hit: memory, pids or timeout"`
 	DurationMs int64  `json:"durationMs" jsonschema:"milliseconds from start to end"`
-	Note       string `json:"note,omitempty" jsonschema:"how to see what is not shown"`
+	Note       string `json:"note,omitempty" jsonschema:"how to see what is not shown, or why the network was not reached"`
 }
 
 func (r execResult) text() string {
@@ -94,7 +94,7 @@ func addExec(s *server.MCPServer) {
 	add(s, tool[execArgs, execResult]{
 		name: anyTool, title: "Run a command",
 		description: "Run a shell command in the workspace and wait for its end. It starts in the root of your view (or cwd), " +
-			"which is /workspace or a directory below it, and leaves its changes there. It has no network unless the operator granted it. Each call is a shell of its own: directory and variables do not " +
+			"which is /workspace or a directory below it, and leaves its changes there. It has no network unless the operator granted it, and then perhaps to some hosts only, through the proxy that its variables name. Each call is a shell of its own: directory and variables do not " +
 			"carry over, and processes left in the background are killed at its end. An exit code other than 0 is not an error of this tool. " +
 			"The command is killed after timeoutMs (default 120000, at most 600000). Of long output the beginning and the end are shown " +
 			"(default 30000 bytes of each stream).",
@@ -143,6 +143,9 @@ func runExec(ctx context.Context, c *call, in execArgs) (execResult, error) {
 	if r.Truncated {
 		r.Note = "a part of the output is not shown; to read all of it, run the command again with its output in a file " +
 			"(COMMAND > out.txt 2>&1) and call read_text_file with path=\"out.txt\""
+	}
+	if hint := client.NetworkHint(final, slices.Concat(errs.head, errs.tail)); hint != "" {
+		r.Note = strings.TrimPrefix(r.Note+"; "+hint, "; ")
 	}
 	if final.Limit == "" || final.Code == 0 || final.Limit == "pids" {
 		return r, nil

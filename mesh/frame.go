@@ -82,6 +82,11 @@ type Final struct {
 	ErrorText  string `json:"reason,omitempty"` //
 
 	Met []LimitMet `json:"met,omitempty"` // every limit that was met, Limit first
+	// Net is what the command could reach: none, full, or allow: and hosts. Refused
+	// are the first hosts, as HOST:PORT, that were refused to commands of its view
+	// while it ran.
+	Net     string   `json:"net,omitempty"`
+	Refused []string `json:"refused,omitempty"`
 }
 
 // Err returns the mesh's verdict as an error, or nil.

@@ -118,11 +118,13 @@ type InfoReply struct {
 	Isolation  string    `json:"isolation"`   // driver of the node's sandbox
 	Capture    string    `json:"capture"`     // empty until there is capture
 	Execs      int       `json:"execs"`       // running now
+	Net        string    `json:"net"`         // network of its commands that ask for none
 }
 
 // WorkspaceRequest names a workspace to create or remove (api workspace).
 type WorkspaceRequest struct {
 	Workspace Workspace `json:"workspace"`
+	Net       string    `json:"net,omitempty"` // of one to create: the most network that its commands may have
 }
 
 // WorkspaceListRequest asks for names greater than After, at most Limit.
@@ -150,7 +152,8 @@ type WorkspaceListReply struct {
 type WorkspaceDirRequest struct {
 	Tenant    Tenant    `json:"tenant"`
 	Workspace Workspace `json:"workspace"`
-	Dir       Path      `json:"dir"` // absolute
+	Dir       Path      `json:"dir"`           // absolute
+	Net       string    `json:"net,omitempty"` // as in WorkspaceRequest
 }
 
 // TenantRequest names a tenant to create.
@@ -211,6 +214,10 @@ type NodeStatus struct {
 	Sync       string         `json:"sync"`            // always or interval: when NATS syncs; empty where the node does not know
 	Replicas   int            `json:"replicas"`        // of the streams it works on
 	Requests   ResponderStats `json:"requests"`
+	// Net is the most network that commands may have; Isolation says whether it is
+	// held. Egress counts what went through the proxy; of the node that answers only.
+	Net    string `json:"net"`
+	Egress any    `json:"egress,omitempty"`
 }
 
 // WarmStatus is the sandboxes that a node keeps, and the memory that their own

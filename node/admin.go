@@ -121,11 +121,11 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		if r.Draining {
 			continue
 		}
-		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas}
+		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
-			s.Isolation = n.runner.Level()
+			s.Isolation, s.Egress = n.runner.Level(), n.network.proxy.Stats()
 			s.Warm.Sandboxes, s.Warm.Bytes = n.runner.WarmUsage()
 			if s.Files, err = sandbox.OpenFiles(); err != nil {
 				return nil, err

@@ -47,7 +47,7 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	}
 	_, err = n.kv.Workspaces.Get(ctx, t, w)
 	if mesh.CodeOf(err) == mesh.CodeNotFound && a.Create {
-		if err = n.newWorkspace(ctx, t, w, ""); mesh.CodeOf(err) == mesh.CodeExists {
+		if err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
 			err = nil
 		}
 	}
@@ -59,9 +59,9 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 }
 
 // newWorkspace makes the record of a workspace within the tenant's quota, which
-// those created at the same moment can exceed: by three on each node. dir is its
-// directory of the host, "" for a place among the node's own.
-func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, dir mesh.Path) error {
+// those created at the same moment can exceed: by three on each node.
+func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) error {
+	t := r.Tenant
 	if !n.creations.Take(string(t)) {
 		return mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
 	}
@@ -76,7 +76,8 @@ func (n *Node) newWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace
 	if more {
 		return mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
 	}
-	_, err = n.kv.Workspaces.Create(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Shard: n.shardOf(t, w), Dir: dir})
+	r.Shard = n.shardOf(t, r.Name)
+	_, err = n.kv.Workspaces.Create(ctx, r)
 	return err
 }
 
@@ -88,8 +89,11 @@ func (n *Node) shardOf(t mesh.Tenant, w mesh.Workspace) int {
 }
 
 func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
-	w, err := workspaceIn(req)
+	w, a, err := workspaceIn(req)
 	if err != nil {
+		return nil, err
+	}
+	if err := n.checkNet(a.Net); err != nil {
 		return nil, err
 	}
 	if _, err := n.kv.Workspaces.Get(ctx, t, w); err == nil {
@@ -97,15 +101,14 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
 		return nil, err
 	}
-	return nil, n.newWorkspace(ctx, t, w, "")
+	return nil, n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Net: a.Net})
 }
 
-func workspaceIn(req *mesh.Request) (mesh.Workspace, error) {
-	var a mesh.WorkspaceRequest
-	if err := req.Args(&a); err != nil {
-		return "", err
+func workspaceIn(req *mesh.Request) (w mesh.Workspace, a mesh.WorkspaceRequest, err error) {
+	if err = req.Args(&a); err == nil {
+		w, err = reachable(req, a.Workspace)
 	}
-	return reachable(req, a.Workspace)
+	return w, a, err
 }
 
 // reachable parses the workspace that a request names in its body, and refuses
@@ -163,7 +166,7 @@ func (n *Node) visible(ctx context.Context, t mesh.Tenant, bound *mesh.Bound, a 
 // forgetWorkspace removes a workspace: its owner does it, so that no command
 // runs on while the files go.
 func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
-	w, err := workspaceIn(req)
+	w, _, err := workspaceIn(req)
 	if err != nil {
 		return nil, err
 	}

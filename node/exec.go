@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/node/egress"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -27,6 +28,7 @@ type command struct {
 	mesh.ExecRequest
 	scope string
 	dir   string // clean, relative to the workspace
+	net   egress.Policy
 	stdin []byte
 	hash  string
 	tries string // Mesh-Id of the request and its repeats
@@ -49,11 +51,11 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 	if c.dir, err = mesh.ResolvePath(req.Scope, string(c.Dir)); err != nil {
 		return nil, aboutDir(c.Dir, err)
 	}
-	if err := c.check(w.node.cfg.MaxNet); err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
-	if c.Net == "" {
-		c.Net = w.node.cfg.Net
+	if c.net, err = w.policy(c.Net); err != nil {
+		return nil, err
 	}
 	if err := c.guard(); err != nil {
 		return nil, err
@@ -67,7 +69,7 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 }
 
 // check refuses what no sandbox could run.
-func (c *command) check(maxNet string) error {
+func (c *command) check() error {
 	if len(c.Args) == 0 || c.Args[0] == "" {
 		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")
 	}
@@ -91,10 +93,6 @@ func (c *command) check(maxNet string) error {
 	switch {
 	case c.TimeoutMS < 0 || c.MaxOutput < 0 || c.MemoryBytes < 0 || c.Pids < 0 || c.CPUMillis < 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: negative limit")
-	case c.Net != "" && c.Net != "none" && c.Net != "full":
-		return mesh.Errorf(mesh.CodeUnsupported, "exec: network %.60q is not known here; none and full are", c.Net)
-	case c.Net == "full" && maxNet != "full":
-		return mesh.Errorf(mesh.CodeDenied, "exec: the operator does not grant network access; a one box grants it with: wsmesh dev --net full")
 	case c.Durability != "" && c.Durability != "none":
 		return mesh.Errorf(mesh.CodeUnsupported, "exec: durability %.20q needs capture, which is not built yet; use none", c.Durability)
 	}

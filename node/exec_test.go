@@ -180,7 +180,8 @@ func TestBadExecs(t *testing.T) {
 			{name: "no id", id: "not-an-id", code: mesh.CodeInvalid},
 			{name: "old id", id: "01890a5d-ac96-774b-bcce-b302099a8057", code: mesh.CodeInvalid},
 			{name: "network not granted", net: "full", code: mesh.CodeDenied},
-			{name: "unknown network", net: "allow:x", code: mesh.CodeUnsupported},
+			{name: "host not granted", net: "allow:x", code: mesh.CodeDenied},
+			{name: "unknown network", net: "some", code: mesh.CodeInvalid},
 			{name: "durability to come", dur: "sync", code: mesh.CodeUnsupported},
 		} {
 			t.Run(c.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -31,6 +32,9 @@ func (n *Node) createInDir(ctx context.Context, req *mesh.Request) error {
 		return mesh.Errorf(mesh.CodeBusy, "another directory is being made a workspace; try again")
 	}
 	defer n.hostDirs.Give("")
+	if err := n.checkNet(a.Net); err != nil {
+		return err
+	}
 	dir, err := n.hostDir(string(a.Dir))
 	if err == nil {
 		err = n.checkFree(ctx, dir.Path)
@@ -41,7 +45,7 @@ func (n *Node) createInDir(ctx context.Context, req *mesh.Request) error {
 	if err != nil {
 		return mesh.About(fmt.Sprintf("directory %.200q", a.Dir), err)
 	}
-	err = n.newWorkspace(ctx, t, w, mesh.Path(dir.Path))
+	err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Dir: mesh.Path(dir.Path), Net: a.Net})
 	if mesh.CodeOf(err) != mesh.CodeExists {
 		return err
 	}

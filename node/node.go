@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -50,14 +51,20 @@ type Config struct {
 	Storage   mesh.Storage // zero: one shard, one replica
 	Sync      string       // how NATS syncs, if known here; shown in status
 	Isolation string       // auto (default), bwrap, software, none
-	Net       string       // network of commands that name none: none (default) or full
 	HostDirs  bool         // the operator may make a directory of the host a workspace
-	MaxNet    string       // most network a command may ask for: none or full (default none)
-	Grace     time.Duration
-	MaxLog    int64 // bytes of output that are kept of one exec; default DefaultMaxLog
-	MaxLogs   int64 // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
-	Version   string
-	Log       *slog.Logger
+
+	// Network of commands, as egress.Parse reads it.
+	Net       string        // of those that name none, in workspaces that have none; default none
+	MaxNet    string        // the most that a command or a workspace may ask for; default none
+	NetExcept []string      // addresses that are not public and may be reached, as egress.ParseException reads them
+	Resolver  *net.Resolver // finds the hosts that they may reach; default the machine's
+	Own       []string      // URLs of the mesh that no command reaches, besides those of its NATS servers
+
+	Grace   time.Duration
+	MaxLog  int64 // bytes of output that are kept of one exec; default DefaultMaxLog
+	MaxLogs int64 // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
+	Version string
+	Log     *slog.Logger
 }
 
 // Node is a running node. Make it with New, then call Run once.
@@ -68,14 +75,15 @@ type Node struct {
 	started     time.Time
 	lock        *flock.Flock
 
-	js     jetstream.JetStream
-	kv     *kv.Store
-	memory *kv.Memory
-	shards []shard
-	router *router.Router
-	runner *sandbox.Runner
-	door   *mesh.Responder // answers tenants and the operator
-	peers  *mesh.Responder // answers nodes
+	js      jetstream.JetStream
+	kv      *kv.Store
+	memory  *kv.Memory
+	shards  []shard
+	router  *router.Router
+	runner  *sandbox.Runner
+	network network
+	door    *mesh.Responder // answers tenants and the operator
+	peers   *mesh.Responder // answers nodes
 
 	ready     atomic.Bool // the door's subscriptions are known to the server
 	execs     *mesh.Slots // of running commands
@@ -145,6 +153,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 			n.Close()
 		}
 	}()
+	if n.network, err = newNetwork(&n.cfg); err != nil {
+		return nil, err
+	}
 	if err := n.lockData(); err != nil {
 		return nil, err
 	}
@@ -153,6 +164,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
 	n.runner, err = sandbox.New(ctx, sandbox.Config{Isolation: cfg.Isolation, Log: n.log, StateID: n.stateID()})
+	if err == nil {
+		err = n.checkHeld()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +309,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 		Node: n.cfg.Name, Incarnation: n.incarnation, Version: n.cfg.Version,
 		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
-		Workspaces: len(n.workspaces), Draining: draining, Isolation: level,
+		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Net: n.network.grant.String(),
 	}
 }
 

@@ -115,8 +115,10 @@ func (x *run) signal(name string) error {
 func (x *run) run() {
 	close(x.claimed)
 	began := time.Now()
-	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver}
+	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver, Net: x.networkHad()}
+	watch := x.workspace.node.network.proxy.Watch(x.who())
 	result, err := x.execute()
+	final.Refused = watch.Stop()
 	if x.stdin != nil {
 		x.stdin.stop(errStdinOver) // also of a command that never began
 	}
@@ -234,13 +236,20 @@ func (x *run) spec(files [3]*os.File) *sandbox.Spec {
 	for i, a := range c.Args {
 		args[i] = string(a)
 	}
-	return &sandbox.Spec{
+	spec := &sandbox.Spec{
 		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
 		Argv: args, Env: env, Stdin: files[0], Stdout: files[1], Stderr: files[2],
-		UID: w.uid, GID: w.gid, Net: c.Net, Tenant: string(w.tenant),
+		UID: w.uid, GID: w.gid, Tenant: string(w.tenant),
 		MemoryBytes: c.MemoryBytes, Pids: int(c.Pids), CPUMillis: c.CPUMillis,
 		Files: int(c.limits.Files), FileBytes: c.limits.FileBytes, Full: w.disk.isFull(),
 	}
+	switch {
+	case c.net.Full():
+		spec.Net = sandbox.NetFull
+	case c.net.Lists():
+		spec.Egress = w.node.network.proxy.Gate(x.who(), c.net)
+	}
+	return spec
 }
 
 // execute runs the command and pumps its output into the log; both are over

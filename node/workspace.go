@@ -326,8 +326,12 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	w.execMu.Lock()
 	running := len(w.execs)
 	w.execMu.Unlock()
+	p, err := w.policy("")
+	if err != nil {
+		return nil, err
+	}
 	return &mesh.Reply{Args: mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
-		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running,
+		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(),
 	}}, nil
 }

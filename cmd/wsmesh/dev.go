@@ -25,7 +25,7 @@ type devFlags struct {
 	data, http, nats     string
 	isolation, net, sync string
 	s3                   string
-	origins              []string
+	origins, netExcept   []string
 	grace                time.Duration
 	logFormat, logLevel  string
 }
@@ -43,7 +43,7 @@ func newDev() *cobra.Command {
 			if cmd.Flags().Changed("data") && d.data == "" { // in the environment that is as good as none
 				return wrongUse(cmd, "--data is empty; leave it out for the default directory")
 			}
-			names := []string{"data", "http", "origin", "nats", "isolation", "net", "sync", "s3", "grace", "log-format", "log-level"}
+			names := []string{"data", "http", "origin", "nats", "isolation", "net", "net-except", "sync", "s3", "grace", "log-format", "log-level"}
 			if err := flagsFromEnv(cmd, names...); err != nil {
 				return err
 			}
@@ -56,7 +56,7 @@ func newDev() *cobra.Command {
 	bindOrigins(cmd, &d.origins)
 	f.StringVar(&d.nats, "nats", "127.0.0.1:4222", "`HOST:PORT` of the NATS server; port 0 takes a free one")
 	f.StringVar(&d.isolation, "isolation", "auto", "auto, bwrap, software or none")
-	f.StringVar(&d.net, "net", "none", "network that commands may have: none or full")
+	bindNet(cmd, &d.net, &d.netExcept)
 	f.StringVar(&d.sync, "sync", "always", "when NATS syncs to disk: always or interval")
 	f.StringVar(&d.s3, "s3", "", "mirror to `URL` (not built yet)")
 	f.DurationVar(&d.grace, "grace", defaultGrace, "how long commands may go on when it ends")
@@ -82,7 +82,7 @@ func flagsFromEnv(cmd *cobra.Command, names ...string) error {
 
 // check refuses what is wrong or not built yet, and splits --nats.
 func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) {
-	if err := checkNet(cmd, d.net); err != nil {
+	if err := checkNets(cmd, d.net, d.netExcept); err != nil {
 		return "", 0, err
 	}
 	if err := checkOrigins(cmd, d.origins); err != nil {

@@ -61,7 +61,7 @@ func newExec() *cobra.Command {
 	f.BoolVarP(&x.stdin, "interactive", "i", false, "pass our standard input on")
 	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal (not built yet)")
 	f.StringVar(&x.durability, "durability", "", "none; sync and async are not built yet")
-	f.StringVar(&x.net, "net", "", "network of the command: none or full (default as the mesh is set)")
+	f.StringVar(&x.net, "net", "", "`NETWORK` of the command: none, full or allow:HOST,… (default as the workspace and the mesh are set)")
 	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse")
 	f.Int64Var(&x.maxOutput, "max-output", 0, "end the command after `N` bytes of output (default no limit)")
 	return cmd
@@ -133,17 +133,6 @@ func (x *execFlags) checkLater(cmd *cobra.Command) error {
 	return checkNet(cmd, x.net)
 }
 
-// checkNet checks a --net flag.
-func checkNet(cmd *cobra.Command, net string) error {
-	switch {
-	case net == "" || net == "none" || net == "full":
-		return nil
-	case strings.HasPrefix(net, "allow:"):
-		return later("--net allow:HOST")
-	}
-	return wrongUse(cmd, "--net %q is not none or full, which is the network of the machine", net)
-}
-
 func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 	// A reader of our output that goes away must not end us before the command.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -162,7 +151,7 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 		if x.stdin {
 			c.Stdin = cmd.InOrStdin()
 		}
-		c.Stdout, c.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+		c.Stdout, c.Stderr = cmd.OutOrStdout(), &tail{out: cmd.ErrOrStderr()}
 		return x.attended(cmd, c, end)
 	})
 }
@@ -209,6 +198,7 @@ func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.Canc
 	err := c.Wait()
 	if final := c.Final(); final != nil && final.ErrorCode == "" {
 		explain(cmd.ErrOrStderr(), final)
+		explainNet(cmd.ErrOrStderr(), final, c.Stderr)
 	}
 	if err != nil && errors.Is(context.Cause(watching), errLeft) {
 		return &exitError{code: exitSignal + int(syscall.SIGINT)}

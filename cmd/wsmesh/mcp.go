@@ -21,6 +21,7 @@ import (
 type mcpFlags struct {
 	place
 	isolation, net string
+	netExcept      []string
 	logLevel       string
 }
 
@@ -34,7 +35,7 @@ func newMCP() *cobra.Command {
 			"itself while nobody else does. It ends with its input.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := flagsFromEnv(cmd, "isolation", "net", "log-level"); err != nil {
+			if err := flagsFromEnv(cmd, "isolation", "net", "net-except", "log-level"); err != nil {
 				return err
 			}
 			return m.run(cmd)
@@ -43,7 +44,7 @@ func newMCP() *cobra.Command {
 	m.bind(cmd)
 	f := cmd.Flags()
 	f.StringVar(&m.isolation, "isolation", "auto", "of a one box that it runs: auto, bwrap, software or none")
-	f.StringVar(&m.net, "net", "none", "network that commands may have in a one box that it runs: none or full")
+	bindNet(cmd, &m.net, &m.netExcept)
 	f.StringVar(&m.logLevel, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
@@ -53,7 +54,7 @@ func (m *mcpFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := checkNet(cmd, m.net); err != nil {
+	if err := checkNets(cmd, m.net, m.netExcept); err != nil {
 		return err
 	}
 	if err := checkIsolation(cmd, m.isolation); err != nil {

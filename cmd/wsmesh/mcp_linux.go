@@ -24,7 +24,7 @@ func (m *mcpFlags) startBox(ctx context.Context, port int, log *slog.Logger) (bo
 		return nil, err
 	}
 	b, err := onebox.Start(ctx, onebox.Config{
-		Data: dir, Port: port, Isolation: m.isolation, Net: m.net, Grace: mcpGrace, Version: version, Log: log,
+		Data: dir, Port: port, Isolation: m.isolation, Net: m.net, NetExcept: m.netExcept, Grace: mcpGrace, Version: version, Log: log,
 	})
 	if err != nil {
 		return nil, local(err)

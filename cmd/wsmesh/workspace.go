@@ -66,26 +66,29 @@ func newWorkspaceCreate() *cobra.Command {
 			"data directory must be in one mount, and neither in the other.",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for flag, value := range map[string]string{"--from": from, "--net": net} {
-				if value != "" {
-					return later("workspace create " + flag)
-				}
+			if from != "" {
+				return later("workspace create --from")
+			}
+			if err := checkNet(cmd, net); err != nil {
+				return err
 			}
 			if cmd.Flags().Changed("dir") {
-				return createInDir(cmd, &t, args[0], dir)
+				return createInDir(cmd, &t, args[0], dir, net)
 			}
-			return t.withClient(cmd.Context(), func(c *client.Client) error { return c.CreateWorkspace(cmd.Context(), args[0]) })
+			return t.withClient(cmd.Context(), func(c *client.Client) error {
+				return c.CreateWorkspaceWith(cmd.Context(), args[0], client.WorkspaceConfig{Net: net})
+			})
 		},
 	}
 	t.bind(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
-	cmd.Flags().StringVar(&net, "net", "", "network of its commands (not built yet)")
+	cmd.Flags().StringVar(&net, "net", "", "most `NETWORK` of its commands: none, full or allow:HOST,… (default as the mesh is set)")
 	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
 	return cmd
 }
 
 // createInDir asks the node of DIR's own mesh, which runs on this machine.
-func createInDir(cmd *cobra.Command, t *target, name, dir string) error {
+func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
 	if dir == "" {
 		return wrongUse(cmd, "--dir is empty; leave it out for a workspace of its own")
 	}
@@ -104,7 +107,7 @@ func createInDir(cmd *cobra.Command, t *target, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir)}
+	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Net: net}
 	return t.request(cmd.Context(), mesh.VerbAdminWorkspaceDir, req, nil)
 }
 
@@ -158,6 +161,7 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"isolation", orDash(info.Isolation)},
 		{"capture", orDash(info.Capture)},
 		{"execs", strconv.Itoa(info.Execs)},
+		{"net", orDash(info.Net)},
 	} {
 		if err := out.row(nil, field[0], field[1]); err != nil {
 			return err

@@ -32,7 +32,7 @@ type Gate struct {
 
 	logging  *rate.Limiter
 	unlogged atomic.Int64
-	forward  *httputil.ReverseProxy
+	forward  *httputil.ReverseProxy // set by Serve
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // of the sandbox, open
@@ -41,24 +41,27 @@ type Gate struct {
 
 // Gate makes the way of a sandbox that commands of who share under one policy.
 func (p *Proxy) Gate(who Who, policy Policy) *Gate {
-	g := &Gate{
+	return &Gate{
 		proxy: p, who: who, policy: policy,
 		logging: rate.NewLimiter(logsPerSecond, logsAtOnce), conns: map[*conn]struct{}{},
 	}
-	silent := log.New(io.Discard, "", 0)
-	g.forward = &httputil.ReverseProxy{
-		Rewrite: rewrite, ModifyResponse: refuseUpgrade, ErrorHandler: answerFailure, ErrorLog: silent, FlushInterval: -1,
+}
+
+// forwarder passes plain requests on.
+func (g *Gate) forwarder() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite: rewrite, ModifyResponse: refuseUpgrade, ErrorHandler: answerFailure, FlushInterval: -1,
+		ErrorLog: log.New(io.Discard, "", 0),
 		Transport: &http.Transport{
 			DialContext: g.dialForward,
 			// A connection that is kept was decided on for an earlier request.
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
-			ResponseHeaderTimeout:  p.bounds.idle,
+			ResponseHeaderTimeout:  g.proxy.bounds.idle,
 			MaxResponseHeaderBytes: MaxHeaderBytes,
 			Protocols:              onlyHTTP1(),
 		},
 	}
-	return g
 }
 
 func onlyHTTP1() *http.Protocols {
@@ -73,6 +76,7 @@ func (g *Gate) Key() string { return g.policy.String() }
 // Serve answers what connects to l until l is closed. Then it ends every
 // connection, and returns when nothing is left of any of them.
 func (g *Gate) Serve(l net.Listener) {
+	g.forward = g.forwarder()
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := &http.Server{
 		Handler: g, ReadHeaderTimeout: g.proxy.bounds.header, IdleTimeout: g.proxy.bounds.idle, MaxHeaderBytes: MaxHeaderBytes,

@@ -45,7 +45,7 @@ type Config struct {
 	Except []Exception
 	// Own returns the endpoints of the mesh. They are never reached, and their
 	// addresses at other ports only by an exception. It may be called at any time
-	// and answers at once; nil: there are none.
+	// and takes a lookup at the most; nil: there are none.
 	Own func() []netip.AddrPort
 	// Log gets each decision; nil discards it.
 	Log *slog.Logger
@@ -113,7 +113,9 @@ func (p *Proxy) check(_ context.Context, _, address string, _ syscall.RawConn) e
 	}
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	own := p.cfg.Own()
-	sameAddr := func(o netip.AddrPort) bool { return o.Addr().Unmap() == to.Addr() }
+	sameAddr := func(o netip.AddrPort) bool {
+		return o.Addr().Unmap() == to.Addr() || o.Addr().IsUnspecified() && ofThisMachine(to.Addr())
+	}
 	switch {
 	case slices.ContainsFunc(own, func(o netip.AddrPort) bool { return sameAddr(o) && o.Port() == to.Port() }):
 		return errForbidden

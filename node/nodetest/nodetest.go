@@ -9,6 +9,7 @@ package nodetest
 import (
 	"context"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -49,6 +50,9 @@ type Config struct {
 	HostDirs  bool   // the operator may make a directory of the host a workspace
 	MaxLog    int64  // bytes of output kept of one exec
 	MaxLogs   int64  // bytes of exec logs of one tenant
+
+	NetExcept []string      // addresses that are not public and may be reached
+	Resolver  *net.Resolver // finds the hosts that may be reached
 }
 
 // Each runs a test on one server and on a cluster of three: a single server
@@ -69,7 +73,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 		cfg.Isolation = Isolation()
 	}
 	m.cfg = node.Config{
-		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, Grace: 2 * time.Second,
+		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
 		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}

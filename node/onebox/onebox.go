@@ -36,7 +36,8 @@ type Config struct {
 	Port      int           // 0 chooses a free one
 	Sync      string        // always (default) or interval: when NATS syncs to disk
 	Isolation string        // auto (default), bwrap, software, none
-	Net       string        // network for commands: none (default) or full
+	Net       string        // network for commands: none (default), full or allow:HOST,…; see node/egress
+	NetExcept []string      // addresses that are not public, and that they may reach all the same
 	Grace     time.Duration // how long Close lets commands finish; default node.DefaultGrace
 	HTTP      string        // URL of the gateway that the caller runs on the box, for client.json; default none
 	Version   string
@@ -68,9 +69,6 @@ type Box struct {
 func Start(ctx context.Context, cfg Config) (_ *Box, err error) {
 	if cfg.Data == "" {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "one box: no data directory")
-	}
-	if cfg.Net != "" && cfg.Net != "none" && cfg.Net != "full" {
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "network %q is not known here; none and full are", cfg.Net)
 	}
 	if cfg.Sync == "" {
 		cfg.Sync = natsd.SyncAlways
@@ -140,7 +138,7 @@ func (b *Box) connect(signer *auth.Signer) error {
 func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	n, err := node.New(ctx, node.Config{
 		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync, HostDirs: true,
-		Isolation: cfg.Isolation, Net: cfg.Net, MaxNet: cfg.Net, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
+		Isolation: cfg.Isolation, Net: cfg.Net, MaxNet: cfg.Net, NetExcept: cfg.NetExcept, Own: []string{b.server.URL(), cfg.HTTP}, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
