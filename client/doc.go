@@ -94,6 +94,13 @@
 // it: the inner value wins, Cmd.Env wins over all, and a bare NAME in Cmd.Env takes
 // a variable away.
 //
+// # Network
+//
+// Cmd.Net asks for a network for one command, WorkspaceConfig.Net for all of a
+// workspace: none, full, or allow: and hosts. Neither is more than the operator
+// grants; asking for more is CodeDenied. What a command had is Final.Net, which hosts
+// were refused to it Final.Refused, and NetworkHint puts it into words.
+//
 // # Errors
 //
 // Every error of the mesh is a *mesh.Error with one of a closed set of codes,

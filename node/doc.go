@@ -51,6 +51,13 @@
 // each verb that needs them is CodeInternal, since an empty tree would be a lie
 // about acknowledged writes. It can be described, and removed.
 //
+// # Network of commands
+//
+// Config.MaxNet is the most that commands may have, the workspace's record and the
+// request narrow it, and more is CodeDenied: see package egress, whose proxy is the
+// way to a list of hosts. A node does not start on a list that its isolation cannot
+// hold. The mesh's own endpoints are out of reach whatever is excepted.
+//
 // # Directories of the host
 //
 // With Config.HostDirs the operator makes a directory of the node's host a

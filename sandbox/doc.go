@@ -18,6 +18,9 @@
 // A command is ended by [Process.Stop]: SIGTERM to every process of it, time to
 // clean up, SIGKILL. What is left of one that ended by itself is killed at once.
 //
+// With bwrap a network of its own may have one way out ([Egress]): a listener that was
+// made inside, before any command, and that the caller answers for.
+//
 // What bwrap adds, as root: user and group of the tenant on the host before
 // bubblewrap is even started, an own instance of every namespace, no
 // capabilities, no further user namespaces, a system-call allow-list, a
@@ -29,7 +32,7 @@
 // of the processors, however many processes they run. Result names every limit
 // that was met.
 //
-// Sandboxes of bwrap are kept: one for each tenant, directory, scope and network,
+// Sandboxes of bwrap are kept: one for each tenant, directory, scope, network and way out,
 // in which a small process 1 (package inside) forks the commands, each into cgroups
 // and a Landlock domain of its own. So a command costs little more than a fork;
 // /tmp and /dev/shm outlive it, its processes do not. A sandbox is given up when

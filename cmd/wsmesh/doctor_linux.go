@@ -99,6 +99,9 @@ func isolationOf(level sandbox.Level) finding {
 	if level.Seccomp {
 		parts = append(parts, "system calls filtered")
 	}
+	if level.Net {
+		parts = append(parts, "a network of their own")
+	}
 	return ok("isolation", "%s", strings.Join(parts, ", "))
 }
 

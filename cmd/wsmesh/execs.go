@@ -222,6 +222,7 @@ func (v *viewer) show(ctx context.Context) error {
 		return err
 	}
 	explain(v.errs, final)
+	explainNet(v.errs, final, nil)
 	if final.Code != 0 {
 		return &exitError{code: final.Code}
 	}
@@ -247,6 +248,7 @@ func (v *viewer) stored(ctx context.Context) error {
 		return nil
 	}
 	explain(v.errs, final)
+	explainNet(v.errs, final, nil)
 	return nil
 }
 

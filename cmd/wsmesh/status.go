@@ -51,23 +51,33 @@ func showStatus(cmd *cobra.Command, reply *mesh.StatusReply, asJSON bool) error 
 	if asJSON {
 		return newOutput(cmd, true).row(reply)
 	}
-	out := newOutput(cmd, false, "NODE", "VERSION", "WORKSPACES", "ISOLATION", "STARTED")
+	out := newOutput(cmd, false, "NODE", "VERSION", "WORKSPACES", "ISOLATION", "STARTED", "NETWORK")
 	for _, n := range reply.Nodes {
 		level := levelOf(&n)
 		driver := level.Driver
 		if driver == "" {
 			driver = "commands are refused: " + level.Reason
 		}
-		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started)); err != nil {
+		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started), networkOf(&n, level)); err != nil {
 			return err
 		}
 	}
 	return out.flush()
 }
 
+// networkOf is what commands of a node may reach at most, and do where nothing
+// keeps them from it.
+func networkOf(n *mesh.NodeStatus, level isolation) string {
+	if level.Driver != "" && !level.Net {
+		return "full"
+	}
+	return orDash(n.Net)
+}
+
 // isolation is what a person wants to know of a node's sandbox.
 type isolation struct {
 	Driver string `json:"driver"` // "" when commands are refused
+	Net    bool   `json:"net"`    // commands have no network but the granted one
 	Reason string `json:"reason"`
 }
 

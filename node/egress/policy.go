@@ -82,11 +82,12 @@ func parseHost(entry string) ([]host, error) {
 	if _, err := netip.ParseAddr(entry); err != nil { // an IPv6 address has colons of its own
 		name, digits = splitPort(entry)
 	}
+	bad := mesh.Errorf(mesh.CodeInvalid, "network: %.100q is not a host: want NAME, *.NAME, * or an address, and :PORT if need be", entry)
 	rest, wild := strings.CutPrefix(name, "*.")
 	if name != "*" {
 		var err error
 		if rest, err = canonical(rest); err != nil || wild && isAddr(rest) {
-			return nil, mesh.Errorf(mesh.CodeInvalid, "network: %.100q is not a host: want NAME, *.NAME, * or an address, and :PORT if need be", entry)
+			return nil, bad
 		}
 	}
 	if wild {
@@ -97,7 +98,7 @@ func parseHost(entry string) ([]host, error) {
 	}
 	port, err := parsePort(digits[1:])
 	if err != nil {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "network: the port of %.100q is not 1 to 65535", entry)
+		return nil, bad
 	}
 	return []host{{rest, port}}, nil
 }
