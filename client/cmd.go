@@ -51,6 +51,10 @@ type Cmd struct {
 	// the command may live is Timeout.
 	Patience time.Duration
 
+	// Terminal gives the command a terminal of that size for its standard files: what
+	// it shows is all on Stdout, and Stdin is typed.
+	Terminal *Terminal
+
 	// AllowDangerous runs what the node's command guard would refuse with
 	// CodeDenied, such as the removal of the whole workspace.
 	AllowDangerous bool
@@ -182,11 +186,15 @@ func (c *Cmd) start() error {
 	if err != nil {
 		return err
 	}
+	terminal, err := c.Terminal.size()
+	if err != nil {
+		return err
+	}
 	req := mesh.ExecRequest{
 		ID: id, Dir: mesh.Path(c.Dir), TimeoutMS: c.Timeout.Milliseconds(), MaxOutput: c.MaxOutput,
 		MemoryBytes: c.MemoryBytes, Pids: c.Pids, CPUMillis: c.CPUMillis,
 		Net: c.Net, Durability: c.Durability, AllowDangerous: c.AllowDangerous,
-		OpenStdin: open,
+		Terminal: terminal, OpenStdin: open,
 	}
 	if c.Timeout > 0 && req.TimeoutMS == 0 {
 		req.TimeoutMS = 1
@@ -194,7 +202,7 @@ func (c *Cmd) start() error {
 	for _, a := range c.Args {
 		req.Args = append(req.Args, mesh.Path(a))
 	}
-	for _, e := range append(slices.Clone(c.workspace.env), c.Env...) {
+	for _, e := range slices.Concat(c.Terminal.env(), c.workspace.env, c.Env) {
 		req.Env = append(req.Env, mesh.Path(e))
 	}
 	f, err := newFollower(c.workspace, id)

@@ -77,7 +77,8 @@
 //
 // Standard input is passed on at the command's pace, over broken connections too,
 // and stays open when its client is gone: WriteStdin adds to it from anywhere,
-// CloseStdin ends it.
+// CloseStdin ends it. With Cmd.Terminal the command has a terminal, as with a person at
+// it: output is what it shows, input is what is typed, and Resize changes its size.
 //
 // # Memory
 //

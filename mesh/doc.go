@@ -79,6 +79,7 @@
 //	exec                      claim an id and start its command
 //	signal                    to a running command; CANCEL ends it: SIGTERM, a grace, SIGKILL
 //	stdin                     a part of its standard input, or the end of it
+//	resize                    of its terminal
 //	ps                        the commands that run
 //	info
 //
@@ -130,6 +131,9 @@
 // taken now; nothing waits for a command that does not read. The stream ends with
 // the part that says so, or with the command, and with nothing else: a client that
 // is gone leaves it open for others.
+//
+// A command with a terminal reads its standard input from there, where its end is
+// typed as a person would type it, and what the terminal shows is its stdout.
 //
 // # The journal
 //

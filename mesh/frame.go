@@ -62,6 +62,7 @@ type Claim struct {
 	Env       []Path    `json:"env,omitempty"` // names only
 	Time      time.Time `json:"time"`
 	TimeoutMS int64     `json:"timeout_ms,omitempty"`
+	Terminal  bool      `json:"terminal,omitempty"` // its output is what a terminal shows
 }
 
 // Final says how an exec ended. Error is set when the mesh ended it (lost,

@@ -17,7 +17,7 @@ func requests() []any {
 		&PlaceRequest{}, &LogRequest{}, &WorkspaceRequest{}, &WorkspaceListRequest{},
 		&StatRequest{}, &ListRequest{}, &ReadRequest{}, &WriteRequest{}, &MkdirRequest{}, &RemoveRequest{}, &RenameRequest{},
 		&CopyRequest{}, &ChmodRequest{}, &SymlinkRequest{}, &ReadlinkRequest{}, &TouchRequest{}, &SearchRequest{}, &GrepRequest{},
-		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{}, &StdinRequest{},
+		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{}, &StdinRequest{}, &ResizeRequest{},
 		&MemoryGetRequest{}, &MemoryCommitRequest{}, &MemoryListRequest{}, &MemoryWatchRequest{},
 		&TenantRequest{}, &TokenIssueRequest{},
 	}

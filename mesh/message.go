@@ -77,6 +77,8 @@ type ExecRequest struct {
 
 	AllowDangerous bool `json:"allow_dangerous,omitempty"` // run what the command guard would refuse
 
+	Terminal *TerminalSize `json:"terminal,omitempty"` // the command's standard files are a terminal, its output is on stdout
+
 	// OpenStdin: the content is only the beginning of the standard input, which
 	// StdinRequests continue and end.
 	OpenStdin bool `json:"open_stdin,omitempty"`

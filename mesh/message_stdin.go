@@ -30,6 +30,19 @@ type StdinRequest struct {
 	WaitMS int64  `json:"wait_ms,omitempty"`
 }
 
+// TerminalSize is the size of a terminal in characters; 0 is unknown.
+type TerminalSize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// ResizeRequest gives the terminal of a running command another size. CodeNotFound:
+// the command has ended. CodeInvalid: it has no terminal.
+type ResizeRequest struct {
+	ID ExecID `json:"id"`
+	TerminalSize
+}
+
 // StdinReply says how the stream stands. A request whose content lies beyond Next
 // has been taken in part, or not at all: the rest is sent again, once there is room.
 type StdinReply struct {

@@ -15,6 +15,7 @@ const (
 	VerbExec     = "exec"
 	VerbSignal   = "signal"
 	VerbStdin    = "stdin"
+	VerbResize   = "resize"
 	VerbPs       = "ps"
 	VerbStat     = "stat"
 	VerbList     = "list"

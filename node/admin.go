@@ -104,6 +104,7 @@ func Limits() map[string]int64 {
 		"sandbox.DefaultStageIdle_ms":  sandbox.DefaultStageIdle.Milliseconds(),
 		"sandbox.DefaultTarBytes":      sandbox.DefaultTarBytes,
 		"sandbox.DefaultTarEntries":    sandbox.DefaultTarEntries,
+		"sandbox.DefaultTerminals":     sandbox.DefaultTerminals,
 		"sandbox.DefaultTmpBytes":      sandbox.DefaultTmpBytes,
 		"sandbox.DefaultWarm":          sandbox.DefaultWarm,
 		"sandbox.DefaultWarmIdle_ms":   sandbox.DefaultWarmIdle.Milliseconds(),

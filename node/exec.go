@@ -295,7 +295,7 @@ func (x *run) newClaim() *mesh.Claim {
 	return &mesh.Claim{
 		Node: x.workspace.node.cfg.Name, Epoch: mesh.Epoch(x.workspace.epoch.Load()), Nonce: x.nonce, Hash: c.hash,
 		Args: c.Args, Dir: c.Dir, Scope: mesh.Path(c.scope), Env: c.envNames(),
-		Time: time.Now().UTC(), TimeoutMS: c.TimeoutMS,
+		Time: time.Now().UTC(), TimeoutMS: c.TimeoutMS, Terminal: c.Terminal != nil,
 	}
 }
 

@@ -221,6 +221,7 @@ func TestReplyTable(t *testing.T) {
 				c.api(mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate): `{"workspace":"stolen"}`,
 				c.owner(epoch, mesh.VerbExec):                          `{"id":"` + string(mesh.NewExecID()) + `","args":["touch","stolen"]}`,
 				c.owner(epoch, mesh.VerbSignal):                        `{"id":"` + string(mesh.NewExecID()) + `","signal":"KILL"}`,
+				c.owner(epoch, mesh.VerbResize):                        `{"id":"` + string(mesh.NewExecID()) + `","rows":1}`,
 				c.owner(epoch, mesh.VerbStdin):                         `{"id":"` + string(mesh.NewExecID()) + `","eof":true}`,
 			} {
 				for _, row := range replies {

@@ -163,10 +163,8 @@ func (x *run) run() {
 // held is a command that is made ready while its claim is stored, so that one
 // does not wait for the other. It begins when the claim stands, or never.
 type held struct {
-	stdin  *os.File // our end, nil without input
-	stdout *os.File
-	stderr *os.File
-	theirs [3]*os.File // the other ends, until the command has begun
+	ends
+	theirs [3]*os.File // the other ends of pipes, until the command has begun
 
 	ready   chan struct{} // closed when the rest is set
 	command *sandbox.Held
@@ -193,7 +191,7 @@ func (h *held) drop() {
 }
 
 func (h *held) close() {
-	closeFiles(h.stdin, h.stdout, h.stderr)
+	h.ends.close()
 	closeFiles(h.theirs[:]...)
 }
 
@@ -206,22 +204,18 @@ func closeFiles(files ...*os.File) {
 	}
 }
 
-func (h *held) prepare(x *run) error {
-	var err error
-	if x.stdin != nil {
-		if h.theirs[0], h.stdin, err = os.Pipe(); err != nil {
+func (h *held) prepare(x *run) (err error) {
+	if x.command.Terminal == nil {
+		if h.theirs, err = h.pipes(x.stdin != nil); err != nil {
 			return err
 		}
-	}
-	if h.stdout, h.theirs[1], err = os.Pipe(); err != nil {
-		return err
-	}
-	if h.stderr, h.theirs[2], err = os.Pipe(); err != nil {
-		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	h.command, err = x.workspace.node.runner.Prepare(ctx, x.spec(h.theirs))
+	if err == nil {
+		h.terminal = h.command.Terminal()
+	}
 	return err
 }
 
@@ -238,7 +232,7 @@ func (x *run) spec(files [3]*os.File) *sandbox.Spec {
 	}
 	spec := &sandbox.Spec{
 		Root: x.root, Mount: path.Join(mesh.WorkspaceRoot, c.scope), Dir: path.Join(mesh.WorkspaceRoot, c.dir),
-		Argv: args, Env: env, Stdin: files[0], Stdout: files[1], Stderr: files[2],
+		Argv: args, Env: env, Terminal: (*sandbox.Winsize)(c.Terminal), Stdin: files[0], Stdout: files[1], Stderr: files[2],
 		UID: w.uid, GID: w.gid, Tenant: string(w.tenant),
 		MemoryBytes: c.MemoryBytes, Pids: int(c.Pids), CPUMillis: c.CPUMillis,
 		Files: int(c.limits.Files), FileBytes: c.limits.FileBytes, Full: w.disk.isFull(),
@@ -261,27 +255,13 @@ func (x *run) execute() (sandbox.Result, error) {
 		return sandbox.Result{}, err
 	}
 	defer h.close()
-	var stdin, output sync.WaitGroup
-	if x.stdin != nil {
-		stdin.Go(func() { x.stdin.feed(h.stdin, func() { h.stdin.Close() }) })
-	}
-	var total atomic.Int64
-	output.Go(func() { x.pump(h.stdout, mesh.Stdout, &total) })
-	output.Go(func() { x.pump(h.stderr, mesh.Stderr, &total) })
+	over := x.flow(&h.ends)
 	if x.command.TimeoutMS > 0 {
 		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.end("timeout", sandbox.DefaultGrace) })
 		defer timer.Stop()
 	}
 	result := process.Wait()
-	late := time.Now().Add(afterExit)
-	h.stdout.SetDeadline(late) //nolint:errcheck // a file without deadlines reaches its end
-	h.stderr.SetDeadline(late) //nolint:errcheck // likewise
-	output.Wait()
-	if x.stdin != nil {
-		x.stdin.stop(errStdinOver)
-		h.stdin.Close()
-	}
-	stdin.Wait()
+	over()
 	return result, result.Err
 }
 

@@ -180,6 +180,10 @@ func TestStdinOfOthers(t *testing.T) {
 			t.Run(r.token+" in "+r.header, func(t *testing.T) {
 				c := all[r.token]
 				requireCode(t, r.code, c.ask(t, c.owner(in.epoch, mesh.VerbStdin), r.header, mesh.StdinRequest{ID: in.id}, nil))
+				if r.code == "" {
+					r.code = mesh.CodeInvalid // it has no terminal
+				}
+				requireCode(t, r.code, c.ask(t, c.owner(in.epoch, mesh.VerbResize), r.header, mesh.ResizeRequest{ID: in.id}, nil))
 			})
 		}
 		t.Run("without any", func(t *testing.T) {

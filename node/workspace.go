@@ -289,6 +289,7 @@ var verbs = map[string]verb{
 	mesh.VerbExec:     {do: (*workspace).exec, files: true},
 	mesh.VerbSignal:   {do: (*workspace).signal},
 	mesh.VerbStdin:    {do: (*workspace).stdin},
+	mesh.VerbResize:   {do: (*workspace).resize},
 	mesh.VerbPs:       {do: (*workspace).ps},
 	mesh.VerbInfo:     {do: (*workspace).info},
 }

@@ -54,7 +54,7 @@ type box struct {
 	process  *cold // bubblewrap; nil until it is up
 	conn     *net.UnixConn
 	outlet   *outlet // its way out, nil without one
-	scratch  []int   // its /tmp and /dev/shm
+	scratch  []int   // its /tmp and /dev/shm, and its /dev/pts
 	commands map[uint64]*warmRun
 	next     uint64
 	groups   []*group // of ended commands, for the next ones
@@ -84,7 +84,7 @@ func (b *box) build(ctx context.Context, spec *Spec) {
 			_ = b.conn.Close()
 		}
 		close(b.gone)
-		b.warm.ended.Done()
+		b.warm.forget(b)
 		return
 	}
 	go b.read()
@@ -109,7 +109,7 @@ func (b *box) launch(ctx context.Context, spec *Spec) error {
 	defer note.Close()
 	run := *spec
 	run.agent, run.Stdin, run.Stdout, run.Stderr = b.warm.runner.agent, theirs, nil, write
-	run.Dir, run.MemoryBytes, run.Pids, run.CPUMillis = spec.Mount, agentMemory, agentPids, 0
+	run.Terminal, run.Dir, run.MemoryBytes, run.Pids, run.CPUMillis = nil, spec.Mount, agentMemory, agentPids, 0
 	process, said, err := b.warm.runner.holdCold(ctx, &run)
 	_ = write.Close()
 	if err != nil {
@@ -137,7 +137,7 @@ func (b *box) greet(ctx context.Context, egress Egress) error {
 	if err := b.conn.SetReadDeadline(deadline); err != nil {
 		return err
 	}
-	buf, oob := make([]byte, inside.MaxReply), make([]byte, unix.CmsgSpace(4*3))
+	buf, oob := make([]byte, inside.MaxReply), make([]byte, unix.CmsgSpace(4*4))
 	n, oobn, flags, _, err := b.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		return err
@@ -160,6 +160,9 @@ func (b *box) greet(ctx context.Context, egress Egress) error {
 		return fmt.Errorf("it said %q", buf[:n])
 	}
 	b.landlock = reply.Landlock
+	if err := b.boundTerminals(); err != nil {
+		b.warm.runner.log.Warn("the terminals of a sandbox are not bounded", "err", err)
+	}
 	if egress != nil {
 		if err := b.openOutlet(egress); err != nil {
 			return err
@@ -172,18 +175,40 @@ func (b *box) greet(ctx context.Context, egress Egress) error {
 func (b *box) openOutlet(egress Egress) (err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.scratch) != 3 {
+	if len(b.scratch) != 4 {
 		return errors.New("it has no listener")
 	}
-	fd := b.scratch[2]
-	b.scratch = b.scratch[:2]
+	fd := b.scratch[3]
+	b.scratch = b.scratch[:3]
 	b.outlet, err = openOutlet(egress, fd)
 	return err
 }
 
+// boundTerminals limits the terminals of the sandbox. An ordinary user may not, whose
+// tenants have but one host user's share of everything anyway.
+func (b *box) boundTerminals() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.warm.runner.level.Uids || len(b.scratch) < 3 {
+		return nil
+	}
+	return boundTerminals(b.scratch[2])
+}
+
+// terminal makes a terminal for a command, in the sandbox's own /dev/pts. We make it
+// and not process 1, of which we take no descriptor once commands may have run.
+func (b *box) terminal(spec *Spec) (*Terminal, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.scratch) < 3 {
+		return nil, errBoxEnded
+	}
+	return terminalIn(b.scratch[2], *spec.Terminal, b.warm.runner.owner(spec.UID), spec.GID)
+}
+
 // read takes what process 1 says until the sandbox ends, and cleans up after it.
 func (b *box) read() {
-	defer b.warm.ended.Done()
+	defer b.warm.forget(b)
 	buf := make([]byte, inside.MaxReply+1)
 	for {
 		// Without room for descriptors the kernel drops those that are sent.

@@ -42,6 +42,11 @@
 // workspaces may have gone to another one. Where a sandbox cannot be kept each
 // command gets one of its own.
 //
+// A command may have a [Terminal]: under bwrap one of its sandbox's own /dev/pts, made
+// by us through a descriptor of it from before any command; process 1 makes it the
+// controlling one. Such a command gets a sandbox with a process 1 of ours even where
+// none is kept.
+//
 // [Guard] is a rail against accidents and no part of the isolation.
 //
 // A [Tree] is the host side of a workspace's directory, and a [View] is the Tree

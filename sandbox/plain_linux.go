@@ -35,13 +35,15 @@ func (plain) compose(spec *Spec, in *setting) (*prepared, error) {
 		inside.Env = append([]string{"HOME=" + at}, spec.Env[1:]...)
 	}
 	gated, env := gateArgv(&inside, in.limits+gateScript)
+	sys := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	sys.Setctty = spec.Terminal != nil // descriptor 0
 	return &prepared{launch: &launch{
 		path:  shell,
 		argv:  gated,
 		env:   env,
 		dir:   enter + strings.TrimPrefix(spec.Dir, spec.Mount),
 		files: in.files,
-		sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+		sys:   sys,
 	}}, nil
 }
 

@@ -144,6 +144,10 @@ type Spec struct {
 	// Stdin, Stdout and Stderr are pipe ends; nil is /dev/null. A file other
 	// than a pipe would show its path to the command.
 	Stdin, Stdout, Stderr *os.File
+	// Terminal, if not nil, is the size of a terminal that the command gets for its
+	// three standard files, which are nil then, and as the controlling one of its
+	// session. Our side of it is Held.Terminal.
+	Terminal *Winsize
 	// UID and GID are the host ids of the tenant, from TenantIDs. They are used
 	// when we are root, and then 0 is refused.
 	UID, GID int

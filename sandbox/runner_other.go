@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"context"
+	"io"
 	"syscall"
 	"time"
 
@@ -56,6 +57,30 @@ func (h *Held) Begin() (*Process, error) {
 
 // Drop does nothing.
 func (h *Held) Drop() {}
+
+// Terminal returns nil.
+func (h *Held) Terminal() *Terminal { return nil }
+
+// Terminal is never made here.
+type Terminal struct{}
+
+// Read returns io.EOF.
+func (t *Terminal) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Write returns io.ErrClosedPipe.
+func (t *Terminal) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// EndInput does nothing.
+func (t *Terminal) EndInput() error { return nil }
+
+// Resize does nothing.
+func (t *Terminal) Resize(Winsize) error { return nil }
+
+// Hangup does nothing.
+func (t *Terminal) Hangup(time.Time) {}
+
+// Close does nothing.
+func (t *Terminal) Close() error { return nil }
 
 // Process is never made here.
 type Process struct{}

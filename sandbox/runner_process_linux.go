@@ -70,9 +70,10 @@ type cold struct {
 	Process
 	runner  *Runner
 	group   *group
-	mounted string  // where the spawner mounted the directory, or ""
-	outlet  *outlet // its way out, nil without one
-	gate    *gate   // while the process is being started
+	mounted string    // where the spawner mounted the directory, or ""
+	outlet  *outlet   // its way out, nil without one
+	tty     *Terminal // nil without one; its own once it has begun
+	gate    *gate     // while the process is being started
 	child   *os.Process
 
 	mu       sync.Mutex

@@ -22,6 +22,8 @@ type held interface {
 	begin() (*Process, error)
 	// drop gives it up.
 	drop()
+	// terminal is our side of its terminal, nil without one.
+	terminal() *Terminal
 }
 
 // Held is a command that is ready and has not begun. One of Begin and Drop has to
@@ -36,6 +38,10 @@ func (h *Held) Begin() (*Process, error) { return h.held.begin() }
 // Drop gives the command up: it never begins.
 func (h *Held) Drop() { h.held.drop() }
 
+// Terminal is our side of the command's terminal, nil if it has none. It is the
+// caller's once Begin has succeeded; otherwise it goes with the command.
+func (h *Held) Terminal() *Terminal { return h.held.terminal() }
+
 // hold is Prepare with plain errors and what the sandbox said when it failed.
 func (r *Runner) hold(ctx context.Context, given *Spec) (h held, said string, err error) {
 	spec, err := r.complete(given)
@@ -46,6 +52,9 @@ func (r *Runner) hold(ctx context.Context, given *Spec) (h held, said string, er
 		if c, err := r.warm.hold(ctx, spec); c != nil || err != nil {
 			return c, "", err
 		}
+	}
+	if spec.Terminal != nil && r.level.Driver == IsolationBwrap {
+		return nil, "", errors.New("no sandbox with a process 1 of ours can be set up, which a terminal needs")
 	}
 	return r.holdCold(ctx, spec)
 }
@@ -73,6 +82,12 @@ func (r *Runner) holdCold(ctx context.Context, spec *Spec) (p *cold, said string
 	if p.group, err = r.limiter.open(spec.bounds(others)); err != nil {
 		return p, "", err
 	}
+	if spec.Terminal != nil {
+		if p.tty, err = hostTerminal(*spec.Terminal, r.owner(spec.UID), spec.GID); err != nil {
+			return p, "", err
+		}
+		spec = p.tty.files(spec)
+	}
 	if r.mounts {
 		if p.mounted, err = r.spawner.mount(ctx, spec.Root); err != nil {
 			return p, "", err
@@ -98,8 +113,14 @@ func (p *cold) begin() (*Process, error) {
 // drop implements held.
 func (p *cold) drop() { p.abandon() }
 
+// terminal implements held.
+func (p *cold) terminal() *Terminal { return p.tty }
+
 // abandon undoes a start, as far as it came, and returns what the sandbox said.
 func (p *cold) abandon() (said string) {
+	if p.tty != nil {
+		_ = p.tty.Close()
+	}
 	if p.gate != nil {
 		p.gate.shut()
 	}
@@ -248,6 +269,8 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: network full needs no way out")
 	case spec.Egress != nil && !r.level.Net:
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "exec: isolation %s cannot keep a command to some hosts", r.level.Driver)
+	case spec.Terminal != nil && (spec.Stdin != nil || spec.Stdout != nil || spec.Stderr != nil):
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: either a terminal or files")
 	case spec.MemoryBytes < 0 || spec.Pids < 0 || spec.CPUMillis < 0 || spec.Files < 0 || spec.FileBytes < 0:
 		return nil, mesh.Errorf(mesh.CodeInvalid, "exec: a limit is negative")
 	case r.level.Uids && (!tenantID(spec.UID) || !tenantID(spec.GID)):
@@ -273,6 +296,14 @@ func (r *Runner) complete(given *Spec) (*Spec, error) {
 // bounds is what a cgroup holds the command to, with some processes of others.
 func (s *Spec) bounds(others int) bounds {
 	return bounds{memory: s.MemoryBytes, pids: s.Pids + others, cpu: s.CPUMillis, tenant: s.Tenant}
+}
+
+// owner is whose a terminal is made: a tenant's, or 0 where commands have our id.
+func (r *Runner) owner(uid int) int {
+	if r.level.Uids {
+		return uid
+	}
+	return 0
 }
 
 func tenantID(id int) bool { return id > 0 && id <= math.MaxInt32 }
@@ -334,6 +365,8 @@ func translate(ctx context.Context, spec *Spec, err error, said string) *mesh.Er
 		return mesh.Errorf(mesh.CodeTooLarge, "exec: arguments and variables are too long")
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
 		return mesh.Errorf(mesh.CodeBusy, "exec: the node is out of processes or memory")
+	case spec.Terminal != nil && errors.Is(err, unix.ENOSPC):
+		return mesh.Errorf(mesh.CodeBusy, "exec: there are as many terminals as there may be")
 	case errors.Is(err, os.ErrClosed):
 		return errEnding()
 	case below && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) ||

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,7 +32,8 @@ type warm struct {
 
 	mu    sync.Mutex
 	boxes map[boxKey]*box
-	ended sync.WaitGroup // of every box that was made, and of feed
+	live  map[*box]struct{} // those, and others that have not ended
+	ended sync.WaitGroup    // of every box that was made, and of feed
 	quit  chan struct{}
 	close func() // ends every sandbox and returns when all are gone
 }
@@ -74,7 +77,7 @@ func (r *Runner) warmUp(ctx context.Context, most int) {
 	if most == 0 {
 		most = DefaultWarm
 	}
-	if most < 0 || r.level.Driver != IsolationBwrap {
+	if r.level.Driver != IsolationBwrap {
 		return
 	}
 	if err := r.tryWarm(ctx, most); err != nil {
@@ -91,11 +94,14 @@ func (r *Runner) tryWarm(ctx context.Context, most int) error {
 	}
 	w := &warm{
 		runner: r, null: null, most: most, alone: r.limiter.kind == limitsRlimit,
-		boxes: make(map[boxKey]*box), quit: make(chan struct{}),
+		boxes: make(map[boxKey]*box), live: make(map[*box]struct{}), quit: make(chan struct{}),
 	}
 	w.close = sync.OnceFunc(w.end)
 	w.ended.Go(w.feed)
 	r.warm = w
+	if most < 0 { // only for commands that need a process 1
+		return nil
+	}
 	err = r.canary(ctx)
 	w.mu.Lock()
 	for _, b := range w.boxes {
@@ -131,41 +137,62 @@ func (w *warm) take(ctx context.Context, spec *Spec) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	b := w.boxes[key]
-	if b != nil && b.failed() {
-		w.retire(b)
-		b = nil
-	}
+	b, fresh := w.choose(key, spec.Terminal != nil)
 	switch {
-	case b != nil && w.alone && b.users > 0:
-		w.mu.Unlock()
+	case b == nil:
 		return nil, nil
-	case b != nil:
-		b.users++
-		w.mu.Unlock()
+	case fresh:
+		b.build(ctx, spec)
+	default:
 		select {
 		case <-b.built:
 		case <-ctx.Done():
 			w.give(b)
 			return nil, ctx.Err()
 		}
-	default:
-		if !w.makeRoom() {
-			w.mu.Unlock()
-			return nil, nil
-		}
-		b = newBox(w, key)
-		w.boxes[key] = b
-		w.ended.Add(1)
-		w.mu.Unlock()
-		b.build(ctx, spec)
 	}
 	if b.failed() {
 		w.give(b)
 		return nil, nil
 	}
 	return b, nil
+}
+
+// choose returns a sandbox, which may be one that is still to be built, or nil if
+// none may be kept. A command that needs process 1 then gets one that is not kept.
+func (w *warm) choose(key boxKey, needed bool) (b *box, fresh bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b = w.boxes[key]
+	if b != nil && b.failed() {
+		w.retire(b)
+		b = nil
+	}
+	busy := b != nil && w.alone && b.users > 0
+	switch {
+	case b != nil && !busy:
+		b.users++
+		return b, false
+	case !busy && w.makeRoom():
+		b = newBox(w, key)
+		w.boxes[key] = b
+	case needed:
+		b = newBox(w, key)
+		b.retired = true
+	default:
+		return nil, false
+	}
+	w.live[b] = struct{}{}
+	w.ended.Add(1)
+	return b, true
+}
+
+// forget takes note of the end of a sandbox.
+func (w *warm) forget(b *box) {
+	w.mu.Lock()
+	delete(w.live, b)
+	w.mu.Unlock()
+	w.ended.Done()
 }
 
 // whole reports whether process 1 enters a command's cgroup with all of its
@@ -252,17 +279,15 @@ func (w *warm) feed() {
 	}
 }
 
-// tend retires the sandboxes that nobody has used for long and returns the rest.
+// tend retires the sandboxes that nobody has used for long and returns all that live.
 func (w *warm) tend(now time.Time) []*box {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var all []*box
 	for _, b := range w.boxes {
 		if b.users == 0 && now.Sub(b.used) > DefaultWarmIdle {
 			w.retire(b)
-			continue
 		}
-		all = append(all, b)
 	}
-	return all
+	// Those that are retired too, for the commands in them.
+	return slices.Collect(maps.Keys(w.live))
 }

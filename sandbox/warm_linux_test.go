@@ -398,10 +398,10 @@ func TestWarmLeaksNothing(t *testing.T) {
 		require.NoError(t, err)
 		return len(list)
 	}
+	var agent string
 	count := func() []int {
 		host, err := readCgroups()
 		require.NoError(t, err)
-		agent := fmt.Sprintf("/proc/%d/", b.box(t).process.leader)
 		return []int{
 			entries("/proc/self/fd"), entries(agent + "fd"), entries(agent + "task"),
 			len(cgroupDirs(host, groupPrefix+stateBase())), runtime.NumGoroutine(),
@@ -437,6 +437,7 @@ func TestWarmLeaksNothing(t *testing.T) {
 		n = 10_000
 	}
 	many(100)
+	agent = fmt.Sprintf("/proc/%d/", b.box(t).process.leader)
 	before := count()
 	many(n)
 	var after []int
@@ -448,6 +449,6 @@ func TestWarmLeaksNothing(t *testing.T) {
 			}
 		}
 		return true
-	}, 10*time.Second, 20*time.Millisecond, "%v, then %v", before, after)
+	}, 10*time.Second, 20*time.Millisecond, "%v, then %v", before, &after)
 	t.Logf("descriptors, descriptors and threads of process 1, cgroups, goroutines: %v, then %v", before, after)
 }

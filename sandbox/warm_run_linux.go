@@ -25,7 +25,8 @@ type warmRun struct {
 	spec  *Spec
 	group *group
 	id    uint64
-	gate  *os.File // a byte lets the command begin, the end of it never
+	tty   *Terminal // nil without one; the caller's once it has begun
+	gate  *os.File  // a byte lets the command begin, the end of it never
 
 	ready chan *inside.Reply // the gate is what it waits for
 	over  chan *inside.Reply // refused or ended
@@ -74,6 +75,11 @@ func (c *warmRun) prepare(ctx context.Context) (sent bool, err error) {
 	if c.group, err = c.box.takeGroup(c.spec); err != nil {
 		return false, err
 	}
+	if c.spec.Terminal != nil {
+		if c.tty, err = c.box.terminal(c.spec); err != nil {
+			return false, err
+		}
+	}
 	if err := c.send(); err != nil {
 		return false, err
 	}
@@ -101,7 +107,11 @@ func (c *warmRun) send() error {
 	}
 	defer read.Close()
 	c.gate = write
-	files := []*os.File{c.spec.Stdin, c.spec.Stdout, c.spec.Stderr, read}
+	spec := c.spec
+	if c.tty != nil {
+		spec = c.tty.files(spec)
+	}
+	files := []*os.File{spec.Stdin, spec.Stdout, spec.Stderr, read}
 	for i, f := range files {
 		if f == nil {
 			files[i] = c.box.warm.null
@@ -144,6 +154,9 @@ func (c *warmRun) begin() (*Process, error) {
 		return &c.Process, nil
 	}
 	c.abandon(true)
+	if c.tty != nil { // the caller has our side of this terminal already
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "exec: the sandbox ended before the command began")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
 	defer cancel()
 	h, said, err := runner.holdCold(ctx, c.spec)
@@ -156,9 +169,12 @@ func (c *warmRun) begin() (*Process, error) {
 // drop implements held.
 func (c *warmRun) drop() { c.abandon(true) }
 
+// terminal implements held.
+func (c *warmRun) terminal() *Terminal { return c.tty }
+
 func (c *warmRun) request(spec *Spec) *inside.Request {
 	req := &inside.Request{
-		Kind: inside.KindRun, Alone: c.box.warm.alone, Whole: c.box.warm.whole(), Dir: spec.Dir, Argv: spec.Argv, Env: spec.Env,
+		Kind: inside.KindRun, Alone: c.box.warm.alone, Whole: c.box.warm.whole(), Terminal: c.tty != nil, Dir: spec.Dir, Argv: spec.Argv, Env: spec.Env,
 	}
 	// The shell sets on itself what no cgroup holds.
 	if limits := c.box.warm.runner.ownLimits(spec, bwrapOwn+agentThreads); limits != "" {
@@ -305,6 +321,9 @@ func (c *warmRun) abandon(sent bool) {
 	c.mu.Unlock()
 	if c.gate != nil {
 		_ = c.gate.Close()
+	}
+	if c.tty != nil {
+		_ = c.tty.Close()
 	}
 	if sent {
 		timer := time.AfterFunc(replyTime, func() { c.box.fail(errors.New("process 1 does not give a command up")) })

@@ -142,7 +142,7 @@ var errKilled = errors.New("killed")
 func (a *agent) fork(path string, argv []string, req *Request, fds []int) error {
 	attr := &syscall.ProcAttr{
 		Dir: req.Dir, Env: req.Env, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal}, // Ctty: descriptor 0
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -256,11 +256,11 @@ func closeAll(fds []int) {
 }
 
 // hello says that the program is ready, and hands out its scratch directories,
-// so that the node can see how full they are whatever it is told later, and the
-// listener, if there is to be one.
+// so that the node can see how full they are whatever it is told later, and the one
+// where it makes terminals, and the listener, if there is to be one.
 func (a *agent) hello(egress bool) error {
 	var fds []int
-	for _, dir := range []string{"/tmp", "/dev/shm"} {
+	for _, dir := range []string{"/tmp", "/dev/shm", "/dev/pts"} {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err

@@ -53,9 +53,11 @@ type Request struct {
 	// its threads, which is done for the moment of the fork, the second takes it
 	// back. Otherwise each moves the thread that forks, which ends soon after.
 	Whole bool
-	Dir   string
-	Argv  []string
-	Env   []string
+	// Terminal: the first descriptor becomes the controlling terminal.
+	Terminal bool
+	Dir      string
+	Argv     []string
+	Env      []string
 }
 
 // Reply is one message of the program.
@@ -81,7 +83,7 @@ func (r *Request) Encode() []byte {
 	case KindSignal:
 		words = append(words, strconv.Itoa(r.Signal))
 	case KindRun:
-		words = append(words, strconv.FormatBool(r.Alone), strconv.FormatBool(r.Whole), r.Dir, strconv.Itoa(len(r.Argv)))
+		words = append(words, strconv.FormatBool(r.Alone), strconv.FormatBool(r.Whole), strconv.FormatBool(r.Terminal), r.Dir, strconv.Itoa(len(r.Argv)))
 		words = append(append(words, r.Argv...), r.Env...)
 	}
 	return []byte(strings.Join(words, "\x00"))
@@ -118,17 +120,18 @@ func DecodeRequest(b []byte) (*Request, error) {
 }
 
 func (r *Request) decodeRun(words []string) error {
-	if len(words) < 5 {
+	if len(words) < 6 {
 		return errMessage
 	}
 	alone, err1 := strconv.ParseBool(words[0])
 	whole, err2 := strconv.ParseBool(words[1])
-	argc, err3 := strconv.Atoi(words[3])
-	rest := words[4:]
-	if err1 != nil || err2 != nil || err3 != nil || argc < 1 || argc > len(rest) {
+	terminal, err3 := strconv.ParseBool(words[2])
+	argc, err4 := strconv.Atoi(words[4])
+	rest := words[5:]
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || argc < 1 || argc > len(rest) {
 		return errMessage
 	}
-	r.Alone, r.Whole, r.Dir, r.Argv, r.Env = alone, whole, words[2], rest[:argc], rest[argc:]
+	r.Alone, r.Whole, r.Terminal, r.Dir, r.Argv, r.Env = alone, whole, terminal, words[3], rest[:argc], rest[argc:]
 	return nil
 }
 
