@@ -44,6 +44,10 @@
 // with a context. A file changes whole: who reads sees the old content or the new.
 // Names are bytes; paths and links never lead out of the scope (CodeDenied).
 //
+// IfMatch and CreateOnly make a change depend on what is there, decided in one step
+// with it: read with ReadFileInfo, write with IfMatch of the Revision, and on
+// CodeConflict begin again. So no writer overwrites what it has not seen.
+//
 // FS is the same tree as an io/fs file system.
 //
 // # Search

@@ -492,3 +492,32 @@ func TestIfMatch(t *testing.T) {
 		requireCode(t, mesh.CodeNotFound, err)
 	})
 }
+
+// The write of an owner that froze, and was overruled meanwhile, is refused by the
+// journal: it says that it is not the owner, and nothing is changed.
+func TestWriteOfAnOverruledOwner(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("old"), 0))
+		all := journalOf(t, m)
+		last := all[len(all)-1]
+		// What the next owner leaves, and this one has not heard of yet.
+		js, err := jetstream.New(m.Store(t, "n1"))
+		require.NoError(t, err)
+		r := objstore.Record{
+			Epoch: last.Epoch + 100, Number: last.Number + 1, Prev: last.Sequence, Root: last.Hash,
+			ID: mesh.NewID(), Time: time.Now(), Ops: []objstore.Op{{Kind: objstore.KindOpen}},
+		}
+		msg, _, err := r.Message(mesh.JournalSubject(0, "acme", "repo"))
+		require.NoError(t, err)
+		_, err = mesh.Publish(ctx, js, msg, last.Sequence)
+		require.NoError(t, err)
+
+		o := owner{m, m.DialToken(t, m.Token(t, nodetest.Tenant))}
+		_, err = o.ask(t, mesh.VerbWrite, mesh.NewID(), mesh.WriteRequest{Path: "f"}, []byte("new"))
+		requireCode(t, mesh.CodeStale, err)
+		content, err := os.ReadFile(filepath.Join(treeOf(m), "f"))
+		require.NoError(t, err)
+		require.Equal(t, "old", string(content))
+	})
+}

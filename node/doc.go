@@ -25,10 +25,32 @@
 //
 // # Requests
 //
-// A change carries a Mesh-Id and is done once in a tenure: repeats wait for the
-// first request and get its answer, which is kept for DefaultAnswerAge. An exec id
-// has a stronger rule: its claim in the log makes it start at most once, in any
-// tenure.
+// A change carries a Mesh-Id and is done once: repeats wait for the first request
+// and get its answer, which is kept for DefaultAnswerAge, in the journal too: the
+// next owner reads it there. An exec id has a stronger rule: its claim in the log
+// makes it start at most once, ever.
+//
+// # Changes of files
+//
+// What is acknowledged is in the journal. A change takes these steps (task), and
+// changes of the same path, or of one below the other, take them one after the other:
+//
+//  1. look at the disk: does the request fit what is there now?
+//     A refusal is recorded and then sent.
+//  2. make the content aside, in the stage. A crash here leaves nothing: the stage
+//     is emptied when the workspace opens.
+//  3. store what is too large for a record in packs. A crash here leaves packs that
+//     nobody names.
+//  4. store the record, which says what the paths are afterwards, and the answer.
+//     Waiting changes share one (group commit). A journal that is full is CodeQuota,
+//     and nothing was done. A crash after this leaves a disk that has yet to follow.
+//  5. the disk follows: one rename. When it cannot, because a command removed the
+//     directory or the disk is full, the true state of the paths is recorded, or the
+//     workspace is given up.
+//  6. answer.
+//
+// What commands write is not seen by these steps; before an op refers to such a
+// path (a rename, a mode), what is there is recorded first.
 //
 // A request of a bound token has the token's workspace and scope in its subject.
 // The broker vouches for them and the responder narrows the request to them, so a

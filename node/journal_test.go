@@ -2,15 +2,19 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/mesh/natsd"
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
@@ -150,4 +154,56 @@ func TestLateOpener(t *testing.T) {
 	last, err := lastRecord(t.Context(), stream, subject)
 	require.NoError(t, err)
 	require.Equal(t, j.end.Sequence, last.Sequence)
+}
+
+// TestJournalSurvivesItsLeader: while the stream's leader is killed, every append
+// that was acknowledged is in the chain, once, and the tenure goes on.
+func TestJournalSurvivesItsLeader(t *testing.T) {
+	m := meshtest.Cluster(t, 3)
+	js, err := jetstream.New(m.Store(t, "n1"))
+	require.NoError(t, err)
+	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 3}))
+	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
+	require.NoError(t, err)
+	subject := mesh.JournalSubject(0, "acme", "repo")
+	j, err := openJournal(t.Context(), js, stream, subject, 5, nil, objstore.Op{Kind: objstore.KindOpen})
+	require.NoError(t, err)
+	begin := j.end.Place()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- j.run(ctx) }()
+
+	const writers, each = 4, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				if w == 0 && i == each/2 {
+					info, err := stream.Info(ctx)
+					if !assert.NoError(t, err) {
+						return
+					}
+					m.Stop(slices.IndexFunc(m.Servers, func(s *natsd.Server) bool { return s.Name() == info.Cluster.Leader }))
+				}
+				_, err := j.append(ctx, []objstore.Op{{Kind: objstore.KindRemove, Path: mesh.Path(fmt.Sprintf("%d/%d", w, i))}}, nil)
+				if !assert.NoError(t, err) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[mesh.Path]int{}
+	for r, err := range objstore.Chain(t.Context(), stream, subject, begin, j.last.Load()) {
+		require.NoError(t, err)
+		for _, op := range r.Ops {
+			seen[op.Path]++
+		}
+	}
+	require.Len(t, seen, writers*each)
+	for p, n := range seen {
+		require.Equal(t, 1, n, "%s is in the chain more than once", p)
+	}
+	cancel()
+	require.NoError(t, <-ended)
 }
