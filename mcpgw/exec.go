@@ -26,6 +26,9 @@ const (
 	// shows: a model pays for each of them in each later turn.
 	DefaultOutput = 30_000
 	MaxOutput     = 200_000
+	// DefaultYield is how long a call waits for a command before it leaves it running
+	// and names it.
+	DefaultYield = 10 * time.Second
 	// progressEvery is how often a running command reports.
 	progressEvery = time.Second
 )
@@ -35,13 +38,14 @@ type execArgs struct {
 	Cwd       string            `json:"cwd,omitempty" jsonschema:"directory to run it in, relative to the workspace root"`
 	Env       map[string]string `json:"env,omitempty" jsonschema:"environment variables to set besides the usual ones"`
 	TimeoutMs int64             `json:"timeoutMs,omitempty" jsonschema:"milliseconds after which the command is killed" limits:"min=1 max=600000 default=120000"`
+	YieldMs   int64             `json:"yieldMs,omitempty" jsonschema:"milliseconds after which a command that has not ended is left running, as a process" limits:"min=1 max=600000 default=10000"`
 	Stdin     string            `json:"stdin,omitempty" jsonschema:"text for the command's standard input, at most 524288 bytes; put more into a file"`
 	MaxOutput int               `json:"maxOutputBytes,omitempty" jsonschema:"how many bytes of stdout, and of stderr, the result shows: the beginning and the end" limits:"min=1 max=200000 default=30000"`
 	Raw       bool              `json:"raw,omitempty" jsonschema:"keep colors and other control characters in the output" limits:"default=false"`
 }
 
 type execResult struct {
-	ExitCode   int    `json:"exitCode" jsonschema:"exit status of the command; 128+N when signal N ended it, 124 after the timeout"`
+	ExitCode   *int   `json:"exitCode,omitempty" jsonschema:"exit status of the command; 128+N when signal N ended it, 124 after the timeout"`
 	Stdout     string `json:"stdout" jsonschema:"standard output; control characters are taken out unless raw is set"`
 	Stderr     string `json:"stderr" jsonschema:"standard error, likewise"`
 	StdoutSize int64  `json:"stdoutBytes" jsonschema:"bytes that the command wrote to standard output"`
@@ -50,6 +54,8 @@ type execResult struct {
 	TimedOut   bool   `json:"timedOut" jsonschema:"the command was killed when its time was over"`
 	Limit      string `json:"limit,omitempty" jsonschema:"a limit that the command hit: memory, pids or timeout"`
 	DurationMs int64  `json:"durationMs" jsonschema:"milliseconds from start to end"`
+	ProcessID  string `json:"processId,omitempty" jsonschema:"of a command that still runs: for process_read, process_wait, process_write and process_kill"`
+	NextOffset uint64 `json:"nextOffset,omitempty" jsonschema:"of a command that still runs: where process_read goes on"`
 	Note       string `json:"note,omitempty" jsonschema:"how to see what is not shown, or why the network was not reached"`
 }
 
@@ -74,7 +80,11 @@ func (r execResult) output() string {
 // status is how the command ended.
 func (r execResult) status() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[exit code %d, %.2f s]", r.ExitCode, float64(r.DurationMs)/1000)
+	if r.ExitCode == nil {
+		fmt.Fprintf(&b, "[still running after %.2f s]", float64(r.DurationMs)/1000)
+	} else {
+		fmt.Fprintf(&b, "[exit code %d, %.2f s]", *r.ExitCode, float64(r.DurationMs)/1000)
+	}
 	if r.Limit != "" {
 		fmt.Fprintf(&b, "\n[the command hit its limit: %s]", r.Limit)
 	}
@@ -96,7 +106,8 @@ func addExec(s *server.MCPServer) {
 		description: "Run a shell command in the workspace and wait for its end. It starts in the root of your view (or cwd), " +
 			"which is /workspace or a directory below it, and leaves its changes there. It has no network unless the operator granted it, and then perhaps to some hosts only, through the proxy that its variables name. Each call is a shell of its own: directory and variables do not " +
 			"carry over, and processes left in the background are killed at its end. An exit code other than 0 is not an error of this tool. " +
-			"The command is killed after timeoutMs (default 120000, at most 600000). Of long output the beginning and the end are shown " +
+			"The command is killed after timeoutMs (default 120000, at most 600000). One that has not ended after yieldMs (default 10000) goes on " +
+			"as a process, whose id and output so far are the result. Of long output the beginning and the end are shown " +
 			"(default 30000 bytes of each stream).",
 		hints: hints{destructive: true, openWorld: true},
 		run:   runExec,
@@ -109,19 +120,13 @@ func addExec(s *server.MCPServer) {
 }
 
 func runExec(ctx context.Context, c *call, in execArgs) (execResult, error) {
-	if err := checkEnv(in.Env); err != nil {
+	cmd, err := shellCommand(ctx, c, in.Command, in.Cwd, in.Env)
+	if err != nil {
 		return execResult{}, err
 	}
 	limit := cmp.Or(in.MaxOutput, DefaultOutput)
 	out, errs := newEnds(limit), newEnds(limit)
-	cmd := c.workspace.Command(ctx, "sh", "-c", in.Command)
-	cmd.Dir, cmd.Timeout = in.Cwd, DefaultExecTime
-	if in.TimeoutMs > 0 {
-		cmd.Timeout = time.Duration(in.TimeoutMs) * time.Millisecond
-	}
-	for _, name := range slices.Sorted(maps.Keys(in.Env)) {
-		cmd.Env = append(cmd.Env, name+"="+in.Env[name])
-	}
+	cmd.Timeout = cmp.Or(time.Duration(in.TimeoutMs)*time.Millisecond, DefaultExecTime)
 	if len(in.Stdin) > mesh.MaxMessage {
 		return execResult{}, mesh.Errorf(mesh.CodeTooLarge, "stdin of %d bytes is larger than %d; put it into a file of the workspace", len(in.Stdin), mesh.MaxMessage)
 	}
@@ -129,14 +134,30 @@ func runExec(ctx context.Context, c *call, in execArgs) (execResult, error) {
 		cmd.Stdin = strings.NewReader(in.Stdin)
 	}
 	cmd.Stdout, cmd.Stderr = out, errs
-	err := reporting(ctx, c, cmd.Run)
+	began := time.Now()
+	err = reporting(ctx, c, func() error {
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		yield := time.AfterFunc(cmp.Or(time.Duration(in.YieldMs)*time.Millisecond, DefaultYield), cmd.Detach)
+		defer yield.Stop()
+		return cmd.Wait()
+	})
 	final := cmd.Final()
+	if yielded(ctx, final, err) {
+		next := uint64(out.size + errs.size)
+		return execResult{
+			Stdout: out.show(in.Raw), Stderr: errs.show(in.Raw), StdoutSize: out.size, StderrSize: errs.size,
+			Truncated: out.cut() || errs.cut(), DurationMs: time.Since(began).Milliseconds(), ProcessID: cmd.ID, NextOffset: next,
+			Note: fmt.Sprintf("it goes on as process %s; for more call process_read with offset=%d, wait for it with process_wait, end it with process_kill", cmd.ID, next),
+		}, nil
+	}
 	var exit *client.ExitError
 	if err != nil && !errors.As(err, &exit) || final == nil {
 		return execResult{}, err
 	}
 	r := execResult{
-		ExitCode: final.Code, Stdout: out.show(in.Raw), Stderr: errs.show(in.Raw), StdoutSize: out.size, StderrSize: errs.size,
+		ExitCode: &final.Code, Stdout: out.show(in.Raw), Stderr: errs.show(in.Raw), StdoutSize: out.size, StderrSize: errs.size,
 		Truncated: out.cut() || errs.cut(), TimedOut: final.Limit == "timeout", Limit: final.Limit,
 		DurationMs: final.DurationUS / 1000,
 	}
@@ -165,6 +186,19 @@ func killed(r *execResult, timeout time.Duration) error {
 		output = "(no output)"
 	}
 	return mesh.Errorf(code, "%s. Its output until then:\n%s\n%s\n", why, strings.TrimSuffix(output, "\n"), r.status())
+}
+
+// shellCommand is a shell line to run in the caller's view.
+func shellCommand(ctx context.Context, c *call, line, dir string, env map[string]string) (*client.Cmd, error) {
+	if err := checkEnv(env); err != nil {
+		return nil, err
+	}
+	cmd := c.workspace.Command(ctx, "sh", "-c", line)
+	cmd.Dir = dir
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		cmd.Env = append(cmd.Env, name+"="+env[name])
+	}
+	return cmd, nil
 }
 
 func checkEnv(env map[string]string) error {

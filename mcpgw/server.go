@@ -43,6 +43,7 @@ func newServer(version string, log *slog.Logger) *server.MCPServer {
 	)
 	hooks.AddBeforeCallTool(redirectUnknown(s))
 	addExec(s)
+	addProcesses(s)
 	addFiles(s)
 	addEdit(s)
 	addLists(s)

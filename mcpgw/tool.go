@@ -218,8 +218,8 @@ func schemaOf[T any]() *jsonschema.Schema {
 	return s
 }
 
-// refine takes null out of the types of lists, which many clients cannot express,
-// and applies the limits tags.
+// refine takes null out of the types of lists, and of what is left out where it is
+// nil, since many clients cannot express it, and applies the limits tags.
 func refine(t reflect.Type, s *jsonschema.Schema) {
 	if len(s.Types) == 2 && s.Types[0] == "null" {
 		s.Type, s.Types = s.Types[1], nil
@@ -232,7 +232,7 @@ func refine(t reflect.Type, s *jsonschema.Schema) {
 			refine(t.Elem(), s.Items)
 		}
 	case reflect.Struct:
-		for f := range t.Fields() {
+		for _, f := range reflect.VisibleFields(t) {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			if p := s.Properties[name]; p != nil {
 				refine(f.Type, p)

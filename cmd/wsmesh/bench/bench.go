@@ -24,10 +24,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "open", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "warm_memory"}
 	Later = []string{
-		"exec_output",
-		"restore", "exit_lag", "capture", "failover", "fork", "snapshot", "scale",
+		"restore", "capture", "failover", "fork", "snapshot", "scale",
 	}
 )
 
@@ -90,10 +89,11 @@ type Setting struct {
 // pair is one row's two operations; i counts both from 0.
 type pair struct {
 	floorName   string
-	callers     int                                    // of each at a time; 0 is 1
-	ours, floor func(ctx context.Context, i int) error // floor is nil where there is none
-	after       func(ctx context.Context, i int) error // undoes ours, untimed; may be nil
-	check       func(ctx context.Context) error        // what was written, when all is measured; nil: ours and floor did
+	callers     int                                                     // of each at a time; 0 is 1
+	ours, floor func(ctx context.Context, i int) error                  // floor is nil where there is none
+	after       func(ctx context.Context, i int) error                  // undoes ours, untimed; may be nil
+	lag         func(ctx context.Context, i int) (time.Duration, error) // stands for ours where that measures itself
+	check       func(ctx context.Context) error                         // what was written, when all is measured; nil: ours and floor did
 	close       func()
 }
 
@@ -171,6 +171,10 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return uploadPair(cfg, ws)
 	case "mem_get", "mem_put", "mem_list":
 		return memoryPair(ctx, cfg, setting.Replicas)
+	case "exec_output":
+		return outputPair(ctx, cfg, ws, setting.Replicas)
+	case "exit_lag":
+		return exitPair(ws), nil
 	case "open":
 		return openPair(cfg, ws), nil
 	case "download":
@@ -188,7 +192,15 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 func alternate(ctx context.Context, p *pair, n int) (ours, floor sample, err error) {
 	i := 0
 	both := func() (a, b time.Duration, err error) {
-		ourTime := func() { var e error; a, e = timed(ctx, p.ours, i); err = errors.Join(err, e) }
+		ourTime := func() {
+			var e error
+			if p.lag != nil {
+				a, e = p.lag(ctx, i)
+			} else {
+				a, e = timed(ctx, p.ours, i)
+			}
+			err = errors.Join(err, e)
+		}
 		floorTime := func() { var e error; b, e = timed(ctx, p.floor, i); err = errors.Join(err, e) }
 		order := []func(){ourTime, floorTime}
 		if i%2 == 1 {
