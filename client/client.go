@@ -35,6 +35,13 @@ type Config struct {
 	Token string        // a tenant's token; who has it is that tenant
 	Name  string        // of the connection, for the operator; default "wsmesh client"
 	Wait  time.Duration // how long one call may take; default DefaultWait
+
+	// Guard, if it is set, is called with every command before the mesh is asked to
+	// start it, by the goroutine that starts it. An error keeps it from starting and
+	// is what Start returns; changes of the Cmd hold, for instance AllowDangerous
+	// once a person has said yes. What the node's own guard refuses it refuses
+	// nevertheless.
+	Guard func(ctx context.Context, cmd *Cmd) error
 }
 
 // File is what DIR/client.json holds.

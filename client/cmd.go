@@ -166,6 +166,11 @@ func (c *Cmd) Start() error {
 }
 
 func (c *Cmd) start() error {
+	if guard := c.workspace.client.cfg.Guard; guard != nil {
+		if err := guard(c.ctx, c); err != nil {
+			return err
+		}
+	}
 	switch {
 	case len(c.Args) == 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: no command")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -78,4 +79,24 @@ func TestCommandsOfABoundToken(t *testing.T) {
 			return err == nil && info.Execs == 0
 		}, 10*time.Second, 20*time.Millisecond)
 	})
+}
+
+// The caller's own guard is asked first, and may change the command.
+func TestGuardOfTheClient(t *testing.T) {
+	nodetest.Commands(t)
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	errNo := errors.New("not here")
+	c, err := client.Dial(t.Context(), client.Config{URL: m.URL(), Token: m.Token(t, nodetest.Tenant), Guard: func(_ context.Context, cmd *client.Cmd) error {
+		if cmd.Args[0] == "false" {
+			return errNo
+		}
+		cmd.Args = append(cmd.Args, "more")
+		return nil
+	}})
+	require.NoError(t, err)
+	defer c.Close()
+	out, err := c.Workspace("w").Command(t.Context(), "echo", "one").Output()
+	require.NoError(t, err)
+	require.Equal(t, "one more\n", string(out))
+	require.ErrorIs(t, c.Workspace("w").Command(t.Context(), "false").Run(), errNo)
 }

@@ -68,15 +68,18 @@ type Claim struct {
 // Final says how an exec ended. Error is set when the mesh ended it (lost,
 // canceled, internal …); then the other fields say nothing about the command.
 type Final struct {
-	Code       int    `json:"code"`             // exit status, 128+s for signal s, 124 after a timeout
-	Limit      string `json:"limit,omitempty"`  // the limit that was met: memory pids disk output timeout
-	Output     uint64 `json:"output"`           // bytes of output, both streams, as the command wrote them
-	Missing    uint64 `json:"missing"`          // how many of them the log does not hold
-	DurationUS int64  `json:"duration_us"`      // from start to end of the process tree
-	UserUS     int64  `json:"user_us"`          // processor time
-	SystemUS   int64  `json:"system_us"`        //
-	MaxRSS     int64  `json:"max_rss"`          // bytes
-	Isolation  string `json:"isolation"`        // what it ran in
+	Code       int    `json:"code"`            // exit status, 128+s for signal s, 124 after a timeout
+	Limit      string `json:"limit,omitempty"` // the limit that was met: memory pids disk output timeout
+	Output     uint64 `json:"output"`          // bytes of output, both streams, as the command wrote them
+	Missing    uint64 `json:"missing"`         // how many of them the log does not hold
+	DurationUS int64  `json:"duration_us"`     // from start to end of the process tree
+	UserUS     int64  `json:"user_us"`         // processor time
+	SystemUS   int64  `json:"system_us"`       //
+	MaxRSS     int64  `json:"max_rss"`         // bytes
+	Isolation  string `json:"isolation"`       // the driver it ran in, and how far that held it:
+	Rung       string `json:"rung,omitempty"`  // by what the limits are: cgroup2, cgroup1 or rlimit
+	Landlock   int    `json:"landlock,omitempty"`
+	Warm       bool   `json:"warm,omitempty"`   // in a sandbox that is kept
 	Nonce      string `json:"nonce,omitempty"`  // the runner's, from its claim
 	Frames     uint64 `json:"frames,omitempty"` // messages of the log before this one: among so many no other is final
 	ErrorCode  Code   `json:"error,omitempty"`  // the mesh's verdict, if it is one

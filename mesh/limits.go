@@ -15,10 +15,26 @@ type Limits struct {
 	// Of one workspace.
 	DiskBytes int64 `json:"disk_bytes,omitempty"`
 	DiskFiles int64 `json:"disk_files,omitempty"` // files, directories and all else that has a name
+
+	// Dangerous says when what the command guard refuses may run: one of the
+	// Dangerous… values, "" is DangerousAsked.
+	Dangerous string `json:"dangerous,omitempty"`
 }
+
+// Values of Limits.Dangerous.
+const (
+	DangerousAsked  = "asked"  // when the request allows it by name
+	DangerousNever  = "never"  // not even then
+	DangerousAlways = "always" // without being asked
+)
 
 // Check returns CodeInvalid for limits that nothing could live within.
 func (l *Limits) Check() error {
+	switch l.Dangerous {
+	case "", DangerousAsked, DangerousNever, DangerousAlways:
+	default:
+		return Errorf(CodeInvalid, "dangerous %.20q is not asked, never or always", l.Dangerous)
+	}
 	for _, c := range []struct {
 		name         string
 		value, least int64

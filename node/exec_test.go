@@ -233,5 +233,19 @@ func TestGuardedExec(t *testing.T) {
 		require.NoError(t, again.Run())
 		_, err = ws.Stat(ctx, "users/u1/kept")
 		require.ErrorIs(t, err, mesh.Errorf(mesh.CodeNotFound, ""))
+		require.NotEmpty(t, again.Final().Rung)
+
+		for dangerous, want := range map[string][2]mesh.Code{
+			mesh.DangerousNever: {mesh.CodeDenied, mesh.CodeDenied}, mesh.DangerousAlways: {"", ""}, mesh.DangerousAsked: {mesh.CodeDenied, ""},
+		} {
+			setLimits(t, m, mesh.Limits{Dangerous: dangerous})
+			for i, allow := range []bool{false, true} {
+				require.Eventually(t, func() bool { // once the node has heard of it
+					cmd := scope.Command(ctx, "sh", "-c", "rm -rf ~/*")
+					cmd.AllowDangerous = allow
+					return mesh.CodeOf(cmd.Run()) == want[i]
+				}, 10*time.Second, 10*time.Millisecond, "%s, allowed by name: %t", dangerous, allow)
+			}
+		}
 	})
 }

@@ -62,6 +62,9 @@ func withDefaults(l mesh.Limits) mesh.Limits {
 			*d.value = d.none
 		}
 	}
+	if l.Dangerous == "" {
+		l.Dangerous = mesh.DangerousAsked
+	}
 	if l.FileBytes == 0 || l.FileBytes > l.DiskBytes {
 		l.FileBytes = l.DiskBytes
 	}

@@ -115,7 +115,8 @@ func (x *run) signal(name string) error {
 func (x *run) run() {
 	close(x.claimed)
 	began := time.Now()
-	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver, Net: x.networkHad()}
+	level := x.workspace.node.runner.Level()
+	final := mesh.Final{Isolation: level.Driver, Rung: level.Limits, Net: x.networkHad()}
 	watch := x.workspace.node.network.proxy.Watch(x.who())
 	result, err := x.execute()
 	final.Refused = watch.Stop()
@@ -147,6 +148,9 @@ func (x *run) run() {
 	default:
 		final.Code = result.Code
 		final.UserUS, final.SystemUS, final.MaxRSS = result.User.Microseconds(), result.System.Microseconds(), result.MaxRSS
+		if final.Warm = result.Warm; final.Warm {
+			final.Landlock = level.Landlock
+		}
 		x.name(&final, result.Limits)
 	}
 	if err := x.log.finish(&final); err != nil {

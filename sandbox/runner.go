@@ -212,6 +212,8 @@ type Result struct {
 	// MaxRSS is the peak memory in bytes: of the tree with cgroups, page cache
 	// included, else of its largest process; 0 where the host does not say.
 	MaxRSS int64
+	// Warm: it ran in a sandbox that is kept, and so below Level.Landlock.
+	Warm bool
 	// Err is set when the sandbox failed and not the command.
 	Err error
 }

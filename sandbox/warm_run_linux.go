@@ -361,7 +361,7 @@ func (c *warmRun) release(err error) {
 
 // judge makes the result from what process 1 said and the group's account.
 func (c *warmRun) judge(reply *inside.Reply) Result {
-	var r Result
+	r := Result{Warm: true}
 	if reply != nil && reply.Kind == inside.KindRefused {
 		r.Code = 255
 		r.Err = c.box.warm.runner.explain(context.Background(), c.spec, refusal(c.spec, reply), "")

@@ -43,6 +43,8 @@ func newTenantQuota() *cobra.Command {
 		Args: between(1, 1),
 	}
 	given := make([]string, len(quotaFlags))
+	var dangerous string
+	cmd.Flags().StringVar(&dangerous, "dangerous", "", "what the command guard refuses may run `WHEN`: asked, never or always")
 	for i, f := range quotaFlags {
 		cmd.Flags().StringVar(&given[i], f.name, "", f.usage)
 	}
@@ -55,6 +57,10 @@ func newTenantQuota() *cobra.Command {
 		var reply mesh.TenantQuotaReply
 		if err := t.request(cmd.Context(), mesh.VerbAdminTenantQuota, ask, &reply); err != nil {
 			return err
+		}
+		if cmd.Flags().Changed("dangerous") {
+			reply.Set.Dangerous = dangerous
+			ask.Set = &reply.Set
 		}
 		for i, f := range quotaFlags {
 			if !cmd.Flags().Changed(f.name) {
@@ -93,6 +99,13 @@ func showQuota(out *output, reply mesh.TenantQuotaReply) error {
 		if err := out.row(nil, f.name, shown, from); err != nil {
 			return err
 		}
+	}
+	from := "set"
+	if reply.Set.Dangerous == "" {
+		from = "default"
+	}
+	if err := out.row(nil, "dangerous", reply.Limits.Dangerous, from); err != nil {
+		return err
 	}
 	return out.flush()
 }
