@@ -95,6 +95,17 @@ func (c *command) bound() error {
 	return nil
 }
 
+// tell writes into the final frame how a command ended that ran.
+func (x *run) tell(final *mesh.Final, result *sandbox.Result) {
+	level := x.workspace.node.runner.Level()
+	final.Code, final.Rung = result.Code, level.Limits
+	final.UserUS, final.SystemUS, final.MaxRSS = result.User.Microseconds(), result.System.Microseconds(), result.MaxRSS
+	if final.Warm = result.Warm; final.Warm {
+		final.Landlock = level.Landlock
+	}
+	x.name(final, result.Limits)
+}
+
 // name writes into the final frame which limits the command met.
 func (x *run) name(final *mesh.Final, met []string) {
 	if own := x.limit.Load(); own != nil {

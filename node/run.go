@@ -115,8 +115,7 @@ func (x *run) signal(name string) error {
 func (x *run) run() {
 	close(x.claimed)
 	began := time.Now()
-	level := x.workspace.node.runner.Level()
-	final := mesh.Final{Isolation: level.Driver, Rung: level.Limits, Net: x.networkHad()}
+	final := mesh.Final{Isolation: x.workspace.node.runner.Level().Driver, Net: x.networkHad()}
 	watch := x.workspace.node.network.proxy.Watch(x.who())
 	result, err := x.execute()
 	final.Refused = watch.Stop()
@@ -146,12 +145,7 @@ func (x *run) run() {
 		}
 		final.ErrorCode, final.ErrorText = e.Code, e.Text
 	default:
-		final.Code = result.Code
-		final.UserUS, final.SystemUS, final.MaxRSS = result.User.Microseconds(), result.System.Microseconds(), result.MaxRSS
-		if final.Warm = result.Warm; final.Warm {
-			final.Landlock = level.Landlock
-		}
-		x.name(&final, result.Limits)
+		x.tell(&final, &result)
 	}
 	if err := x.log.finish(&final); err != nil {
 		x.workspace.log.Warn("exec log not finished", "exec", string(x.command.ID), "err", err)
