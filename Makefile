@@ -18,17 +18,20 @@ export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 WSMESH_REQUIRE ?= $(shell test "$$(id -u)" = 0 && command -v bwrap >/dev/null && echo bwrap,root)
 export WSMESH_REQUIRE
 
-.PHONY: help dev test check build bench demo fuzz mutants sandbox tools
+.PHONY: help dev test test-long check build bench demo fuzz mutants sandbox tools
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (ARGS='--data DIR …')
 	@exec bin/wsmesh dev $(ARGS)
 
 test: tools check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
 	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json $(RACE) -shuffle=on -count=1 -timeout 15m ./...
+
+test-long: export WSMESH_LONG = 1
+test-long: test ## the same with the long form of those tests that have one
 
 check: ## vet, staticcheck, gofumpt, go mod tidy -diff, macOS and Windows, which package may import which
 	go vet ./... ./.ci/testsum
