@@ -42,7 +42,7 @@ func TestTheLimitThatWasMetIsNamed(t *testing.T) {
 			{name: "memory", script: "tail /dev/zero", limit: "memory", code: 137},
 			{name: "memory, and then all is well", script: "tail /dev/zero; true", limit: "memory"},
 			{name: "pids", script: "for i in $(seq 40); do sleep 1 & done; true", limit: "pids", code: 2},
-			{name: "a fork bomb", script: "f() { f | f & }; f; while :; do :; done", limit: "timeout", code: 124, timeout: time.Second},
+			{name: "a fork bomb", script: "f() { f | f & }; f & while :; do :; done", limit: "timeout", code: 124, timeout: time.Second},
 			{name: "timeout", script: "sleep 60", limit: "timeout", code: 124, timeout: 50 * time.Millisecond, rlimit: true},
 			{name: "output", script: "yes", limit: "output", code: 137, rlimit: true},
 			{name: "file size", script: "exec head -c 2M /dev/zero > big", limit: "disk", code: 153, rlimit: true},
