@@ -59,7 +59,7 @@ func newExec() *cobra.Command {
 	f.StringVar(&x.id, "id", "", "`UUID` (version 7) of the exec; one id never starts twice")
 	f.BoolVar(&x.detach, "detach", false, "print the id and leave the command running")
 	f.BoolVarP(&x.stdin, "interactive", "i", false, "pass our standard input on")
-	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal (not built yet)")
+	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal; with -i ours is at its other end")
 	f.StringVar(&x.durability, "durability", "", "none; sync and async are not built yet")
 	f.StringVar(&x.net, "net", "", "`NETWORK` of the command: none, full or allow:HOST,… (default as the workspace and the mesh are set)")
 	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse")
@@ -120,9 +120,6 @@ func (x *execFlags) check(cmd *cobra.Command, args []string) ([]string, error) {
 }
 
 func (x *execFlags) checkLater(cmd *cobra.Command) error {
-	if x.terminal {
-		return later("exec -t")
-	}
 	switch x.durability {
 	case "", "none":
 	case "sync", "async":
@@ -150,6 +147,9 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 		}
 		if x.stdin {
 			c.Stdin = cmd.InOrStdin()
+		}
+		if x.terminal {
+			c.Terminal = newScreen(cmd).terminal()
 		}
 		c.Stdout, c.Stderr = cmd.OutOrStdout(), &tail{out: cmd.ErrOrStderr()}
 		return x.attended(cmd, c, end)
@@ -195,7 +195,13 @@ func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.Canc
 		}
 		end(context.Cause(watching))
 	})()
-	err := c.Wait()
+	leave, err := x.enter(watching, cmd, c)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	err = c.Wait()
+	leave() // before there are words of ours
 	if final := c.Final(); final != nil && final.ErrorCode == "" {
 		explain(cmd.ErrOrStderr(), final)
 		explainNet(cmd.ErrOrStderr(), final, c.Stderr)
