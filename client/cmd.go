@@ -37,7 +37,7 @@ type Cmd struct {
 	CPUMillis   int64         // processors, in thousandths of one
 
 	Net        string // none, full or allow:HOST,…; default as the workspace and the mesh are set
-	Durability string // none; sync and async are CodeUnsupported so far
+	Durability string // sync (default): Wait returns when what it changed is stored; async, none: at its exit
 
 	// Cancel is called instead of the kill when the context ends, for instance to
 	// send a milder signal. Wait then goes on to the command's end, and returns as

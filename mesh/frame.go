@@ -79,11 +79,15 @@ type Final struct {
 	Isolation  string `json:"isolation"`       // the driver it ran in, and how far that held it:
 	Rung       string `json:"rung,omitempty"`  // by what the limits are: cgroup2, cgroup1 or rlimit
 	Landlock   int    `json:"landlock,omitempty"`
-	Warm       bool   `json:"warm,omitempty"`   // in a sandbox that is kept
-	Nonce      string `json:"nonce,omitempty"`  // the runner's, from its claim
-	Frames     uint64 `json:"frames,omitempty"` // messages of the log before this one: among so many no other is final
-	ErrorCode  Code   `json:"error,omitempty"`  // the mesh's verdict, if it is one
-	ErrorText  string `json:"reason,omitempty"` //
+	Warm       bool   `json:"warm,omitempty"`           // in a sandbox that is kept
+	Nonce      string `json:"nonce,omitempty"`          // the runner's, from its claim
+	Frames     uint64 `json:"frames,omitempty"`         // messages of the log before this one: among so many no other is final
+	Files      int    `json:"files,omitempty"`          // names that were captured at its end: made, changed or gone
+	Bytes      int64  `json:"captured_bytes,omitempty"` // their content
+	Position   uint64 `json:"journal_seq,omitempty"`    // of the journal's last record with them; 0: nothing had changed
+	CaptureUS  int64  `json:"capture_us,omitempty"`     // how long its end waited for that
+	ErrorCode  Code   `json:"error,omitempty"`          // the mesh's verdict, if it is one
+	ErrorText  string `json:"reason,omitempty"`         //
 
 	Met []LimitMet `json:"met,omitempty"` // every limit that was met, Limit first
 	// Net is what the command could reach: none, full, or allow: and hosts. Refused

@@ -73,7 +73,7 @@ type ExecRequest struct {
 	CPUMillis   int64 `json:"cpu_millis,omitempty"`
 
 	Net        string `json:"net,omitempty"`        // none (default) or full
-	Durability string `json:"durability,omitempty"` // none; sync and async come with capture
+	Durability string `json:"durability,omitempty"` // sync (default), async or none: what its end waits for, see package node
 
 	AllowDangerous bool `json:"allow_dangerous,omitempty"` // run what the command guard would refuse
 

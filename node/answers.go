@@ -5,11 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -156,38 +153,4 @@ func (w *workspace) remember(a objstore.Answer) {
 		given.reply = &mesh.Reply{Args: json.RawMessage(a.Body)}
 	}
 	w.answers.Add(a.ID, given)
-}
-
-// recall reads the answers of earlier tenures back from the last record: of the
-// last DefaultAnswerAge, as many as are kept, and none that a checkpoint has in its
-// commit. Each record is checked against the one after it.
-func (w *workspace) recall(ctx context.Context, subject string, last *objstore.StoredRecord) error {
-	kept := 0
-	for r := last; r != nil && time.Since(r.Time) < DefaultAnswerAge && kept < DefaultAnswers && !r.Has(objstore.KindDeleted); {
-		for _, a := range r.Answers {
-			w.remember(a)
-		}
-		if kept += len(r.Answers); r.Prev == 0 {
-			return nil
-		}
-		raw, err := w.streams.journal.GetMsg(ctx, r.Prev, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read the journal's answers: %w", unavailable(err))
-		}
-		if raw.Sequence != r.Prev {
-			return nil // purged behind a checkpoint
-		}
-		prev, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
-		if err != nil {
-			return err
-		}
-		if !r.Follows(prev.Place()) {
-			return fmt.Errorf("%w: record %d does not follow %d", objstore.ErrGap, r.Sequence, prev.Sequence)
-		}
-		r = prev
-	}
-	return nil
 }

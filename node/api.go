@@ -45,7 +45,7 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	if err != nil {
 		return nil, err
 	}
-	_, err = n.kv.Workspaces.Get(ctx, t, w)
+	record, err := n.kv.Workspaces.Get(ctx, t, w)
 	if mesh.CodeOf(err) == mesh.CodeNotFound && a.Create {
 		if err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
 			err = nil
@@ -54,7 +54,7 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	if err != nil {
 		return nil, err
 	}
-	route, err := n.router.Place(ctx, t, w)
+	route, err := n.router.Place(ctx, t, w, record.Dir != "")
 	return &mesh.Reply{Args: route}, err
 }
 
@@ -174,14 +174,14 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		return nil, mesh.Errorf(mesh.CodeDenied, "a token that is bound to a workspace cannot remove it")
 	}
 	for {
-		_, err := n.kv.Workspaces.Get(ctx, t, w)
+		record, err := n.kv.Workspaces.Get(ctx, t, w)
 		if mesh.CodeOf(err) == mesh.CodeNotFound {
 			return nil, mesh.Errorf(mesh.CodeNotFound, "workspace %s does not exist; see which do with: wsmesh workspace ls", w)
 		}
 		if err != nil {
 			return nil, err
 		}
-		route, err := n.router.Place(ctx, t, w)
+		route, err := n.router.Place(ctx, t, w, record.Dir != "")
 		if err != nil {
 			return nil, err
 		}

@@ -71,6 +71,9 @@ func replay(t *testing.T, m *nodetest.Mesh) map[string]string {
 			p := string(op.Path)
 			switch op.Kind {
 			case objstore.KindPut:
+				if p == "." {
+					continue // a new workspace
+				}
 				content := op.Data
 				if op.Data == nil {
 					reader, err := store.Reader(t.Context(), op.Packs...)

@@ -18,10 +18,38 @@
 //     A crash here leaves a tenure without work.
 //  3. settle: execs of earlier tenures without a final frame get lost. The open
 //     record names them, so a crash here loses none.
-//  4. serve: subscribe ws.v1.<tenant>.<workspace>.<epoch>.* on the door.
+//  4. restore: the tree becomes what the journal says up to the own open record.
+//     A crash here leaves the tree that was there, or none: the next opener begins
+//     anew, from the journal.
+//  5. serve: subscribe ws.v1.<tenant>.<workspace>.<epoch>.* on the door.
 //
 // A node that meets a higher epoch steps down: it kills the workspace's execs,
 // answers nothing more, and touches the journal never again.
+//
+// # Files
+//
+// The journal is the truth about a workspace's files; the directory is a copy of it
+// that commands work in. What a file verb changes is in the journal before it is on
+// the disk. What a command changes is on the disk first, and captured: when its
+// processes are gone the directory is compared with the ledger, which is what the
+// journal says, and what differs goes into the journal before the final frame tells
+// the exit (durability sync; async captures as well and waits for nothing, none
+// leaves it to a later capture). A capture admits a path only while no file verb is
+// between journal and disk, and only if it is still as it was read. What was read
+// while other processes could write it is read again when they are gone: a store
+// through a mapping of memory leaves no sign.
+//
+// A capture may take several records and is not atomic; a final frame names the
+// last of them. What a command changed in directories that are Ephemeral is not
+// captured, and neither are sockets, devices, and paths longer than
+// mesh.MaxPathBytes.
+//
+// After 1,000 changes, 4 MiB of them, 30 s of rest, and at the end of a tenure, the
+// ledger as of one record is committed, and the records up to it are purged. A tree
+// that a tenure has left in peace is trusted when nothing in it is described in
+// another way since; every other one is restored aside from the commit and the
+// records since, and put in place by a rename. A directory of the host is never
+// replaced: what is in it is captured.
 //
 // # Requests
 //
@@ -69,9 +97,10 @@
 //
 // # Files that are gone
 //
-// A workspace whose directory was removed behind the node's back serves no files:
-// each verb that needs them is CodeInternal, since an empty tree would be a lie
-// about acknowledged writes. It can be described, and removed.
+// A workspace whose directory was removed behind the node's back is closed, and
+// restored when it is opened again: an empty tree would be a lie about acknowledged
+// writes. One whose journal or commit cannot be read serves no files: each verb that
+// needs them is CodeInternal. It can be described, and removed.
 //
 // # Network of commands
 //

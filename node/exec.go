@@ -93,8 +93,8 @@ func (c *command) check() error {
 	switch {
 	case c.TimeoutMS < 0 || c.MaxOutput < 0 || c.MemoryBytes < 0 || c.Pids < 0 || c.CPUMillis < 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: negative limit")
-	case c.Durability != "" && c.Durability != "none":
-		return mesh.Errorf(mesh.CodeUnsupported, "exec: durability %.20q needs capture, which is not built yet; use none", c.Durability)
+	case c.Durability != "" && c.Durability != durabilitySync && c.Durability != durabilityAsync && c.Durability != durabilityNone:
+		return mesh.Errorf(mesh.CodeInvalid, "exec: durability %.20q is none of sync, async and none", c.Durability)
 	}
 	return nil
 }

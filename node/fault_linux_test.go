@@ -210,46 +210,42 @@ func fillDisk(t *testing.T, ws *client.Workspace) {
 }
 
 // The directory of a workspace is removed on the host: nothing is answered as if
-// its files had never been, and the workspace can be given up.
+// its files had never been. They are restored from the journal.
 func TestDirectoryRemovedUnderTheNode(t *testing.T) {
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("1"), 0))
 		dir := filepath.Join(m.Dir, "workspaces", string(nodetest.Tenant), "repo")
-		require.NoError(t, os.RemoveAll(dir))
-
-		look := func() map[string]error {
-			_, read := ws.ReadFile(ctx, "d/f")
-			_, stat := ws.Stat(ctx, "d/f")
-			var list error
-			for _, err := range ws.ReadDir(ctx, "") {
-				list = err
+		for name, look := range map[string]func() error{
+			"read": func() error { _, err := ws.ReadFile(ctx, "d/f"); return err },
+			"stat": func() error { _, err := ws.Stat(ctx, "d/f"); return err },
+			"list": func() (err error) {
+				n := 0
+				for _, err = range ws.ReadDir(ctx, "") {
+					n++
+				}
+				require.NotZero(t, n, "an empty tree")
+				return err
+			},
+			"write":  func() error { return ws.WriteFile(ctx, "new", nil, 0) },
+			"remove": func() error { return ws.Remove(ctx, "new") },
+			"exec": func() error {
+				_ = ws.Command(ctx, "cat", "d/f").Run() // it may have begun where the files were not
+				return nil
+			},
+		} {
+			require.NoError(t, os.RemoveAll(dir))
+			if name == "remove" {
+				require.NoError(t, ws.WriteFile(ctx, "new", nil, 0))
+				require.NoError(t, os.RemoveAll(dir))
 			}
-			_, search := ws.SearchPage(ctx, mesh.SearchRequest{})
-			return map[string]error{
-				"read": read, "stat": stat, "list": list, "search": search,
-				"write": ws.WriteFile(ctx, "new", nil, 0), "remove": ws.RemoveAll(ctx, "d"),
-				"exec": ws.Command(ctx, "true").Run(),
+			if name != "exec" || nodetest.Isolation() != "auto" {
+				require.NoError(t, look(), name)
 			}
+			b, err := ws.ReadFile(ctx, "d/f")
+			require.NoError(t, err, "after %s", name)
+			require.Equal(t, "1", string(b))
 		}
-		for name, err := range look() {
-			require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err), "%s: %v", name, err)
-			require.ErrorContains(t, err, "wsmesh workspace rm repo", name)
-			require.NotContains(t, err.Error(), m.Dir, "a host path in the text")
-		}
-		m.StopNode(t)
-		m.StartNode(t)
-		for name, err := range look() {
-			require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err), "%s after a restart: %v", name, err)
-		}
-		info, err := ws.Info(ctx)
-		require.NoError(t, err)
-		require.Zero(t, info.Execs)
-
-		require.NoError(t, m.Client.RemoveWorkspace(ctx, "repo"))
-		require.NoError(t, ws.WriteFile(ctx, "new", []byte("2"), 0), "the name is another workspace now")
-		_, err = ws.Stat(ctx, "d/f")
-		requireCode(t, mesh.CodeNotFound, err)
 	})
 }
 

@@ -30,9 +30,10 @@ type journal struct {
 	closed  chan struct{} // closed when the sequencer has ended; err is set before
 	err     error
 
-	running   func() []mesh.ExecID // execs that have no final frame, for marks
-	sinceMark int                  // ops since the record that Open names; owned by the sequencer
-	carried   *appended            // it did not fit into the last record; owned by the sequencer
+	running   func() []mesh.ExecID         // execs that have no final frame, for marks
+	stored    func(*objstore.StoredRecord) // hears of each record of the tenure but the open one, in order; nil for nobody
+	sinceMark int                          // ops since the record that Open names; owned by the sequencer
+	carried   *appended                    // it did not fit into the last record; owned by the sequencer
 
 	end  objstore.StoredRecord // last record of the chain; owned by the sequencer
 	last atomic.Uint64         // its sequence, for info
@@ -72,7 +73,7 @@ func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*
 
 // openJournal fences: it appends the open record of this tenure after prev.
 // CodeStale says that a later owner was here first.
-func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string, epoch mesh.Epoch, prev *objstore.StoredRecord, op objstore.Op) (*journal, error) {
+func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string, epoch mesh.Epoch, prev *objstore.StoredRecord, ops ...objstore.Op) (*journal, error) {
 	j := &journal{
 		js: js, stream: stream, subject: subject, epoch: epoch,
 		queue: make(chan *appended, maxBatch), closed: make(chan struct{}),
@@ -82,8 +83,11 @@ func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.S
 			return nil, mesh.Errorf(mesh.CodeStale, "the journal is already at epoch %d", prev.Epoch)
 		}
 		j.end = *prev
+		if removedID(prev) != "" {
+			j.end.Checkpoint = 0 // of an earlier workspace of this name
+		}
 	}
-	if err := j.store(ctx, []objstore.Op{op}, nil); err != nil {
+	if err := j.store(ctx, ops, nil); err != nil {
 		return nil, fmt.Errorf("open the journal at epoch %d: %w", epoch, err)
 	}
 	j.end.Open = j.end.Sequence
@@ -209,6 +213,11 @@ func (j *journal) store(ctx context.Context, ops []objstore.Op, answers []objsto
 	if r.Has(objstore.KindOpen) || r.Has(objstore.KindMark) {
 		r.Open = 0
 	}
+	for i := range ops {
+		if ops[i].Kind == objstore.KindCheckpoint && j.running != nil { // a mark too: those before it will be purged
+			ops[i].Unfinished, r.Open = j.running(), 0
+		}
+	}
 	m, hash, err := r.Message(j.subject)
 	if err != nil {
 		return err
@@ -227,6 +236,12 @@ func (j *journal) store(ctx context.Context, ops []objstore.Op, answers []objsto
 			return err
 		}
 		j.end = objstore.StoredRecord{Record: r, Sequence: seq, Hash: hash}
+		if r.Has(objstore.KindCheckpoint) {
+			j.end.Open, j.sinceMark = seq, 0
+		}
+		if j.stored != nil {
+			j.stored(&j.end)
+		}
 		j.last.Store(seq)
 		return nil
 	}

@@ -183,7 +183,7 @@ func (l *logLister) entry(ctx context.Context, id mesh.ExecID) (*mesh.ExecEntry,
 	running := false
 	end, err := lastFrame(ctx, stream, subject)
 	if err == nil && end.frame != nil && end.frame.Final == nil {
-		running, err = n.settleLog(ctx, r.Tenant, r.Name, id)
+		running, err = n.settleLog(ctx, &r, id)
 	}
 	if err != nil || end.frame == nil {
 		return nil, err
@@ -205,10 +205,10 @@ func (l *logLister) entry(ctx context.Context, id mesh.ExecID) (*mesh.ExecEntry,
 
 // settleLog asks the owner of a workspace, which gets one if need be, whether it
 // runs an exec; if not, its log is ended.
-func (n *Node) settleLog(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id mesh.ExecID) (running bool, err error) {
-	route, err := n.router.Place(ctx, t, w)
+func (n *Node) settleLog(ctx context.Context, r *kv.WorkspaceRecord, id mesh.ExecID) (running bool, err error) {
+	route, err := n.router.Place(ctx, r.Tenant, r.Name, r.Dir != "")
 	if err != nil {
 		return false, err
 	}
-	return n.router.Settle(ctx, t, w, route, id)
+	return n.router.Settle(ctx, r.Tenant, r.Name, route, id)
 }

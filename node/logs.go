@@ -52,7 +52,7 @@ func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*
 	}
 	running := false
 	if end.frame.Final == nil && end.sequence <= after {
-		if running, err = n.settleLog(ctx, t, w, id); err != nil {
+		if running, err = n.settleLog(ctx, &record, id); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -147,7 +148,8 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	}
 	// No tenure has served this workspace yet, so there are no files to miss. They
 	// have their place before the journal says that there was one.
-	if fresh := last == nil || removedID(last) != ""; fresh && w.tree == nil {
+	fresh := last == nil || removedID(last) != ""
+	if fresh && w.tree == nil {
 		if err := w.makeDir(); err != nil {
 			return err
 		}
@@ -159,23 +161,21 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	if err != nil {
 		return err
 	}
-	op := objstore.Op{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}
-	if w.journal, err = openJournal(ctx, w.node.js, w.streams.journal, subject, epoch, last, op); err != nil {
+	ops := []objstore.Op{{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}}
+	if fresh { // the journal says from now on what the files are: nothing yet
+		root := objstore.Entry{Type: objstore.TypeDir, Mode: 0o700, ModTime: time.Now().UTC()}
+		ops = append(ops, objstore.Op{Kind: objstore.KindPut, Path: ".", Entry: &root})
+	}
+	if w.journal, err = openJournal(ctx, w.node.js, w.streams.journal, subject, epoch, last, ops...); err != nil {
 		return err
 	}
 	w.journal.running = w.runningExecs
-	if err := w.recall(ctx, subject, last); err != nil {
-		return err
-	}
 	for _, id := range unfinished {
 		if err := endLog(ctx, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
 			return fmt.Errorf("end exec %s: %w", id, err)
 		}
 	}
-	if w.tree != nil {
-		return nil
-	}
-	return w.findTree()
+	return nil
 }
 
 // removedID returns the id of the workspace whose removal is the last record.
@@ -209,9 +209,9 @@ func (w *workspace) makeDir() error {
 	return nil
 }
 
-// findTree opens the directory that an earlier tenure has left. Without it the
-// workspace serves no files: an empty tree would be a lie about acknowledged
-// writes.
+// findTree opens the directory that a tenure of an earlier version has left, which
+// the journal says nothing about. Without it the workspace serves no files: an
+// empty tree would be a lie about acknowledged writes.
 func (w *workspace) findTree() error {
 	id, err := w.treeID()
 	if err != nil {
@@ -286,23 +286,26 @@ func writeSynced(path string, content []byte) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// discardTree moves the directory aside, which is quick and cannot fail half
-// way, and removes it afterwards.
-func (w *workspace) discardTree() error {
+// discardTree discards all that the node keeps of the workspace.
+func (w *workspace) discardTree() error { return w.discard(w.dir()) }
+
+// discard moves a directory aside, which is quick and cannot fail half way, and
+// removes it afterwards. One that is not there is discarded already.
+func (w *workspace) discard(dir string) error {
 	trash := filepath.Join(w.node.treeDir(), ".trash")
 	if err := os.MkdirAll(trash, 0o700); err != nil {
 		return w.hostError("make the trash", err)
 	}
 	aside := filepath.Join(trash, mesh.NewID())
-	if err := os.Rename(w.dir(), aside); err != nil {
+	if err := os.Rename(dir, aside); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
-		return w.hostError("move the workspace aside", err)
+		return w.hostError("move a directory aside", err)
 	}
 	w.node.open.Go(func() {
 		if err := os.RemoveAll(aside); err != nil {
-			w.node.log.Warn("removed workspace's files remain", "dir", aside, "err", err)
+			w.node.log.Warn("removed files remain", "dir", aside, "err", err)
 		}
 	})
 	return nil

@@ -211,7 +211,7 @@ func errChanges(p string) error {
 // command has made since its last capture it does not know. below says that the op
 // takes all that is below it along.
 func (r *recorder) know(p string, below bool) error {
-	if p == "." || r.w.captured != nil && r.w.captured(p, below) {
+	if p == "." || r.w.files.knows(p) {
 		return nil
 	}
 	dir, _ := r.w.tree.Dirs()

@@ -32,6 +32,7 @@ type run struct {
 	claim     atomic.Pointer[mesh.Claim] // once it stands
 	held      *held                      // set by hold
 	stdin     *stdin                     // nil: the command has none
+	since     uint64                     // captures that had begun when it was started
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end
@@ -147,6 +148,7 @@ func (x *run) run() {
 	default:
 		x.tell(&final, &result)
 	}
+	x.capture(&final)
 	if err := x.log.finish(&final); err != nil {
 		x.workspace.log.Warn("exec log not finished", "exec", string(x.command.ID), "err", err)
 		x.workspace.execMu.Lock()
@@ -253,6 +255,7 @@ func (x *run) execute() (sandbox.Result, error) {
 		return sandbox.Result{}, err
 	}
 	defer h.close()
+	defer x.workspace.files.leave()
 	over := x.flow(&h.ends)
 	if x.command.TimeoutMS > 0 {
 		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.end("timeout", sandbox.DefaultGrace) })
@@ -285,9 +288,11 @@ func (x *run) start() (*sandbox.Process, error) {
 		h.close()
 		return nil, h.err
 	}
+	x.since = x.workspace.files.enter()
 	process, err := h.command.Begin()
 	closeFiles(h.theirs[:]...)
 	if err != nil {
+		x.workspace.files.leave()
 		h.close()
 		return nil, err
 	}

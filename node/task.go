@@ -117,6 +117,7 @@ func (t *task) pass(c sandbox.Change, reply func(sandbox.Change) any) (func(erro
 	t.answered = true
 	return func(err error) error {
 		if err == nil {
+			t.files.done(&c)
 			return nil
 		}
 		return t.mend(&c, err)

@@ -29,6 +29,7 @@ type workspace struct {
 	uid, gid int
 	journal  *journal
 	tree     *sandbox.Tree
+	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
 	sub      *nats.Subscription
 
@@ -45,16 +46,18 @@ type workspace struct {
 
 	changes    context.Context // of changes of the tree; ends with the tenure
 	endChanges context.CancelFunc
+	tenure     context.Context    // of captures and checkpoints; ends after what the end of the tenure has to do
+	endTenure  context.CancelFunc //
+	endOpening context.CancelFunc // gives up what is being restored
+	restoring  context.Context    //
+	background sync.WaitGroup     // what tenure bounds
 
-	gate   sync.RWMutex // an answer holds it for reading; closing takes it for writing
-	closed bool         // under gate
-	locks  pathLocks    // of changes of the tree
-	// captured reports whether the journal knows what is at a path, with all below
-	// it or without; nil: of nothing.
-	captured func(path string, below bool) bool
-	once     sync.Mutex // guards working, and the step from there to answers
-	working  map[string]*answer
-	answers  *lru.Cache[string, *answer]
+	gate    sync.RWMutex // an answer holds it for reading; closing takes it for writing
+	closed  bool         // under gate
+	locks   pathLocks    // of changes of the tree
+	once    sync.Mutex   // guards working, and the step from there to answers
+	working map[string]*answer
+	answers *lru.Cache[string, *answer]
 
 	execMu    sync.Mutex
 	execs     map[mesh.ExecID]*run
@@ -67,7 +70,10 @@ type workspace struct {
 func newWorkspace(n *Node, k key) *workspace {
 	answers, _ := lru.New[string, *answer](DefaultAnswers) // fails for a size below 1 only
 	changes, endChanges := context.WithCancel(context.Background())
+	tenure, endTenure := context.WithCancel(context.Background())
+	restoring, endOpening := context.WithCancel(tenure)
 	w := &workspace{
+		tenure: tenure, endTenure: endTenure, restoring: restoring, endOpening: endOpening,
 		changes: changes, endChanges: endChanges, working: map[string]*answer{},
 		node: n, tenant: k.tenant, name: k.workspace,
 		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
@@ -98,17 +104,15 @@ func (w *workspace) stop(why *mesh.Error) {
 func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	defer close(w.done)
 	defer w.forget()
+	defer w.endTenure()
 	defer w.endChanges()
-	opening, cancel := context.WithTimeout(ctx, 2*mesh.DefaultSettle)
-	err := w.take(opening, after)
-	cancel()
-	if err != nil {
+	if err := w.open(ctx, after); err != nil {
 		w.closeTree()
 		w.openErr = err
 		close(w.opened)
 		return
 	}
-	ctx, cancel = context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var sequencer sync.WaitGroup
 	sequencer.Go(func() {
@@ -117,35 +121,76 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 		}
 	})
 	sequencer.Go(func() { w.disk.run(ctx) })
+	w.serve(ctx)
+	close(w.opened)
+
+	<-w.stopped
+	w.serving.Store(false)
+	w.quiesce(w.verdict)
+	owns := w.verdict.Code != mesh.CodeStale && w.verdict.Code != mesh.CodeLost
+	if w.files != nil && owns && w.verdict.Code != mesh.CodeNotFound {
+		w.files.finish()
+	}
+	w.endTenure()
+	w.background.Wait()
+	cancel()
+	sequencer.Wait()
+	w.downloads.close()
+	w.closeTree()
+	epoch := w.epoch.Load()
+	if !owns {
+		w.log.Warn("stepped down", "epoch", epoch, "err", w.verdict)
+		return
+	}
+	w.release()
+	w.log.Info("workspace closed", "epoch", epoch)
+}
+
+// open takes the workspace, fences out who had it before, and makes its files what
+// the journal says, which takes as long as it takes.
+func (w *workspace) open(ctx context.Context, after mesh.Epoch) error {
+	taking, cancel := context.WithTimeout(ctx, 2*mesh.DefaultSettle)
+	defer cancel()
+	if err := w.take(taking, after); err != nil {
+		return err
+	}
+	stopped := make(chan struct{})
+	defer close(stopped)
+	go func() { // ends with open
+		select {
+		case <-w.stopped:
+			w.endOpening()
+		case <-stopped:
+		}
+	}()
+	err := w.restore(w.restoring)
+	if err != nil {
+		w.release()
+	}
+	return err
+}
+
+// serve lets requests come in.
+func (w *workspace) serve(ctx context.Context) {
 	epoch := mesh.Epoch(w.epoch.Load())
+	var err error
 	w.sub, err = w.node.door.Subscribe(ctx, mesh.OwnerWildcard(w.tenant, w.name, epoch), "", w.answer)
 	if err != nil {
 		w.log.Warn("workspace not served", "err", err)
 		why := mesh.Errorf(mesh.CodeUnavailable, "node %s cannot be reached through NATS now; try again", w.node.cfg.Name)
 		w.openErr = why
 		w.stop(why)
-	} else {
-		w.serving.Store(true)
-		w.log.Info("workspace open", "epoch", uint64(epoch))
-	}
-	close(w.opened)
-
-	<-w.stopped
-	w.serving.Store(false)
-	w.quiesce(w.verdict)
-	cancel()
-	sequencer.Wait()
-	w.downloads.close()
-	w.closeTree()
-	if w.verdict.Code == mesh.CodeStale || w.verdict.Code == mesh.CodeLost {
-		w.log.Warn("stepped down", "epoch", uint64(epoch), "err", w.verdict)
 		return
 	}
-	w.release()
-	w.log.Info("workspace closed", "epoch", uint64(epoch))
+	if w.files != nil {
+		w.files.begin()
+	}
+	w.serving.Store(true)
+	w.log.Info("workspace open", "epoch", uint64(epoch))
 }
 
 func (w *workspace) closeTree() {
+	w.files.close()
 	if w.tree == nil {
 		return
 	}
@@ -206,6 +251,7 @@ func (w *workspace) abortAll(verdict *mesh.Error) {
 
 // drain lets requests and commands finish, then gives the workspace up.
 func (w *workspace) drain(grace time.Duration) {
+	w.endOpening()
 	<-w.opened
 	if w.openErr != nil {
 		<-w.done
@@ -304,6 +350,9 @@ func (w *workspace) checked(err error) error {
 	}
 	w.log.Error("the workspace's directory was removed on the host", "dir", w.dir())
 	gone := errFilesGone(w.name, w.node.cfg.Name)
+	if w.record.Dir == "" {
+		gone = mesh.Errorf(mesh.CodeUnavailable, "the files of workspace %s were removed on node %s behind its back; they are being restored, try again", w.name, w.node.cfg.Name)
+	}
 	w.stop(gone)
 	return gone
 }

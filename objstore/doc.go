@@ -44,8 +44,9 @@
 //	                                  // publish the checkpoint record with ref
 //	                                  // purge the journal up to, not including, that record
 //
-// A restore: Store.CommitReader(ref), dirtree's Restore into a new directory, then
-// the records that follow the commit's Sequence, Number and Record.
+// A restore: Store.CommitReader(ref) and dirtree.LoadLedger, then the records that
+// follow the commit's Sequence, Number and Record, applied to the ledger, and then
+// dirtree's RestoreItems of that into a new directory.
 //
 // A verify: Store.CommitReader(ref), then Reader.Verify of the commit's root reads
 // all that it reaches; Store.CheckStored checks whole packs.

@@ -3,9 +3,9 @@
 // one workspace at a time, because ownership is taken by compare-and-set and
 // the losers answer with the winner's route.
 //
-// Until files can be restored from the journal, a workspace stays with the node
-// that has its files: when that node is not running, placing it is unavailable
-// instead of an empty tree.
+// A workspace goes back to the node that had it last, which may have its files
+// still, and to another one when that is gone. One in a directory of a host stays
+// with its node: when that is not running, placing it is unavailable.
 package router
 
 import (
@@ -51,14 +51,15 @@ type Router struct {
 func New(cfg Config) *Router { return &Router{cfg: cfg} }
 
 // Place returns the route to a workspace, opening it if need be. The workspace
-// must exist. CodeBusy: it is being opened, or its owner does not answer; try
-// again. CodeUnavailable: the node that has its files is not running.
-func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (mesh.Route, error) {
+// must exist; one that stays is opened by no other node than its last owner.
+// CodeBusy: it is being opened, or its owner does not answer; try again.
+// CodeUnavailable: no node is running that may open it.
+func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, stays bool) (mesh.Route, error) {
 	done := r.flight.DoChan(string(t)+"."+string(w), func() (any, error) {
 		// The first caller may give up; the others still want the answer.
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTime)
 		defer cancel()
-		return r.place(shared, t, w)
+		return r.place(shared, t, w, stays)
 	})
 	select {
 	case <-ctx.Done():
@@ -69,12 +70,13 @@ func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (me
 	}
 }
 
-func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (mesh.Route, error) {
+func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, stays bool) (mesh.Route, error) {
 	for {
 		owner, epoch, err := r.cfg.Owners.Get(ctx, t, w)
 		if err != nil {
 			return mesh.Route{}, fmt.Errorf("place %s/%s: %w", t, w, err)
 		}
+		gone := false
 		if epoch != 0 && !owner.Released {
 			state, err := r.ping(ctx, owner.Node, mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch})
 			switch {
@@ -88,9 +90,10 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (me
 			case err != nil && !errors.Is(err, nats.ErrNoResponders):
 				return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; try again", owner.Node, w)
 			}
+			gone = err != nil
 		}
 		node := owner.Node
-		if epoch == 0 {
+		if epoch == 0 || !stays && (gone || !r.Alive(ctx, node)) {
 			if node, err = r.choose(ctx, string(t)+"."+string(w)); err != nil {
 				return mesh.Route{}, err
 			}
@@ -101,7 +104,7 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (me
 		case err == nil:
 			return route, nil
 		case errors.Is(err, nats.ErrNoResponders):
-			return mesh.Route{}, mesh.Errorf(mesh.CodeUnavailable, "node %s, which has the files of workspace %s, is not running; start it again", node, w)
+			return mesh.Route{}, mesh.Errorf(mesh.CodeUnavailable, "node %s, which was to open workspace %s, is not running", node, w)
 		case mesh.CodeOf(err) != mesh.CodeConflict && mesh.CodeOf(err) != mesh.CodeStale:
 			return mesh.Route{}, err
 		}

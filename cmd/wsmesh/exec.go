@@ -60,7 +60,7 @@ func newExec() *cobra.Command {
 	f.BoolVar(&x.detach, "detach", false, "print the id and leave the command running")
 	f.BoolVarP(&x.stdin, "interactive", "i", false, "pass our standard input on")
 	f.BoolVarP(&x.terminal, "tty", "t", false, "give the command a terminal; with -i ours is at its other end")
-	f.StringVar(&x.durability, "durability", "", "none; sync and async are not built yet")
+	f.StringVar(&x.durability, "durability", "", "what the exit waits for: sync (its files are stored; the default), async or none")
 	f.StringVar(&x.net, "net", "", "`NETWORK` of the command: none, full or allow:HOST,… (default as the workspace and the mesh are set)")
 	f.BoolVar(&x.dangerous, "allow-dangerous", false, "run what the command guard would refuse")
 	f.Int64Var(&x.maxOutput, "max-output", 0, "end the command after `N` bytes of output (default no limit)")
@@ -121,9 +121,7 @@ func (x *execFlags) check(cmd *cobra.Command, args []string) ([]string, error) {
 
 func (x *execFlags) checkLater(cmd *cobra.Command) error {
 	switch x.durability {
-	case "", "none":
-	case "sync", "async":
-		return later("exec --durability " + x.durability)
+	case "", "sync", "async", "none":
 	default:
 		return wrongUse(cmd, "--durability %q is not sync, async or none", x.durability)
 	}

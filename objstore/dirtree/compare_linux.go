@@ -7,9 +7,11 @@ import (
 	"path"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
@@ -128,7 +130,7 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 	for i, name := range names {
 		now, n, p := stats[i], c.tree.resolve(known[name]), path.Join(dir.path, name)
 		isDir := now.kind() == objstore.TypeDir
-		if now.kind() == 0 || isDir && c.skipped(p) && (n == nil || n.entry.Type != objstore.TypeDir) {
+		if now.kind() == 0 || len(p) > mesh.MaxPathBytes || isDir && c.skipped(p) && (n == nil || n.entry.Type != objstore.TypeDir) {
 			continue // not kept
 		}
 		if n != nil {
@@ -226,4 +228,12 @@ func (d *Dir) Describe(ctx context.Context, s *Scan, l *Ledger) error {
 func (d *Dir) Stat(p string) (Stat, error) {
 	st, err := d.stat(p)
 	return statOf(&st), err
+}
+
+// SetTime gives a name of the directory a time of modification.
+func (d *Dir) SetTime(p string, at time.Time) error {
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(at.UnixNano())}
+	return d.in(p, func(dir int, name string) error {
+		return unix.UtimesNanoAt(dir, name, ts, unix.AT_SYMLINK_NOFOLLOW)
+	})
 }

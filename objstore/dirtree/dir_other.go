@@ -5,6 +5,7 @@ package dirtree
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -53,3 +54,6 @@ func (d *Dir) Stat(string) (Stat, error) { return Stat{}, errUnsupported }
 func (d *Dir) Below(ctx context.Context, _ string) iter.Seq2[objstore.Item, error] {
 	return d.Items(ctx)
 }
+
+// SetTime fails with CodeUnsupported.
+func (d *Dir) SetTime(string, time.Time) error { return errUnsupported }

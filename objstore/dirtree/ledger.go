@@ -84,7 +84,15 @@ func (l *Ledger) Len() int {
 	return l.tree.names
 }
 
-// Snapshot returns the ledger as it is now.
+// Entry returns what a path is, see Snapshot.Entry.
+func (l *Ledger) Entry(p string) (objstore.Entry, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tree.Entry(p)
+}
+
+// Snapshot returns the ledger as it is now. What changes afterwards is copied
+// first, directory by directory.
 func (l *Ledger) Snapshot() Snapshot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -416,6 +424,9 @@ func (st *Stat) fits(e *objstore.Entry) bool {
 	}
 	return e.Type != objstore.TypeFile || e.Size == st.Size
 }
+
+// IsDir reports whether it describes a directory.
+func (st *Stat) IsDir() bool { return st.kind() == objstore.TypeDir }
 
 func (st *Stat) modTime() time.Time { return time.Unix(st.Mtime.Sec, st.Mtime.Nsec).UTC() }
 

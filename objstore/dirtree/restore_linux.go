@@ -198,7 +198,7 @@ func (t *restore) attributes(p string, e *objstore.Entry) error {
 		if !keptXattr(x.Name) {
 			return mesh.Errorf(mesh.CodeInternal, "%.200q has the attribute %.60q, which is never kept", p, x.Name)
 		}
-		if err := unix.Lsetxattr(t.d.xattrPath(p), x.Name, []byte(x.Value), 0); err != nil {
+		if err := unix.Lsetxattr(xattrPath(int(t.d.root.Fd()), p), x.Name, []byte(x.Value), 0); err != nil {
 			return translate(p, err)
 		}
 	}

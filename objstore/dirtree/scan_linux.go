@@ -100,9 +100,26 @@ func (d *Dir) open(p string, flags int, mode uint32) (*os.File, error) {
 	}
 }
 
+// in calls do with the directory that a name is in, which no link leads to, and
+// the name there.
+func (d *Dir) in(p string, do func(dir int, name string) error) error {
+	dir, name := path.Split(p)
+	if dir == "" {
+		return translate(p, do(int(d.root.Fd()), p))
+	}
+	f, err := d.open(path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return translate(p, do(int(f.Fd()), name))
+}
+
 func (d *Dir) stat(p string) (st unix.Stat_t, err error) {
-	err = unix.Fstatat(int(d.root.Fd()), p, &st, unix.AT_SYMLINK_NOFOLLOW)
-	return st, translate(p, err)
+	err = d.in(p, func(dir int, name string) error {
+		return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return st, err
 }
 
 // dir yields what is in a directory; false ends everything.
@@ -210,13 +227,14 @@ func (s *scan) link(p string, st unix.Stat_t) string {
 	return p
 }
 
-func (d *Dir) readlink(p string) (string, error) {
-	b := make([]byte, mesh.MaxPathBytes+1)
-	n, err := unix.Readlinkat(int(d.root.Fd()), p, b)
-	if err != nil {
-		return "", translate(p, err)
-	}
-	return string(b[:n]), nil
+func (d *Dir) readlink(p string) (target string, err error) {
+	err = d.in(p, func(dir int, name string) error {
+		b := make([]byte, mesh.MaxPathBytes+1)
+		n, err := unix.Readlinkat(dir, name, b)
+		target = string(b[:max(n, 0)])
+		return err
+	})
+	return target, err
 }
 
 // holes asks the file system where a file has no data.
@@ -311,7 +329,7 @@ func (c *content) Read(b []byte) (int, error) {
 func (c *content) Close() error { return c.f.Close() }
 
 // xattrPath names a file for calls that take no directory, through proc.
-func (d *Dir) xattrPath(p string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", d.root.Fd(), p) }
+func xattrPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
 
 func keptXattr(name string) bool {
 	return strings.HasPrefix(name, "user.") || name == "security.capability" ||
@@ -320,7 +338,14 @@ func keptXattr(name string) bool {
 
 // xattrs returns the kept attributes of a file or a directory, sorted.
 func (d *Dir) xattrs(p string) (all []objstore.Xattr, err error) {
-	full := d.xattrPath(p)
+	err = d.in(p, func(dir int, name string) (err error) {
+		all, err = xattrsOf(xattrPath(dir, name))
+		return err
+	})
+	return all, err
+}
+
+func xattrsOf(full string) (all []objstore.Xattr, err error) {
 	n, err := unix.Llistxattr(full, nil)
 	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
 		return nil, nil
@@ -330,7 +355,7 @@ func (d *Dir) xattrs(p string) (all []objstore.Xattr, err error) {
 		n, err = unix.Llistxattr(full, b)
 	}
 	if err != nil {
-		return nil, translate(p, err)
+		return nil, err
 	}
 	names := strings.Split(string(b[:n]), "\x00")
 	slices.Sort(names)
@@ -341,7 +366,7 @@ func (d *Dir) xattrs(p string) (all []objstore.Xattr, err error) {
 		value := make([]byte, objstore.MaxXattr)
 		n, err := unix.Lgetxattr(full, name, value)
 		if err != nil {
-			return nil, translate(p, err)
+			return nil, err
 		}
 		all = append(all, objstore.Xattr{Name: name, Value: string(value[:n])})
 	}

@@ -1,0 +1,346 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
+)
+
+// Durabilities of a command: what its end waits for.
+const (
+	durabilitySync  = "sync"  // until what it changed is in the journal: the default
+	durabilityAsync = "async" // for nothing; a capture begins then
+	durabilityNone  = "none"  // for nothing; a later capture takes what it changed
+)
+
+// Bounds of a capture.
+const (
+	// captureInline is how many bytes of content one capture puts into records;
+	// more goes into packs.
+	captureInline = 256 << 10
+	// capturePasses is how often a capture looks again for what an operation
+	// changed under it. What is left after that is the next one's.
+	capturePasses = 3
+)
+
+// enter notes that a process begins which may write, and returns how many captures
+// have begun by then; leave that it is gone.
+func (f *fileState) enter() uint64 {
+	f.begun.Add(1)
+	f.live.Add(1)
+	return f.captures.number.Load()
+}
+
+func (f *fileState) leave() { f.live.Add(-1) }
+
+// capture puts what the command has changed into the journal, before its final
+// frame tells that it has ended. Where that fails, the frame tells this instead:
+// who reads an exit status can rely on the files.
+func (x *run) capture(final *mesh.Final) {
+	f := x.workspace.files
+	switch x.command.Durability {
+	case durabilityNone:
+		return
+	case durabilityAsync:
+		x.workspace.background.Go(func() {
+			if _, err := f.capture(x.workspace.tenure, x.since); err != nil {
+				x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
+			}
+		})
+		return
+	}
+	began := time.Now()
+	found, err := f.capture(x.workspace.tenure, x.since)
+	final.CaptureUS = time.Since(began).Microseconds()
+	final.Files, final.Bytes, final.Position = found.files, found.bytes, found.sequence
+	if err == nil {
+		return
+	}
+	x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
+	if final.ErrorCode == "" {
+		final.ErrorCode = mesh.CodeOf(err)
+		final.ErrorText = fmt.Sprintf("the command ended with status %d, but what it changed is not stored: %s", final.Code, mesh.AsError(err).Text)
+	}
+}
+
+// captured says what a capture found.
+type captured struct {
+	files    int
+	bytes    int64
+	sequence uint64 // of the last record that has it; 0: nothing had changed
+}
+
+// captures are the scans of one workspace. One serves all who asked before it
+// began. The zero value works.
+type captures struct {
+	mu      sync.Mutex
+	running bool
+	next    *captureRound // asked for and not begun
+	number  atomic.Uint64 // of the last that began
+}
+
+type captureRound struct {
+	since uint64 // see dirtree.Scan
+	done  chan struct{}
+	found captured
+	err   error
+}
+
+// capture puts into the journal what commands have changed up to now, and returns
+// when that is stored. since is the number of captures that had begun when the
+// caller's command did.
+func (f *fileState) capture(ctx context.Context, since uint64) (captured, error) {
+	c := &f.captures
+	c.mu.Lock()
+	if c.next == nil {
+		c.next = &captureRound{since: since, done: make(chan struct{})}
+	}
+	r := c.next
+	r.since = min(r.since, since)
+	if !c.running {
+		c.running = true
+		f.w.background.Go(f.captureAll)
+	}
+	c.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.found, r.err
+	case <-ctx.Done():
+		return captured{}, ctx.Err()
+	}
+}
+
+// captureAll does the captures that are asked for, one after the other.
+func (f *fileState) captureAll() {
+	c := &f.captures
+	for {
+		c.mu.Lock()
+		r := c.next
+		c.next = nil
+		if r == nil {
+			c.running = false
+			c.mu.Unlock()
+			return
+		}
+		c.number.Add(1)
+		c.mu.Unlock()
+		r.found, r.err = f.captureOnce(f.w.tenure, r.since)
+		close(r.done)
+	}
+}
+
+func (f *fileState) captureOnce(ctx context.Context, since uint64) (sum captured, err error) {
+	for range capturePasses {
+		again, err := f.pass(ctx, since, &sum)
+		if err != nil {
+			return sum, err
+		}
+		if !again {
+			break
+		}
+		since = ^uint64(0)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.captured = time.Now()
+	return sum, nil
+}
+
+// pass is one scan and the records of what it found; again says that some of it
+// was changed before it could be admitted.
+func (f *fileState) pass(ctx context.Context, since uint64, sum *captured) (again bool, err error) {
+	begun, number := f.begun.Load(), f.captures.number.Load()
+	live := f.live.Load()
+	store := &captureContent{f: f}
+	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Content: store.put, Workers: objstore.DefaultWorkers()}
+	tree := f.ledger.Snapshot()
+	changes, err := f.dir.Changes(ctx, &scan, tree)
+	if err != nil || len(changes) == 0 {
+		return false, err
+	}
+	if n := tree.Len() + len(changes); n > DefaultMaxFiles && n-removals(changes) > DefaultMaxFiles {
+		return false, mesh.Errorf(mesh.CodeQuota, "the workspace has more than %d files, which is how many are kept; remove some", DefaultMaxFiles)
+	}
+	packs, err := store.flush(ctx)
+	if err != nil {
+		return false, err
+	}
+	if live == 0 && f.begun.Load() == begun {
+		number = 0 // nobody could write while it was read
+	}
+	for len(changes) > 0 {
+		n := fitting(changes, len(packs))
+		changed, err := f.admit(ctx, changes[:n], packs, number, sum)
+		if err != nil {
+			return false, err
+		}
+		again = again || changed
+		changes = changes[n:]
+	}
+	return again, nil
+}
+
+// removals counts the changes that take names away, of which each takes at least
+// one.
+func removals(changes []dirtree.Change) int {
+	n := 0
+	for i := range changes {
+		if changes[i].Op.Kind != objstore.KindPut {
+			n++ // a change of attributes adds none
+		}
+		if changes[i].Op.Kind == objstore.KindRemove {
+			n++
+		}
+	}
+	return n
+}
+
+// fitting is how many of the changes one record takes, with the names of that many
+// packs: at least one.
+func fitting(changes []dirtree.Change, packs int) int {
+	size := 70 * packs
+	for i := range changes {
+		if size += changes[i].Op.Size(); size > maxRecord && i > 0 || i == maxCaptureBatch {
+			return i
+		}
+	}
+	return len(changes)
+}
+
+// maxCaptureBatch bounds how long operations wait for one record of a capture.
+const maxCaptureBatch = 2000
+
+// admit puts changes into one record, if the disk is still what they say: no
+// operation is between journal and disk meanwhile, so what it wrote is not
+// journalled again as it was before.
+func (f *fileState) admit(ctx context.Context, changes []dirtree.Change, packs []objstore.ID, number uint64, sum *captured) (again bool, err error) {
+	unlock, err := f.w.locks.lock(ctx, ".")
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	var ops []objstore.Op
+	var good []*dirtree.Change
+	for i := range changes {
+		c := &changes[i]
+		if !f.holds(c) {
+			again = true
+			continue
+		}
+		good = append(good, c)
+		if c.Op.Kind != "" {
+			ops = append(ops, c.Op)
+		}
+	}
+	if len(ops) > 0 {
+		for i := range ops {
+			if ops[i].Kind == objstore.KindPut && len(ops[i].Entry.Content) > 0 && len(ops[i].Data) == 0 {
+				ops[i].Packs = packs // once a record is enough
+				break
+			}
+		}
+		seq, err := f.w.journal.append(ctx, ops, nil)
+		if err != nil {
+			return false, err
+		}
+		sum.count(ops)
+		sum.sequence = seq
+	}
+	for _, c := range good {
+		if c.Seen != (dirtree.Stat{}) {
+			f.ledger.Seen(string(c.Op.Path), c.Seen, number)
+		}
+	}
+	return again, nil
+}
+
+// holds reports whether the disk is what a change says.
+func (f *fileState) holds(c *dirtree.Change) bool {
+	st, err := f.dir.Stat(string(c.Op.Path))
+	if c.Op.Kind == objstore.KindRemove {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if err != nil || st != c.Seen {
+		return false
+	}
+	if c.Op.Kind != objstore.KindPut || c.Op.Entry.Type != objstore.TypeLink {
+		return true
+	}
+	first, err := f.dir.Stat(c.Op.Entry.Target)
+	return err == nil && first == c.Seen
+}
+
+// count adds what a record holds: names that came, changed or went, apart from the
+// times of directories.
+func (s *captured) count(ops []objstore.Op) {
+	for i := range ops {
+		op := &ops[i]
+		if op.Kind == objstore.KindAttr && op.Mode == nil {
+			continue
+		}
+		s.files++
+		if op.Kind == objstore.KindPut && op.Entry.Type == objstore.TypeFile {
+			s.bytes += op.Entry.DataSize()
+		}
+	}
+}
+
+// captureContent takes the content of changed files: a little into records, the
+// rest into packs.
+type captureContent struct {
+	f      *fileState
+	inline atomic.Int64
+	once   sync.Once
+	writer *objstore.Writer
+	err    error
+}
+
+func (c *captureContent) put(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error) {
+	if size <= objstore.MaxInline && c.inline.Add(size) <= captureInline {
+		data, err := io.ReadAll(r)
+		if err != nil || int64(len(data)) != size {
+			return nil, nil, errors.Join(err, sizeChanged(int64(len(data)), size))
+		}
+		return []objstore.Chunk{{ID: objstore.IDOf(data), Size: size}}, data, nil
+	}
+	c.once.Do(func() {
+		var s *objstore.Store
+		var base *objstore.Reader
+		if s, base, c.err = c.f.base(ctx); c.err == nil {
+			c.writer = s.Writer(base)
+		}
+	})
+	if c.err != nil {
+		return nil, nil, c.err
+	}
+	chunks, err := c.writer.Content(ctx, r)
+	var sum int64
+	for _, c := range chunks {
+		sum += c.Size
+	}
+	return chunks, nil, errors.Join(err, sizeChanged(sum, size))
+}
+
+func sizeChanged(got, want int64) error {
+	if got == want {
+		return nil
+	}
+	return mesh.Errorf(mesh.CodeConflict, "it changed while it was read: it has %d bytes and had %d", got, want)
+}
+
+// flush makes what was taken durable and returns the packs it is in.
+func (c *captureContent) flush(ctx context.Context) ([]objstore.ID, error) {
+	if c.writer == nil {
+		return nil, c.err
+	}
+	return c.writer.Flush(ctx)
+}

@@ -1,0 +1,195 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
+)
+
+// When a checkpoint is made: what comes first.
+const (
+	checkpointOps   = 1000
+	checkpointBytes = 4 << 20
+	// DefaultCommitAfter is how long after the last change.
+	DefaultCommitAfter = 30 * time.Second
+	// checkpointRetry is how long after one that failed.
+	checkpointRetry = 5 * time.Second
+)
+
+// checkpoints makes checkpoints when they are due, until ctx ends.
+func (f *fileState) checkpoints(ctx context.Context) {
+	timer := time.NewTimer(DefaultCommitAfter)
+	defer timer.Stop()
+	for {
+		cause := "idle"
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.due:
+			cause = "full"
+		case <-timer.C:
+		}
+		wait := f.idleFor()
+		if cause == "full" || wait <= 0 {
+			wait = DefaultCommitAfter
+			if err := f.checkpoint(ctx, cause); err != nil && ctx.Err() == nil {
+				f.w.log.Warn("no checkpoint", "err", err)
+				wait = checkpointRetry
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// idleFor is how long it is until the workspace has not changed for
+// DefaultCommitAfter; all of that when there is nothing to commit.
+func (f *fileState) idleFor() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ops == 0 {
+		return DefaultCommitAfter
+	}
+	return time.Until(f.changed.Add(DefaultCommitAfter))
+}
+
+// moment is a workspace's state after one record. It never changes.
+type moment struct {
+	tree    dirtree.Snapshot
+	place   objstore.Place
+	inline  map[objstore.ID]inlined
+	packs   []objstore.ID
+	parent  objstore.Ref
+	answers []objstore.Answer
+	ops     int
+	bytes   int
+}
+
+// moment takes the state as of the last record.
+func (f *fileState) moment() *moment {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &moment{
+		tree: f.ledger.Snapshot(), place: f.place, inline: maps.Clone(f.inline), packs: f.packs(),
+		parent: f.commit, answers: slices.Clone(f.answers), ops: f.ops, bytes: f.bytes,
+	}
+}
+
+// checkpoint commits the state as of the last record, and then takes the records
+// up to that one out of the journal. Writers wait while the moment is taken, and
+// no longer. Each step is acknowledged before the next; a crash
+//
+//   - before the commit is stored leaves packs that nobody lists;
+//   - before the checkpoint record leaves a commit that nobody knows;
+//   - before the purge leaves records that nobody needs, for the next one to take.
+func (f *fileState) checkpoint(ctx context.Context, cause string) error {
+	f.one.Lock()
+	defer f.one.Unlock()
+	f.mu.Lock()
+	clean := f.ops == 0 && !f.commit.IsZero()
+	f.mu.Unlock()
+	if clean {
+		return nil
+	}
+	m := f.moment()
+	commit, packs, err := f.commitMoment(ctx, m, cause)
+	if err == nil {
+		err = f.record(ctx, m, commit, packs)
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint at record %d: %w", m.place.Number, err)
+	}
+	return f.purge(ctx, m.place)
+}
+
+// commitMoment stores the tree and a commit of it.
+func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (objstore.Ref, []objstore.ID, error) {
+	store, err := f.w.content(ctx)
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
+	base, err := store.Reader(ctx, m.packs...)
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
+	w := store.Writer(base)
+	root, err := w.Tree(ctx, m.items())
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
+	record, err := objstore.ParseID(m.place.Hash)
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
+	ref, err := w.Commit(ctx, objstore.Commit{
+		Workspace: f.w.record.ID, Epoch: mesh.Epoch(f.w.epoch.Load()),
+		Sequence: m.place.Sequence, Number: m.place.Number, Record: record,
+		Parent: m.parent, Time: time.Now().UTC(), Cause: cause, Root: root,
+		Unfinished: f.w.runningExecs(), Answers: m.answers,
+	})
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
+	packs, err := w.Flush(ctx) // nothing is left to store: it names what the commit lists, and the commit's own
+	return ref, packs, err
+}
+
+// items yields the tree of a moment for objstore.Writer.Tree: content that only
+// records have is stored, all other is kept.
+func (m *moment) items() iter.Seq2[objstore.Item, error] {
+	return func(yield func(objstore.Item, error) bool) {
+		for it := range m.tree.Items() {
+			if c := it.Entry.Content; it.Entry.Type == objstore.TypeFile {
+				var data []byte
+				if len(c) == 1 {
+					data = m.inline[c[0].ID].data
+				}
+				if len(c) == 0 || data != nil {
+					it.Entry.Content = nil
+					it.Open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+				}
+			}
+			if !yield(it, nil) {
+				return
+			}
+		}
+	}
+}
+
+// record puts the checkpoint into the journal.
+func (f *fileState) record(ctx context.Context, m *moment, commit objstore.Ref, packs []objstore.ID) error {
+	op := objstore.Op{Kind: objstore.KindCheckpoint, Ref: &commit, Sequence: m.place.Sequence, Number: m.place.Number}
+	if _, err := f.w.journal.append(ctx, []objstore.Op{op}, nil); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.committed = packs
+	maps.DeleteFunc(f.recent, func(_ objstore.ID, seq uint64) bool { return seq <= m.place.Sequence })
+	maps.DeleteFunc(f.inline, func(_ objstore.ID, c inlined) bool { return c.sequence <= m.place.Sequence })
+	f.commit, f.covers, f.made = commit, m.place, time.Now()
+	f.ops, f.bytes = f.ops-m.ops, f.bytes-m.bytes
+	f.oldest = f.made
+	return nil
+}
+
+// purge takes the records up to one that is in an acknowledged checkpoint out of
+// the journal; that checkpoint's own record stays. By sequence and never the whole
+// subject: an empty one would take a publish that expects nothing before it.
+func (f *fileState) purge(ctx context.Context, upTo objstore.Place) error {
+	err := f.w.streams.journal.Purge(ctx, jetstream.WithPurgeSubject(f.w.journal.subject), jetstream.WithPurgeSequence(upTo.Sequence+1))
+	if err != nil {
+		return fmt.Errorf("purge the journal up to record %d: %w", upTo.Number, unavailable(err))
+	}
+	return nil
+}

@@ -1,0 +1,369 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
+)
+
+// past is what the journal says of a workspace before this tenure.
+type past struct {
+	commit  *objstore.Commit // nil: there is none
+	ref     objstore.Ref
+	records []*objstore.StoredRecord // that follow it, the open record of this tenure last
+}
+
+// saysFiles reports whether the journal knows all of the workspace's files: from
+// its first record on, or since a commit. That of a workspace that an earlier
+// version has served does not, until what was there is in a commit.
+func (p *past) saysFiles() bool {
+	return p.commit != nil || slices.ContainsFunc(p.records, func(r *objstore.StoredRecord) bool {
+		return r.Has(objstore.KindOpen) && r.Has(objstore.KindPut)
+	})
+}
+
+// readPast reads the journal from its last checkpoint to this tenure's open
+// record. An owner before may take records away meanwhile, those before a newer
+// checkpoint: then it begins again.
+func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
+	for range 5 {
+		p, err = w.readPastOnce(ctx)
+		if !errors.Is(err, objstore.ErrGap) {
+			return p, err
+		}
+	}
+	return nil, mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s is damaged: %s", w.name, err)
+}
+
+func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
+	p, open := &past{}, w.journal.end
+	var after objstore.Place
+	if open.Checkpoint != 0 {
+		var err error
+		if after, err = w.readCheckpoint(ctx, open.Checkpoint, p); err != nil {
+			return nil, err
+		}
+	}
+	for r, err := range objstore.Chain(ctx, w.streams.journal, w.journal.subject, after, open.Sequence) {
+		if err != nil {
+			return nil, err
+		}
+		if removedID(r) != "" { // what comes before is of an earlier workspace of this name
+			p.records = nil
+			continue
+		}
+		p.records = append(p.records, r)
+	}
+	if last := len(p.records) - 1; last < 0 || p.records[last].ID != open.ID {
+		return nil, fmt.Errorf("%w: it does not end with the open record", objstore.ErrGap)
+	}
+	return p, nil
+}
+
+// readCheckpoint reads the commit that a checkpoint record names, and returns the
+// place from which the records go on.
+func (w *workspace) readCheckpoint(ctx context.Context, sequence uint64, p *past) (objstore.Place, error) {
+	raw, err := w.streams.journal.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(w.journal.subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence != sequence {
+		return objstore.Place{}, fmt.Errorf("%w: checkpoint %d is not there", objstore.ErrGap, sequence)
+	}
+	if err != nil {
+		return objstore.Place{}, fmt.Errorf("read the journal: %w", unavailable(err))
+	}
+	r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+	if err != nil {
+		return objstore.Place{}, err
+	}
+	for _, op := range r.Ops {
+		if op.Kind == objstore.KindCheckpoint && op.Ref != nil {
+			p.ref = *op.Ref
+		}
+	}
+	store, err := w.content(ctx)
+	if err != nil {
+		return objstore.Place{}, err
+	}
+	if p.commit, err = store.Commit(ctx, p.ref); err != nil {
+		return objstore.Place{}, err
+	}
+	if p.commit.Workspace != w.record.ID {
+		return objstore.Place{}, mesh.Errorf(mesh.CodeInternal, "commit %s is of another workspace", p.ref.Commit)
+	}
+	return objstore.Place{Sequence: p.commit.Sequence, Number: p.commit.Number, Hash: p.commit.Record.String()}, nil
+}
+
+// restore makes the workspace's directory what the journal says, up to the open
+// record of this tenure: nobody else can change that any more. It opens the tree,
+// or leaves the workspace without files and says why in damage.
+func (w *workspace) restore(ctx context.Context) error {
+	f := newFileState(w)
+	err := w.restoreInto(ctx, f)
+	switch code := mesh.CodeOf(err); {
+	case err == nil && w.damage == nil:
+		w.files = f
+		w.journal.stored = f.apply
+		return nil
+	case err == nil:
+		f.close()
+		return nil
+	case code == mesh.CodeUnavailable, code == mesh.CodeDeadline, code == mesh.CodeCanceled, code == mesh.CodeStale, code == mesh.CodeLost, code == mesh.CodeQuota:
+		f.close()
+		return err
+	}
+	f.close()
+	w.log.Error("the workspace's files cannot be restored", "err", err)
+	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; go back to an earlier commit with: wsmesh workspace recover %s --from COMMIT, or give the workspace up with: wsmesh workspace rm --force %s",
+		w.name, mesh.AsError(err).Text, w.name, w.name)
+	return nil
+}
+
+func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
+	p, err := w.readPast(ctx)
+	if err != nil {
+		return err
+	}
+	f.resume(p)
+	host := w.record.Dir != ""
+	switch {
+	case w.tree != nil: // no tenure has served it before
+		f.adopted = host
+	case !host && !p.saysFiles():
+		// Only an earlier version has served it: what is on the disk is the truth.
+		f.adopted = true
+		if err := w.findTree(); err != nil || w.damage != nil {
+			return err
+		}
+	case f.trust(ctx):
+		w.log.Debug("the local tree is what the journal says")
+	case host: // the directory of the host is the truth
+		f.adopted = true
+		if err := errors.Join(f.load(ctx, p), w.makeDir()); err != nil {
+			return err
+		}
+	default:
+		if err := f.load(ctx, p); err != nil {
+			return err
+		}
+		if err := f.restoreTree(ctx); err != nil {
+			return err
+		}
+	}
+	if w.tree == nil {
+		if err := w.openTree(); err != nil {
+			return err
+		}
+	}
+	if f.dir != nil || w.damage != nil {
+		return nil
+	}
+	return f.openDir(w.treePath())
+}
+
+// resume takes what is known of the records and of the commit before them, but for
+// the ledger.
+func (f *fileState) resume(p *past) {
+	if c := p.commit; c != nil {
+		f.commit, f.committed, f.made = p.ref, append(slices.Clone(c.Packs), p.ref.Pack), c.Time
+		f.covers = objstore.Place{Sequence: c.Sequence, Number: c.Number, Hash: c.Record.String()}
+		f.answer(c.Answers, time.Now())
+	}
+	for _, r := range p.records {
+		f.apply(r)
+	}
+	for _, a := range f.answers {
+		f.w.remember(a)
+	}
+}
+
+// load makes the ledger what the journal says.
+func (f *fileState) load(ctx context.Context, p *past) error {
+	if p.commit == nil {
+		return nil // the records, from the first one on, are applied
+	}
+	_, base, err := f.base(ctx)
+	if err != nil {
+		return err
+	}
+	if f.ledger, err = dirtree.LoadLedger(ctx, base, p.commit.Root); err != nil {
+		return err
+	}
+	for _, r := range p.records {
+		for i := range r.Ops {
+			if r.Ops[i].Changes() {
+				f.ledger.Apply(&r.Ops[i], r.Time)
+			}
+		}
+	}
+	return nil
+}
+
+// restoreTree makes the tree aside and puts it in place of what is there: a crash
+// before leaves that, and what it leaves aside is made anew.
+func (f *fileState) restoreTree(ctx context.Context) error {
+	w := f.w
+	aside := w.treePath() + ".new"
+	if err := w.discard(aside); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return w.hostError("make a directory to restore into", err)
+	}
+	d, err := dirtree.Open(aside)
+	if err != nil {
+		return w.hostError("open a directory to restore into", err)
+	}
+	f.dir = d
+	if os.Geteuid() == 0 {
+		d.Owner = &dirtree.Owner{UID: w.uid, GID: w.gid}
+	}
+	began := time.Now()
+	_, base, err := f.base(ctx)
+	if err != nil {
+		return err
+	}
+	items := func(yield func(objstore.Item, error) bool) {
+		for it := range f.ledger.Snapshot().Items() {
+			if !yield(it, nil) {
+				return
+			}
+		}
+	}
+	err = d.RestoreItems(ctx, items, func(ctx context.Context, c objstore.Chunk) ([]byte, error) {
+		if in, ok := f.inline[c.ID]; ok {
+			return in.data, nil
+		}
+		return base.Chunk(ctx, c)
+	})
+	if err == nil {
+		err = f.ledgerOf(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("restore workspace %s from commit %s: %w", w.name, f.commit.Commit, err)
+	}
+	if err := w.discard(w.treePath()); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, w.treePath()); err != nil {
+		return w.hostError("put the restored tree in place", err)
+	}
+	if err := writeSynced(w.idFile(), []byte(w.record.ID)); err != nil {
+		return w.hostError("write the workspace's id", err)
+	}
+	w.log.Info("workspace restored", "names", f.ledger.Len(), "dur", time.Since(began))
+	return nil
+}
+
+func (f *fileState) ledgerOf(ctx context.Context) error {
+	return f.dir.Describe(ctx, &dirtree.Scan{Skip: isEphemeral}, f.ledger)
+}
+
+// savedLedger is the header of a ledger that an owner leaves at its end.
+type savedLedger struct {
+	Boot      string         // what was not synced is gone after another start of the machine
+	Workspace string         // id of the workspace's record
+	Place     objstore.Place // the journal's end
+}
+
+func (w *workspace) ledgerFile() string { return filepath.Join(w.dir(), "ledger") }
+
+// trust takes the tree that an earlier tenure on this node has left for what the
+// journal says, if it is provably that: the ledger was saved at the end of the
+// tenure before, with no command running, its place is the last record before our
+// open one, and every name is described as it was then. Ledgers of tenures that
+// crashed are of an earlier place.
+func (f *fileState) trust(ctx context.Context) bool {
+	w := f.w
+	file, err := os.Open(w.ledgerFile())
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	defer os.Remove(w.ledgerFile())
+	var h savedLedger
+	l, err := dirtree.ReadSaved(file, &h)
+	if err != nil {
+		w.log.Warn("saved ledger not used", "err", err)
+		return false
+	}
+	open := &w.journal.end
+	if h.Boot != bootID() || h.Workspace != w.record.ID || h.Place != (objstore.Place{Sequence: open.Prev, Number: open.Number - 1, Hash: open.Root}) {
+		return false
+	}
+	if id, err := w.treeID(); err != nil || id != w.record.ID {
+		return false
+	}
+	d, err := dirtree.Open(w.treePath())
+	if err != nil {
+		return false
+	}
+	differs, err := d.Differs(ctx, &dirtree.Scan{Skip: isEphemeral}, l.Snapshot())
+	if err != nil || differs {
+		w.log.Info("the local tree was changed since the workspace was closed", "err", err)
+		d.Close()
+		return false
+	}
+	f.ledger, f.dir = l, d
+	return true
+}
+
+// begin is the begin of a tenure that serves: what the journal does not say yet
+// about a tree that was not restored from it is captured, and checkpoints are made.
+func (f *fileState) begin() {
+	f.w.background.Go(func() { f.checkpoints(f.w.tenure) })
+	if !f.adopted {
+		return
+	}
+	f.w.background.Go(func() {
+		_, err := f.capture(f.w.tenure, 0)
+		if err == nil {
+			err = f.checkpoint(f.w.tenure, "adopted")
+		}
+		if err != nil {
+			f.w.log.Warn("the workspace's files are not in the journal yet", "err", err)
+		}
+	})
+}
+
+// finish is the end of a tenure that nobody has taken: what commands changed is
+// captured, everything is committed, and the ledger is left for the next owner on
+// this node. Whatever fails, the journal has what was acknowledged.
+func (f *fileState) finish() {
+	ctx, cancel := context.WithTimeout(f.w.tenure, 2*mesh.DefaultSettle)
+	defer cancel()
+	_, err := f.capture(ctx, 0)
+	if err == nil {
+		err = f.checkpoint(ctx, "release")
+	}
+	if err == nil {
+		err = f.save()
+	}
+	if err != nil {
+		f.w.log.Warn("the workspace's files are not committed; they will be restored from the journal", "err", err)
+	}
+}
+
+func (f *fileState) save() error {
+	f.mu.Lock()
+	h := savedLedger{Boot: bootID(), Workspace: f.w.record.ID, Place: f.place}
+	tree := f.ledger.Snapshot()
+	f.mu.Unlock()
+	file, err := os.OpenFile(f.w.ledgerFile()+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(tree.Save(file, h), file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(f.w.ledgerFile()+".new", f.w.ledgerFile())
+	}
+	return err
+}

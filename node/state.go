@@ -1,0 +1,230 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
+	"github.com/wsmesh/wsmesh/sandbox"
+)
+
+// DefaultMaxFiles is how many names one workspace may have: a node holds about
+// 400 bytes for each while the workspace is open.
+const DefaultMaxFiles = 500_000
+
+// Ephemeral are the directories, at any depth, whose content commands can make
+// again: what they change there is not captured.
+var Ephemeral = []string{".cache/", ".npm/", ".cargo/registry/", "go/pkg/mod/"}
+
+// isEphemeral reports whether dir is one of Ephemeral; what is below it is not
+// asked for.
+func isEphemeral(dir string) bool {
+	for _, e := range Ephemeral {
+		if e = strings.TrimSuffix(e, "/"); dir == e || strings.HasSuffix(dir, "/"+e) {
+			return true
+		}
+	}
+	return false
+}
+
+// fileState is a workspace's tree between its journal and the disk: what the
+// journal says, what a command changed that it does not say yet (capture), and
+// what of it is in a commit (checkpoint).
+type fileState struct {
+	w       *workspace
+	ledger  *dirtree.Ledger
+	dir     *dirtree.Dir
+	adopted bool // what is on the disk is the truth, and the journal does not say it yet
+
+	mu        sync.Mutex // guards what follows; held with every record that is applied
+	place     objstore.Place
+	inline    map[objstore.ID]inlined // content that only records have
+	recent    map[objstore.ID]uint64  // packs that records name which are in no commit, with the last one's sequence
+	commit    objstore.Ref            // the last one
+	committed []objstore.ID           // its packs
+	covers    objstore.Place          // the last record in that commit
+	made      time.Time               // when that commit was made
+	ops       int                     // of files, since the commit
+	bytes     int                     // of them
+	changed   time.Time               // of the last op
+	answers   []objstore.Answer
+	oldest    time.Time // when the first op came that is in no commit
+
+	due      chan struct{} // a checkpoint may be due
+	one      sync.Mutex    // held by a checkpoint
+	captures captures
+	captured time.Time // when a capture last ended; under mu
+
+	live  atomic.Int64  // processes that may write
+	begun atomic.Uint64 // how many there were
+}
+
+// inlined is content that came in a record.
+type inlined struct {
+	data     []byte
+	sequence uint64 // of the last record with it
+}
+
+func newFileState(w *workspace) *fileState {
+	return &fileState{
+		w: w, ledger: dirtree.NewLedger(), inline: map[objstore.ID]inlined{}, recent: map[objstore.ID]uint64{},
+		due: make(chan struct{}, 1),
+	}
+}
+
+// apply takes a record that is stored, in the order of the chain. The sequencer
+// calls it before anybody hears that the record is stored.
+func (f *fileState) apply(r *objstore.StoredRecord) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.place = r.Place()
+	for i := range r.Ops {
+		op := &r.Ops[i]
+		if !op.Changes() {
+			continue
+		}
+		f.ledger.Apply(op, r.Time)
+		f.keep(op, r.Sequence)
+		if f.ops == 0 {
+			f.oldest = r.Time
+		}
+		f.ops++
+		f.bytes += op.Size()
+		f.changed = time.Now()
+	}
+	f.answer(r.Answers, r.Time)
+	if f.ops >= checkpointOps || f.bytes >= checkpointBytes {
+		select {
+		case f.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// keep remembers where the content of an op is.
+func (f *fileState) keep(op *objstore.Op, sequence uint64) {
+	for _, id := range op.Packs {
+		f.recent[id] = sequence
+	}
+	if len(op.Data) > 0 {
+		f.inline[op.Entry.Content[0].ID] = inlined{op.Data, sequence}
+	}
+}
+
+// packs are those that the last commit and the records since refer to; f.mu is
+// held.
+func (f *fileState) packs() []objstore.ID {
+	return append(slices.Collect(maps.Keys(f.recent)), f.committed...)
+}
+
+// maxAnswerBytes bounds the answers that a commit carries.
+const maxAnswerBytes = 1 << 20
+
+// answer keeps the answers of the last DefaultAnswerAge, the newest that fit.
+func (f *fileState) answer(news []objstore.Answer, now time.Time) {
+	f.answers = append(f.answers, news...)
+	if len(news) == 0 {
+		return
+	}
+	size, from := 0, len(f.answers)
+	for ; from > 0; from-- {
+		a := &f.answers[from-1]
+		size += 64 + len(a.ID) + len(a.Body)
+		if size > maxAnswerBytes || now.Sub(a.Time) > DefaultAnswerAge {
+			break
+		}
+	}
+	f.answers = f.answers[from:]
+}
+
+// knows reports whether the journal has a path as it is on the disk now. What it
+// does not know a command has made or changed, and what such a one did below a
+// directory is found where the directory is then.
+func (f *fileState) knows(p string) bool {
+	st, err := f.dir.Stat(p)
+	if err != nil {
+		return false
+	}
+	e, ok := f.ledger.Entry(p)
+	return ok && (f.ledger.Knows(p, st) || e.Type == objstore.TypeDir && st.IsDir())
+}
+
+// done notes that the disk has followed the record of a change, which is applied:
+// what it changed is what the journal says. A directory that a name came into or
+// went from gets the time of the record, on the disk as in the ledger.
+func (f *fileState) done(c *sandbox.Change) {
+	f.see(c.Missing...)
+	f.see(pathsOf(c)...)
+	if c.Kind == sandbox.ChangeAttr || c.Kind == sandbox.ChangeNone {
+		return
+	}
+	for _, p := range append(pathsOf(c), c.Missing...) {
+		dir := path.Dir(p)
+		if e, ok := f.ledger.Entry(dir); ok && e.Type == objstore.TypeDir && p != "." {
+			if err := f.dir.SetTime(dir, e.ModTime); err != nil {
+				f.w.log.Debug("time of a directory not set", "err", err)
+			}
+			f.see(dir)
+		}
+	}
+}
+
+func (f *fileState) see(paths ...string) {
+	for _, p := range paths {
+		if st, err := f.dir.Stat(p); err == nil {
+			f.ledger.Seen(p, st, 0)
+		}
+	}
+}
+
+// close gives the directory back.
+func (f *fileState) close() {
+	if f == nil || f.dir == nil {
+		return
+	}
+	if err := f.dir.Close(); err != nil {
+		f.w.log.Debug("close the tree", "err", err)
+	}
+}
+
+// openDir opens the workspace's directory for scans.
+func (f *fileState) openDir(dir string) error {
+	d, err := dirtree.Open(dir)
+	if err != nil {
+		return f.w.hostError("open the workspace's directory", err)
+	}
+	d.Note = func(p, what string) { f.w.log.Debug("not captured", "path", p, "why", what) }
+	f.dir = d
+	return nil
+}
+
+// base returns a reader of what the workspace's commit and the records since refer
+// to.
+func (f *fileState) base(ctx context.Context) (*objstore.Store, *objstore.Reader, error) {
+	s, err := f.w.content(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	f.mu.Lock()
+	packs := f.packs()
+	f.mu.Unlock()
+	r, err := s.Reader(ctx, packs...)
+	return s, r, err
+}
+
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Sprint("unknown ", time.Now().UnixNano()) // trusts nothing
+	}
+	return strings.TrimSpace(string(b))
+}
