@@ -115,12 +115,17 @@ type InfoReply struct {
 	Workspace  Workspace `json:"workspace"`
 	Node       Node      `json:"node"`
 	Epoch      Epoch     `json:"epoch"`
-	Commit     string    `json:"commit"`      // empty until there are checkpoints
+	Commit     string    `json:"commit"`      // the last one; empty: none was made yet
 	JournalSeq uint64    `json:"journal_seq"` // stream sequence of the last journal record
 	Isolation  string    `json:"isolation"`   // driver of the node's sandbox
-	Capture    string    `json:"capture"`     // empty until there is capture
+	Capture    string    `json:"capture"`     // how changes of commands are found: scan; empty where there are no files
 	Execs      int       `json:"execs"`       // running now
 	Net        string    `json:"net"`         // network of its commands that ask for none
+
+	Committed *time.Time `json:"committed,omitempty"` // when the commit was made
+	Lag       int        `json:"lag"`                 // changes that are in the journal and in no commit
+	Captured  *time.Time `json:"captured,omitempty"`  // when a capture last ended in this tenure
+	Ephemeral []Path     `json:"ephemeral,omitempty"` // directories, at any depth, that are not captured
 }
 
 // WorkspaceRequest names a workspace to create or remove (api workspace).

@@ -49,7 +49,7 @@
 // that a tenure has left in peace is trusted when nothing in it is described in
 // another way since; every other one is restored aside from the commit and the
 // records since, and put in place by a rename. A directory of the host is never
-// replaced: what is in it is captured.
+// replaced, and what commands change there is not captured.
 //
 // # Requests
 //

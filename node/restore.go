@@ -122,8 +122,8 @@ func (w *workspace) restore(ctx context.Context) error {
 	}
 	f.close()
 	w.log.Error("the workspace's files cannot be restored", "err", err)
-	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; go back to an earlier commit with: wsmesh workspace recover %s --from COMMIT, or give the workspace up with: wsmesh workspace rm --force %s",
-		w.name, mesh.AsError(err).Text, w.name, w.name)
+	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; mend that and restart the node, or give the workspace up with: wsmesh workspace rm %s",
+		w.name, mesh.AsError(err).Text, w.name)
 	return nil
 }
 
@@ -136,8 +136,11 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	host := w.record.Dir != ""
 	switch {
 	case w.tree != nil: // no tenure has served it before
-		f.adopted = host
-	case !host && !p.saysFiles():
+	case host: // the directory of the host is the truth
+		if err := errors.Join(f.load(ctx, p), w.makeDir()); err != nil {
+			return err
+		}
+	case !p.saysFiles():
 		// Only an earlier version has served it: what is on the disk is the truth.
 		f.adopted = true
 		if err := w.findTree(); err != nil || w.damage != nil {
@@ -145,11 +148,6 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 		}
 	case f.trust(ctx):
 		w.log.Debug("the local tree is what the journal says")
-	case host: // the directory of the host is the truth
-		f.adopted = true
-		if err := errors.Join(f.load(ctx, p), w.makeDir()); err != nil {
-			return err
-		}
 	default:
 		if err := f.load(ctx, p); err != nil {
 			return err

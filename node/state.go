@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirtree"
 	"github.com/wsmesh/wsmesh/sandbox"
@@ -150,6 +151,9 @@ func (f *fileState) answer(news []objstore.Answer, now time.Time) {
 // does not know a command has made or changed, and what such a one did below a
 // directory is found where the directory is then.
 func (f *fileState) knows(p string) bool {
+	if f.w.record.Dir != "" {
+		return false
+	}
 	st, err := f.dir.Stat(p)
 	if err != nil {
 		return false
@@ -162,6 +166,9 @@ func (f *fileState) knows(p string) bool {
 // what it changed is what the journal says. A directory that a name came into or
 // went from gets the time of the record, on the disk as in the ledger.
 func (f *fileState) done(c *sandbox.Change) {
+	if f.w.record.Dir != "" {
+		return // never captured, never trusted
+	}
 	f.see(c.Missing...)
 	f.see(pathsOf(c)...)
 	if c.Kind == sandbox.ChangeAttr || c.Kind == sandbox.ChangeNone {
@@ -183,6 +190,24 @@ func (f *fileState) see(paths ...string) {
 		if st, err := f.dir.Stat(p); err == nil {
 			f.ledger.Seen(p, st, 0)
 		}
+	}
+}
+
+// describe says how far the files are kept.
+func (f *fileState) describe(info *mesh.InfoReply) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info.Capture, info.Lag = "scan", f.ops
+	for _, e := range Ephemeral {
+		info.Ephemeral = append(info.Ephemeral, mesh.Path(e))
+	}
+	if !f.commit.IsZero() {
+		made := f.made.UTC()
+		info.Commit, info.Committed = f.commit.Commit.String(), &made
+	}
+	if !f.captured.IsZero() {
+		at := f.captured.UTC()
+		info.Captured = &at
 	}
 }
 

@@ -380,8 +380,12 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mesh.Reply{Args: mesh.InfoReply{
+	info := mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
 		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(),
-	}}, nil
+	}
+	if w.files != nil {
+		w.files.describe(&info)
+	}
+	return &mesh.Reply{Args: info}, nil
 }

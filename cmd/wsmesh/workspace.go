@@ -159,6 +159,7 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"commit", orDash(info.Commit)},
 		{"journal_seq", fmt.Sprint(info.JournalSeq)},
 		{"isolation", orDash(info.Isolation)},
+		{"lag", strconv.Itoa(info.Lag)},
 		{"capture", orDash(info.Capture)},
 		{"execs", strconv.Itoa(info.Execs)},
 		{"net", orDash(info.Net)},
