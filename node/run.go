@@ -79,11 +79,6 @@ func (x *run) end(limit string, grace time.Duration) {
 	}
 }
 
-var signals = map[string]syscall.Signal{
-	"CONT": syscall.SIGCONT, "HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "QUIT": syscall.SIGQUIT,
-	"STOP": syscall.SIGSTOP, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
-}
-
 func (x *run) signal(name string) error {
 	sig, ok := signals[name]
 	cancel := name == mesh.SignalCancel

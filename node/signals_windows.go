@@ -1,0 +1,5 @@
+package node
+
+import "syscall"
+
+var signals = map[string]syscall.Signal{}
