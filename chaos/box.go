@@ -23,6 +23,7 @@ type Box struct {
 	Program string
 	Data    string
 	Args    []string // further arguments of dev
+	Env     []string // further environment of the next starts
 
 	nats string
 	cmd  *exec.Cmd
@@ -44,7 +45,7 @@ func (b *Box) Start(ctx context.Context) error {
 	args := append([]string{"dev", "--data", b.Data, "--http", "", "--nats", b.nats}, b.Args...)
 	b.cmd = exec.Command(b.Program, args...)
 	b.cmd.Stdout, b.cmd.Stderr = &b.log, &b.log
-	b.cmd.Env = append(os.Environ(), "WSMESH_URL=", "WSMESH_TOKEN=", "WSMESH_WORKSPACE=", "WSMESH_DATA="+b.Data)
+	b.cmd.Env = append(append(os.Environ(), "WSMESH_URL=", "WSMESH_TOKEN=", "WSMESH_WORKSPACE=", "WSMESH_DATA="+b.Data), b.Env...)
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C of a test is not its
 	if err := b.cmd.Start(); err != nil {
 		return fmt.Errorf("start a box: %w", err)
@@ -85,6 +86,26 @@ func (b *Box) end(sig syscall.Signal) error {
 	return err
 }
 
+// Gone waits until the process has ended by itself, as at a crash point.
+func (b *Box) Gone(ctx context.Context) bool {
+	done := make(chan struct{})
+	cmd := b.cmd
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		b.cmd = nil
+		return true
+	case <-ctx.Done():
+		_ = cmd.Process.Kill()
+		<-done
+		b.cmd = nil
+		return false
+	}
+}
+
 // Dial connects a client of the box's first tenant.
 func (b *Box) Dial(ctx context.Context) (*client.Client, error) {
 	file, err := client.ReadFile(filepath.Join(b.Data, "client.json"))
@@ -92,6 +113,21 @@ func (b *Box) Dial(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	return client.Dial(ctx, client.Config{URL: file.URL, Token: file.Token, Name: "chaos"})
+}
+
+// LoseFiles takes the workspaces' files away, as the loss of a node's disk does;
+// what NATS holds stays. The box must not run.
+func (b *Box) LoseFiles() error {
+	lost := filepath.Join(b.Data, fmt.Sprintf("lost-%d", time.Now().UnixNano()))
+	return os.Rename(filepath.Join(b.Data, "workspaces"), lost)
+}
+
+// Run runs the program with arguments against the box and returns its output.
+func (b *Box) Run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, b.Program, args...)
+	cmd.Env = append(os.Environ(), "WSMESH_URL=", "WSMESH_TOKEN=", "WSMESH_WORKSPACE=", "WSMESH_DATA="+b.Data)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // Log is what the processes said.

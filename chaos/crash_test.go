@@ -37,11 +37,11 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// program builds the program under test as people get it, once for all.
-func program(t *testing.T) string {
+// program builds the program under test as people get it, but for the tags.
+func program(t *testing.T, tags string) string {
 	t.Helper()
 	at := filepath.Join(t.TempDir(), "wsmesh")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", at, "github.com/wsmesh/wsmesh/cmd/wsmesh")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", at, "github.com/wsmesh/wsmesh/cmd/wsmesh")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -52,7 +52,7 @@ func program(t *testing.T) string {
 // acknowledged is there after each.
 func TestCrash(t *testing.T) {
 	all := rand.New(rand.NewPCG(seed(t), 0))
-	box := &Box{Program: program(t), Data: t.TempDir()}
+	box := &Box{Program: program(t, ""), Data: t.TempDir()}
 	t.Cleanup(func() { box.Kill() }) //nolint:errcheck // gone already
 	require.NoError(t, box.Start(t.Context()))
 	c, err := box.Dial(t.Context())
@@ -60,16 +60,84 @@ func TestCrash(t *testing.T) {
 	t.Cleanup(func() { c.Close() }) //nolint:errcheck // the box is gone
 	var before []*Workload
 	var ended []map[string]string
-	for round := range rounds(100) {
+	for round := range rounds(60) {
 		w := &Workload{Workspace: c.Workspace("main"), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8, Commands: canIsolate()}
 		calls := crashOnce(t, box, w, time.Duration(all.IntN(400))*time.Millisecond)
 		final := finalOf(t, w)
 		verdict(t, box, Judge(calls, final))
 		before, ended = append(before, w), append(ended, final)
 	}
-	for i, w := range before { // and nothing of an earlier round was lost in a later one
-		require.Equal(t, ended[i], finalOf(t, w), "round %d in the end", i)
+	require.NoError(t, box.Kill())
+	require.NoError(t, box.LoseFiles())
+	require.NoError(t, box.Start(t.Context()))
+	for i, w := range before {
+		require.Equal(t, ended[i], finalOf(t, w), "round %d after the loss of the disk", i)
 	}
+}
+
+// steps are where the program is told to die, see package node: after each durable
+// step of a change and of a checkpoint.
+var steps = []struct {
+	name string
+	most int // times that it is let go by
+}{
+	{"packs stored", 4},
+	{"record stored", 200},
+	{"disk changed", 200},
+	{"checkpoint packs stored", 1},
+	{"checkpoint commit stored", 1},
+	{"checkpoint recorded", 1},
+	{"checkpoint purged", 1},
+}
+
+// TestCrashAtEachStep lets a one box die right after each durable step, loses the
+// node's disk every other time, and finds everything that was acknowledged.
+func TestCrashAtEachStep(t *testing.T) {
+	all := rand.New(rand.NewPCG(seed(t), 0))
+	at := program(t, "crashpoints")
+	for _, step := range steps {
+		t.Run(step.name, func(t *testing.T) {
+			box := &Box{Program: at, Data: t.TempDir()}
+			t.Cleanup(func() { box.Kill() }) //nolint:errcheck // gone already
+			for round := range rounds(10) {
+				box.Env = []string{fmt.Sprintf("WSMESH_CRASH=%s:%d", step.name, 1+all.IntN(step.most))}
+				require.NoError(t, box.Start(t.Context()))
+				c, err := box.Dial(t.Context())
+				require.NoError(t, err)
+				w := &Workload{Workspace: c.Workspace("main"), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8}
+				calls := dieOnce(t, box, w, all.IntN(2) == 0)
+				verdict(t, box, Judge(calls, finalOf(t, w)))
+				require.NoError(t, c.Close())
+				require.NoError(t, box.Stop())
+			}
+		})
+	}
+}
+
+// dieOnce lets a workload run until the box dies by itself, starts it again, maybe
+// without its disk, and returns the calls.
+func dieOnce(t *testing.T, box *Box, w *Workload, lose bool) []Call {
+	var h History
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(ctx, &h)
+	}()
+	limit, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.True(t, box.Gone(limit), "the program has never come by there")
+	if lose {
+		require.NoError(t, box.LoseFiles())
+	}
+	box.Env = nil
+	require.NoError(t, box.Start(t.Context()), box.Log())
+	goesOn := h.Changes() + 20
+	require.Eventually(t, func() bool { return h.Changes() >= goesOn }, patience, time.Millisecond)
+	stop()
+	<-done
+	return h.Calls()
 }
 
 // crashOnce lets a workload run, kills the box in the middle and starts it again,

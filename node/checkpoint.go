@@ -109,7 +109,10 @@ func (f *fileState) checkpoint(ctx context.Context, cause string) error {
 	if err != nil {
 		return fmt.Errorf("checkpoint at record %d: %w", m.place.Number, err)
 	}
-	return f.purge(ctx, m.place)
+	crashPoint("checkpoint recorded")
+	err = f.purge(ctx, m.place)
+	crashPoint("checkpoint purged")
+	return err
 }
 
 // commitMoment stores the tree and a commit of it.
@@ -127,6 +130,7 @@ func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (
 	if err != nil {
 		return objstore.Ref{}, nil, err
 	}
+	crashPoint("checkpoint packs stored")
 	record, err := objstore.ParseID(m.place.Hash)
 	if err != nil {
 		return objstore.Ref{}, nil, err
@@ -140,6 +144,7 @@ func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (
 	if err != nil {
 		return objstore.Ref{}, nil, err
 	}
+	crashPoint("checkpoint commit stored")
 	packs, err := w.Flush(ctx) // nothing is left to store: it names what the commit lists, and the commit's own
 	return ref, packs, err
 }

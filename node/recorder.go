@@ -59,6 +59,7 @@ func (r *recorder) flush() error {
 			return err
 		}
 		r.writer = nil
+		crashPoint("packs stored")
 		for i := range r.ops {
 			if e := r.ops[i].Entry; e != nil && len(e.Content) > 0 && r.ops[i].Data == nil {
 				r.ops[i].Packs = packs

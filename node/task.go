@@ -115,9 +115,11 @@ func (t *task) pass(c sandbox.Change, reply func(sandbox.Change) any) (func(erro
 		return nil, t.giveUp(r, &c, err)
 	}
 	t.answered = true
+	crashPoint("record stored")
 	return func(err error) error {
 		if err == nil {
 			t.files.done(&c)
+			crashPoint("disk changed")
 			return nil
 		}
 		return t.mend(&c, err)
