@@ -157,9 +157,11 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 			return err
 		}
 	}
-	unfinished, err := w.node.unfinished(ctx, w.streams, last, subject, w.logSubject)
-	if err != nil {
-		return err
+	var unfinished []mesh.ExecID
+	if !fresh { // the logs of a removed workspace are gone, and with them their ends
+		if unfinished, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
+			return err
+		}
 	}
 	ops := []objstore.Op{{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}}
 	if fresh { // the journal says from now on what the files are: nothing yet

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/node/nodetest"
+	"github.com/wsmesh/wsmesh/objstore"
 )
 
 // caller is one token with a raw connection: no client of ours stands between it
@@ -264,8 +265,8 @@ func openRepo(t *testing.T, m *nodetest.Mesh) mesh.Epoch {
 	return info.Epoch
 }
 
-// storedMessages is how far every stream has come. The registry of nodes is left
-// out: it is renewed all the time.
+// storedMessages is how far every stream has come, but for what a node stores by
+// itself: its entry in the registry, checkpoints, and their packs.
 func storedMessages(t *testing.T, m *nodetest.Mesh) map[string]uint64 {
 	t.Helper()
 	js, err := jetstream.New(m.Store(t, nodetest.NodeName))
@@ -273,12 +274,26 @@ func storedMessages(t *testing.T, m *nodetest.Mesh) map[string]uint64 {
 	ends := map[string]uint64{}
 	streams := js.ListStreams(t.Context())
 	for s := range streams.Info() {
-		if s.Config.Name != "KV_"+mesh.BucketNodes {
+		if s.Config.Name != "KV_"+mesh.BucketNodes && s.Config.Name != mesh.PackStream(0) {
 			ends[s.Config.Name] = s.State.LastSeq
 		}
 	}
 	require.NoError(t, streams.Err())
 	require.Contains(t, ends, mesh.JournalStream(0))
+	journal, err := js.Stream(t.Context(), mesh.JournalStream(0))
+	require.NoError(t, err)
+	for seq, end := uint64(1), ends[mesh.JournalStream(0)]; seq <= end; seq++ {
+		raw, err := journal.GetMsg(t.Context(), seq)
+		if err != nil {
+			require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+			continue
+		}
+		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+		require.NoError(t, err)
+		if r.Has(objstore.KindCheckpoint) {
+			ends[mesh.JournalStream(0)]--
+		}
+	}
 	require.Contains(t, ends, "KV_"+mesh.BucketOwners)
 	return ends
 }

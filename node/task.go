@@ -166,7 +166,7 @@ func (t *task) mend(c *sandbox.Change, failure error) error {
 const maxMend = time.Minute
 
 // truthTries is how often what commands go on changing is read.
-const truthTries = 5
+const truthTries = 100
 
 func (t *task) tellTruth(ctx context.Context, paths []string, e *mesh.Error) error {
 	unlock, err := t.locks.lock(ctx, paths...)

@@ -232,6 +232,9 @@ func (d *Dir) readlink(p string) (target string, err error) {
 		b := make([]byte, mesh.MaxPathBytes+1)
 		n, err := unix.Readlinkat(dir, name, b)
 		target = string(b[:max(n, 0)])
+		if errors.Is(err, unix.EINVAL) { // it was a link a moment ago
+			return mesh.Errorf(mesh.CodeConflict, "%.200q changes while it is read", p)
+		}
 		return err
 	})
 	return target, err
