@@ -28,7 +28,7 @@ dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (AR
 	@exec bin/wsmesh dev $(ARGS)
 
 test: tools check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
-	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json $(RACE) -shuffle=on -count=1 -timeout 15m ./...
+	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json $(RACE) -shuffle=on -count=1 -timeout 30m ./...
 
 test-long: export WSMESH_LONG = 1
 test-long: test ## the same with the long form of those tests that have one
