@@ -305,7 +305,7 @@ func testHolding(t *testing.T, b *bench) {
 	require.Equal(t, 0, p.Wait().Code)
 	require.FileExists(t, proof)
 	require.NoError(t, os.Remove(proof))
-	if b.runner.warm == nil {
+	if w := b.runner.warm; w == nil || w.most < 0 {
 		return // its sandbox is its own
 	}
 	t.Run("its sandbox ends", func(t *testing.T) {
