@@ -170,8 +170,8 @@ var seeProcesses = map[mesh.Code]string{
 func addProcesses(s *server.MCPServer) {
 	add(s, tool[startArgs, startResult]{
 		name: "process_start", title: "Start a process",
-		description: "Start a shell command in the background and return at once with its id: for servers, watchers, long builds and programs that are " +
-			"typed to. It goes on after this conversation's connection, until it ends, is killed, or its timeoutMs is over (default 3600000, at most 86400000). " +
+		description: "Start a shell command in the background and return at once with its id: for servers, watchers, long builds, and with interactive " +
+			"programs that are typed to. It goes on after this conversation's connection, until it ends, is killed, or its timeoutMs is over (default 3600000, at most 86400000). " +
 			"Its output is kept and read with process_read.",
 		hints: hints{destructive: true, openWorld: true},
 		run:   startProcess,

@@ -195,7 +195,7 @@ func (w *workspace) stdin(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 		return nil, err
 	}
 	if x.stdin == nil {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "exec %s was started without a standard input; start it with one that stays open (exec -i)", a.ID)
+		return nil, mesh.Errorf(mesh.CodeInvalid, "exec %s was started without a standard input; start it with one that stays open: exec -i, or process_start with interactive=true", a.ID)
 	}
 	reply, err := x.stdin.write(ctx, req.ID, &a, req.Content())
 	if err != nil {
