@@ -53,6 +53,29 @@ type bucket struct {
 	js jetstream.JetStream
 }
 
+// watch calls fn with every present value and then with every new one, one at a
+// time, until ctx ends or the watch of what breaks; its error says why it ended.
+func (b bucket) watch(ctx context.Context, what, keys string, fn func(key string, rev uint64, value []byte)) error {
+	w, err := b.kv.Watch(ctx, keys)
+	if err != nil {
+		return unreachable("watch "+what, err)
+	}
+	defer w.Stop() //nolint:errcheck // ends with the connection anyway
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-w.Updates():
+			if !open {
+				return mesh.Errorf(mesh.CodeUnavailable, "the watch on %s ended", what)
+			}
+			if e != nil && e.Operation() == jetstream.KeyValuePut {
+				fn(e.Key(), e.Revision(), e.Value())
+			}
+		}
+	}
+}
+
 // get reads a key at the leader into v and returns its revision; 0 without an
 // error says that the key does not exist.
 func (b bucket) get(ctx context.Context, key string, v any) (uint64, error) {

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -82,29 +80,13 @@ type OwnerEvent struct {
 // Watch calls fn with every present record and then with every change, one at a
 // time, until ctx ends or the watch breaks; its error says why it ended.
 func (o *Owners) Watch(ctx context.Context, fn func(OwnerEvent)) error {
-	w, err := o.kv.WatchAll(ctx)
-	if err != nil {
-		return unreachable("watch owners", err)
-	}
-	defer w.Stop() //nolint:errcheck // ends with the connection anyway
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-w.Updates():
-			if !open {
-				return mesh.Errorf(mesh.CodeUnavailable, "the watch on owners ended")
-			}
-			if e == nil || e.Operation() != jetstream.KeyValuePut {
-				continue
-			}
-			var ev OwnerEvent
-			if json.Unmarshal(e.Value(), &ev.Owner) != nil {
-				continue
-			}
-			t, name, _ := strings.Cut(e.Key(), ".")
-			ev.Tenant, ev.Workspace, ev.Epoch = mesh.Tenant(t), mesh.Workspace(name), mesh.Epoch(e.Revision())
-			fn(ev)
+	return o.watch(ctx, "owners", ">", func(key string, rev uint64, value []byte) {
+		var ev OwnerEvent
+		if json.Unmarshal(value, &ev.Owner) != nil {
+			return
 		}
-	}
+		t, name, _ := strings.Cut(key, ".")
+		ev.Tenant, ev.Workspace, ev.Epoch = mesh.Tenant(t), mesh.Workspace(name), mesh.Epoch(rev)
+		fn(ev)
+	})
 }

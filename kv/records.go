@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
@@ -208,25 +206,12 @@ func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Lim
 // Watch calls fn with every present record and then with every change, one at a
 // time, until ctx ends or the watch breaks; its error says why it ended.
 func (ts *Tenants) Watch(ctx context.Context, fn func(TenantRecord)) error {
-	w, err := ts.kv.Watch(ctx, "*")
-	if err != nil {
-		return unreachable("watch tenants", err)
-	}
-	defer w.Stop() //nolint:errcheck // ends with the connection anyway
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, open := <-w.Updates():
-			if !open {
-				return mesh.Errorf(mesh.CodeUnavailable, "the watch on tenants ended")
-			}
-			var r TenantRecord
-			if e != nil && e.Operation() == jetstream.KeyValuePut && e.Key() != tenantCount && json.Unmarshal(e.Value(), &r) == nil {
-				fn(r)
-			}
+	return ts.watch(ctx, "tenants", "*", func(key string, _ uint64, value []byte) {
+		var r TenantRecord
+		if key != tenantCount && json.Unmarshal(value, &r) == nil {
+			fn(r)
 		}
-	}
+	})
 }
 
 // nextNumber counts up. A number whose write stayed unknown is never used.

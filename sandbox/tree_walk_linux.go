@@ -111,6 +111,18 @@ func (v *View) resolve(p string, how lookup) (*place, error) {
 	return at, nil
 }
 
+// look is the end of finding a place: what stands there, or err.
+func (p *place) look(err error) (*place, error) {
+	if err == nil {
+		err = unix.Fstat(p.obj, &p.st)
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
 // withoutScope is the place of rel in a scope that is not there.
 func (v *View) withoutScope(rel string) (*place, error) {
 	at := &place{path: path.Join(v.scope, rel), dir: -1, obj: -1}
@@ -145,14 +157,7 @@ func (t *Tree) reach(p string, mkdirs bool) (at *place, err error) {
 			return at, nil
 		}
 	}
-	if err == nil {
-		err = unix.Fstat(at.obj, &at.st)
-	}
-	if err != nil {
-		at.close()
-		return nil, err
-	}
-	return at, nil
+	return at.look(err)
 }
 
 func (v *View) resolveAtOnce(rel string) (*place, error) {
@@ -170,14 +175,7 @@ func (v *View) resolveAtOnce(rel string) (*place, error) {
 			}
 		}
 	}
-	if err == nil {
-		err = unix.Fstat(at.obj, &at.st)
-	}
-	if err != nil {
-		at.close()
-		return nil, err
-	}
-	return at, nil
+	return at.look(err)
 }
 
 // openBeneath opens the directory rel below dir with O_PATH, in one call that
