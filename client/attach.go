@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"log/slog"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -29,6 +30,13 @@ func FromOffset(n uint64) AttachOption { return func(f *follower) { f.position =
 // that this scope sees, or its log has expired. The command's owner may be gone:
 // its log is still there, and has an end (CodeLost) where nobody runs it any more.
 func (w *Workspace) Attach(ctx context.Context, id string, opts ...AttachOption) (*Exec, error) {
+	ctx, op := w.reads(ctx, "attach")
+	op.add(execAttr(id))
+	x, err := w.attach(ctx, id, opts)
+	return x, op.end(err)
+}
+
+func (w *Workspace) attach(ctx context.Context, id string, opts []AttachOption) (*Exec, error) {
 	exec, err := mesh.ParseExecID(id)
 	if err == nil {
 		err = w.err
@@ -160,7 +168,7 @@ func (x *Exec) Final() *mesh.Final { return x.final }
 
 // Signal is Workspace.Signal of this exec.
 func (x *Exec) Signal(ctx context.Context, name string) error {
-	return x.workspace.signal(ctx, x.id, name)
+	return x.workspace.Signal(ctx, string(x.id), name)
 }
 
 // Signal sends a signal, one of mesh.SignalNames, to the command with an id, whoever
@@ -168,24 +176,28 @@ func (x *Exec) Signal(ctx context.Context, name string) error {
 // that an exec whose request is still on its way never starts. CodeNotFound: it has
 // ended.
 func (w *Workspace) Signal(ctx context.Context, id, name string) error {
+	ctx, op := w.changes(ctx, "signal")
+	op.add(execAttr(id), slog.String("signal", name))
 	exec, err := mesh.ParseExecID(id)
-	if err != nil {
-		return err
+	if err == nil {
+		err = w.signal(ctx, exec, name)
 	}
-	return w.signal(ctx, exec, name)
+	return op.end(err)
 }
 
 // Exec describes one exec; CodeNotFound as Attach has it.
 func (w *Workspace) Exec(ctx context.Context, id string) (mesh.ExecEntry, error) {
+	ctx, op := w.reads(ctx, "ps")
+	op.add(execAttr(id))
 	exec, err := mesh.ParseExecID(id)
-	if err != nil {
-		return mesh.ExecEntry{}, err
+	var page mesh.LogListReply
+	if err == nil {
+		page, err = w.execPage(ctx, mesh.LogListRequest{ID: exec})
 	}
-	page, err := w.execPage(ctx, mesh.LogListRequest{ID: exec})
 	if err == nil && len(page.Execs) != 1 {
 		err = mesh.Errorf(mesh.CodeInternal, "a node describes %d execs for one id", len(page.Execs))
 	}
-	if err != nil {
+	if op.end(err) != nil {
 		return mesh.ExecEntry{}, err
 	}
 	return page.Execs[0], nil
@@ -193,21 +205,23 @@ func (w *Workspace) Exec(ctx context.Context, id string) (mesh.ExecEntry, error)
 
 // Running is the commands that run in this scope now, the oldest first.
 func (w *Workspace) Running(ctx context.Context) ([]mesh.ExecEntry, error) {
+	ctx, op := w.reads(ctx, "ps")
 	var reply mesh.PsReply
 	_, err := w.request(ctx, call{verb: mesh.VerbPs, args: mesh.PsRequest{}, reads: true}, &reply)
-	return reply.Execs, err
+	return reply.Execs, op.end(err)
 }
 
 // Execs yields the execs of this scope whose logs are kept, those that run and
 // those that have ended, the newest first.
 func (w *Workspace) Execs(ctx context.Context) iter.Seq2[mesh.ExecEntry, error] {
 	return func(yield func(mesh.ExecEntry, error) bool) {
+		ctx, op := w.reads(ctx, "ps")
 		req := mesh.LogListRequest{}
-		pages(func() ([]mesh.ExecEntry, bool, error) {
+		whole(op, pages(func() ([]mesh.ExecEntry, bool, error) {
 			page, err := w.execPage(ctx, req)
 			req.Before, req.Cursor = page.Before, page.Cursor
 			return page.Execs, page.Before != "", err
-		})(yield)
+		}), yield)
 	}
 }
 
@@ -223,6 +237,13 @@ func (w *Workspace) execPage(ctx context.Context, req mesh.LogListRequest) (page
 // WaitAny waits until one of several execs has ended, and says which and how. An
 // id that is not known is an error.
 func (w *Workspace) WaitAny(ctx context.Context, ids ...string) (id string, final *mesh.Final, err error) {
+	ctx, op := w.reads(ctx, "wait")
+	op.add(slog.Any("execs", ids))
+	id, final, err = w.waitAny(ctx, ids)
+	return id, final, op.end(err)
+}
+
+func (w *Workspace) waitAny(ctx context.Context, ids []string) (id string, final *mesh.Final, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type end struct {
 		id    string

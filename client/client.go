@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -42,6 +43,19 @@ type Config struct {
 	// once a person has said yes. What the node's own guard refuses it refuses
 	// nevertheless.
 	Guard func(ctx context.Context, cmd *Cmd) error
+
+	// Log, if it is set, gets one record of each operation when it is over: what
+	// changes something at slog.LevelInfo, what only reads at slog.LevelDebug, so that
+	// the level of its handler chooses between the two logs. A record has the
+	// message "operation" and op, tenant, workspace, scope, path and to or exec and
+	// command, dur, and code and err where it failed; of a command that ended exit,
+	// and limit where it met one. A command is over when Wait returns, or with
+	// Detach; an open file of FS with its Open. What a call is made of, such as the
+	// pages of a listing, is no operation of its own. A command's arguments are
+	// recorded as ps shows them, up to 2 KiB; values of the environment, standard
+	// input, content of files and values of memories never are. The handler gets
+	// the caller's context and runs in the caller's goroutine.
+	Log *slog.Logger
 }
 
 // File is what DIR/client.json holds.
@@ -301,27 +315,30 @@ type WorkspaceConfig struct {
 // CreateWorkspaceWith makes a workspace; CodeExists, CodeQuota, CodeDenied for a
 // network that the operator does not grant.
 func (c *Client) CreateWorkspaceWith(ctx context.Context, name string, cfg WorkspaceConfig) error {
-	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Net: cfg.Net}, nil)
+	ctx, op := c.Workspace(name).changes(ctx, "workspace create")
+	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Net: cfg.Net}, nil))
 }
 
 // RemoveWorkspace removes a workspace with its files and ends its commands.
 func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
+	ctx, op := c.Workspace(name).changes(ctx, "workspace remove")
 	defer c.routes.Remove(mesh.Workspace(name))
-	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil)
+	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil))
 }
 
 // Workspaces yields the tenant's workspaces by name.
 func (c *Client) Workspaces(ctx context.Context) iter.Seq2[mesh.WorkspaceEntry, error] {
 	return func(yield func(mesh.WorkspaceEntry, error) bool) {
+		ctx, op := c.begin(ctx, slog.LevelDebug, "workspace list")
 		req := mesh.WorkspaceListRequest{}
-		pages(func() ([]mesh.WorkspaceEntry, bool, error) {
+		whole(op, pages(func() ([]mesh.WorkspaceEntry, bool, error) {
 			var page mesh.WorkspaceListReply
 			err := c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceList, req, &page)
 			if n := len(page.Workspaces); n > 0 {
 				req.After = page.Workspaces[n-1].Name
 			}
 			return page.Workspaces, page.More, err
-		})(yield)
+		}), yield)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -61,6 +62,8 @@ type Cmd struct {
 
 	ctx       context.Context
 	workspace *Workspace
+	operation *operation // from Start to the end
+	recorded  sync.Once  // that of it
 	follower  *follower
 	stdin     *stdinStream // of a Stdin that is streamed, or of pipe
 	pipe      *stdinPipe   // made by StdinPipe
@@ -151,11 +154,13 @@ func (c *Cmd) Start() error {
 	if c.follower != nil || c.err != nil {
 		return mesh.Errorf(mesh.CodeInvalid, "exec: already started")
 	}
+	_, c.operation = c.workspace.changes(c.ctx, "exec")
 	if err := c.start(); err != nil {
 		c.err = err
 		for _, w := range c.pipes {
 			w.Close()
 		}
+		c.ended(nil, err)
 		return err
 	}
 	if len(c.pipes) > 0 {
@@ -246,7 +251,7 @@ func (c *Cmd) Wait() error {
 	return c.wait()
 }
 
-func (c *Cmd) wait() error {
+func (c *Cmd) wait() (err error) {
 	ctx := c.following
 	if c.Patience > 0 {
 		var cancel context.CancelFunc
@@ -258,6 +263,7 @@ func (c *Cmd) wait() error {
 		c.waited = false
 		return mesh.Errorf(mesh.CodeDeadline, "exec %s did not end within %s and runs on", c.ID, c.Patience)
 	}
+	defer func() { c.ended(c.final, err) }()
 	defer c.leave(nil)
 	defer c.follower.close()
 	unread := c.endStdin()
@@ -314,6 +320,7 @@ var errDetached = mesh.Errorf(mesh.CodeCanceled, "detached: the command runs on;
 // one waits.
 func (c *Cmd) Detach() {
 	if c.leave != nil {
+		c.ended(nil, errDetached)
 		c.leave(errDetached)
 	}
 }
@@ -390,7 +397,7 @@ func (c *Cmd) end(how string) {
 // Signal sends a signal, one of mesh.SignalNames. KILL ends everything the command
 // started. CodeNotFound: it has ended.
 func (c *Cmd) Signal(ctx context.Context, name string) error {
-	return c.workspace.signal(ctx, mesh.ExecID(c.ID), name)
+	return c.workspace.Signal(ctx, c.ID, name)
 }
 
 func (w *Workspace) signal(ctx context.Context, id mesh.ExecID, name string) error {

@@ -127,6 +127,16 @@
 // gives a call up: the node may still finish it. How long one waits for a command is
 // Cmd.Patience, or the context of Exec.Wait; how long it may live is Cmd.Timeout.
 //
+// # A log of operations
+//
+// Config.Log gets a record of every operation once, when it is over: what it was, of
+// which path or command, how long it took and how it ended. The standard log is that
+// of slog.LevelInfo, which has what changes something; slog.LevelDebug is the verbose
+// one, which has every reading too:
+//
+//	handler := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
+//	c, err := client.Dial(ctx, client.Config{URL: url, Token: token, Log: slog.New(handler)})
+//
 // # Many tenants
 //
 // A Pool keeps one Client for each tenant or token that a program serves, closes

@@ -59,9 +59,10 @@ func (w *Workspace) Scope(path string, env ...Env) *Workspace {
 
 // Info says where the workspace is open and in which tenure.
 func (w *Workspace) Info(ctx context.Context) (mesh.InfoReply, error) {
+	ctx, op := w.reads(ctx, "info")
 	var info mesh.InfoReply
 	_, err := w.request(ctx, call{verb: mesh.VerbInfo, args: struct{}{}, reads: true}, &info)
-	return info, err
+	return info, op.end(err)
 }
 
 // Stat describes a name, following a final symbolic link.
@@ -75,9 +76,10 @@ func (w *Workspace) Lstat(ctx context.Context, path string) (mesh.FileInfo, erro
 }
 
 func (w *Workspace) stat(ctx context.Context, path string, follow bool) (mesh.FileInfo, error) {
+	ctx, op := w.reads(ctx, "stat", path)
 	var info mesh.FileInfo
 	_, err := w.request(ctx, call{verb: mesh.VerbStat, args: mesh.StatRequest{Path: mesh.Path(path), Follow: follow}, reads: true}, &info)
-	return info, pathError("stat", path, err)
+	return info, op.end(err)
 }
 
 // pathError gives an error the shape that the standard library's have.
@@ -101,24 +103,26 @@ func linkError(op, from, to string, err error) error {
 // changes meanwhile may show some changes and not others.
 func (w *Workspace) ReadDir(ctx context.Context, path string) iter.Seq2[mesh.FileInfo, error] {
 	return func(yield func(mesh.FileInfo, error) bool) {
+		ctx, op := w.reads(ctx, "list", path)
 		req := mesh.ListRequest{Path: mesh.Path(path)}
-		pages(func() ([]mesh.FileInfo, bool, error) {
+		whole(op, pages(func() ([]mesh.FileInfo, bool, error) {
 			page, err := w.ReadDirPage(ctx, req)
 			if page.More {
 				req.After = page.Entries[len(page.Entries)-1].Path
 			}
 			return page.Entries, page.More, err
-		})(yield)
+		}), yield)
 	}
 }
 
 // ReadDirPage asks for one page of a directory: for callers that hand on where it
 // ended, the Path of its last entry, as After of the next.
 func (w *Workspace) ReadDirPage(ctx context.Context, req mesh.ListRequest) (mesh.ListReply, error) {
+	ctx, op := w.reads(ctx, "list", string(req.Path))
 	var page mesh.ListReply
 	_, err := w.request(ctx, call{verb: mesh.VerbList, args: req, reads: true}, &page)
 	page.More = page.More && len(page.Entries) > 0
-	return page, pathError("list", string(req.Path), err)
+	return page, op.end(err)
 }
 
 // ReadFile reads a whole file into memory; Get streams.
@@ -130,6 +134,7 @@ func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 // ReadFileInfo is ReadFile that also describes the file; IfMatch of its Revision
 // makes a change of what was read only.
 func (w *Workspace) ReadFileInfo(ctx context.Context, path string) ([]byte, mesh.FileInfo, error) {
+	ctx, op := w.reads(ctx, "read", path)
 	req := mesh.ReadRequest{Path: mesh.Path(path)}
 	all, info, err := w.readRange(ctx, req)
 	if size := int64(len(all)); err == nil && size < info.Size { // few files are
@@ -140,7 +145,7 @@ func (w *Workspace) ReadFileInfo(ctx context.Context, path string) ([]byte, mesh
 			return nil
 		})
 	}
-	return all, info, pathError("read", path, err)
+	return all, info, op.end(err)
 }
 
 // FileOption says under what condition a file is changed. The condition is looked
@@ -187,12 +192,13 @@ func (w *Workspace) WriteFile(ctx context.Context, path string, data []byte, per
 // WriteFileInfo is WriteFile that describes the file as it was written. Its
 // Revision is "" when somebody has changed it since.
 func (w *Workspace) WriteFileInfo(ctx context.Context, path string, data []byte, perm fs.FileMode, opts ...FileOption) (mesh.FileInfo, error) {
+	ctx, op := w.changes(ctx, "write", path)
 	req, err := writeRequest(path, perm, opts)
 	var info mesh.FileInfo
 	if err == nil {
 		info, err = w.write(ctx, req, data)
 	}
-	return info, pathError("write", path, err)
+	return info, op.end(err)
 }
 
 func writeRequest(path string, perm fs.FileMode, opts []FileOption) (mesh.WriteRequest, error) {
@@ -241,41 +247,45 @@ func (w *Workspace) MkdirAll(ctx context.Context, path string, perm fs.FileMode)
 }
 
 func (w *Workspace) mkdir(ctx context.Context, path string, perm fs.FileMode, parents bool) error {
+	ctx, op := w.changes(ctx, "mkdir", path)
 	req := mesh.MkdirRequest{Path: mesh.Path(path), Mode: uint32(perm.Perm()), Parents: parents}
 	_, err := w.request(ctx, call{verb: mesh.VerbMkdir, args: req, create: true}, nil)
-	return pathError("mkdir", path, err)
+	return op.end(err)
 }
 
 // Remove removes a file, a link or an empty directory.
 func (w *Workspace) Remove(ctx context.Context, path string, opts ...FileOption) error {
+	ctx, op := w.changes(ctx, "remove", path)
 	o := fileOptionsOf(opts)
 	err := o.err
 	if err == nil {
 		_, err = w.request(ctx, call{verb: mesh.VerbRemove, args: mesh.RemoveRequest{Path: mesh.Path(path), IfMatch: o.ifMatch}}, nil)
 	}
-	return pathError("remove", path, err)
+	return op.end(err)
 }
 
 // RemoveAll removes a name and everything below it; one that does not exist is
 // fine. The scope's root itself is CodeDenied.
 func (w *Workspace) RemoveAll(ctx context.Context, path string) error {
+	ctx, op := w.changes(ctx, "remove", path)
 	_, err := w.request(ctx, call{verb: mesh.VerbRemove, args: mesh.RemoveRequest{Path: mesh.Path(path), Recursive: true}, long: true}, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return pathError("remove", path, err)
+	return op.end(err)
 }
 
 // Rename moves a name, replacing a file at the new one; its parents are made.
 // IfMatch is about what is moved, CreateOnly about the new name.
 func (w *Workspace) Rename(ctx context.Context, from, to string, opts ...FileOption) error {
+	ctx, op := w.changes(ctx, "rename", from, to)
 	o := fileOptionsOf(opts)
 	err := o.err
 	if err == nil {
 		req := mesh.RenameRequest{From: mesh.Path(from), To: mesh.Path(to), NoReplace: o.createOnly, IfMatch: o.ifMatch}
 		_, err = w.request(ctx, call{verb: mesh.VerbRename, args: req}, nil)
 	}
-	return linkError("rename", from, to, err)
+	return op.end(err)
 }
 
 // RenameNew is Rename to a name that does not exist; CodeExists if it does.
@@ -287,14 +297,16 @@ func (w *Workspace) RenameNew(ctx context.Context, from, to string) error {
 // appears whole. A link at from is followed, links in a directory stay links; a
 // file at to is replaced, a directory at to is CodeExists.
 func (w *Workspace) Copy(ctx context.Context, from, to string) error {
+	ctx, op := w.changes(ctx, "copy", from, to)
 	req := mesh.CopyRequest{From: mesh.Path(from), To: mesh.Path(to), Recursive: true}
 	_, err := w.request(ctx, call{verb: mesh.VerbCopy, args: req, long: true, parts: true}, nil)
-	return linkError("copy", from, to, err)
+	return op.end(err)
 }
 
 // Chmod sets the permission bits of what path leads to, and the sticky bit;
 // setuid and setgid are CodeDenied.
 func (w *Workspace) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	ctx, op := w.changes(ctx, "chmod", path)
 	bits := uint32(mode.Perm())
 	for _, b := range specialBits {
 		if mode&b.flag != 0 {
@@ -302,32 +314,35 @@ func (w *Workspace) Chmod(ctx context.Context, path string, mode fs.FileMode) er
 		}
 	}
 	_, err := w.request(ctx, call{verb: mesh.VerbChmod, args: mesh.ChmodRequest{Path: mesh.Path(path), Mode: bits}}, nil)
-	return pathError("chmod", path, err)
+	return op.end(err)
 }
 
 // Symlink makes the symbolic link path with the text target, which need not lead
 // anywhere; what leads out of the scope is CodeDenied when it is followed. Parents
 // of path are made.
 func (w *Workspace) Symlink(ctx context.Context, target, path string) error {
+	ctx, op := w.changes(ctx, "symlink", target, path)
 	req := mesh.SymlinkRequest{Target: mesh.Path(target), Path: mesh.Path(path)}
 	_, err := w.request(ctx, call{verb: mesh.VerbSymlink, args: req, create: true}, nil)
-	return linkError("symlink", target, path, err)
+	return op.end(err)
 }
 
 // Readlink returns the text of a symbolic link.
 func (w *Workspace) Readlink(ctx context.Context, path string) (string, error) {
+	ctx, op := w.reads(ctx, "readlink", path)
 	var reply mesh.ReadlinkReply
 	_, err := w.request(ctx, call{verb: mesh.VerbReadlink, args: mesh.ReadlinkRequest{Path: mesh.Path(path)}, reads: true}, &reply)
-	return string(reply.Target), pathError("readlink", path, err)
+	return string(reply.Target), op.end(err)
 }
 
 // Touch sets the modification time of what path leads to, the zero time is now,
 // and keeps its content. A file that does not exist is made, empty.
 func (w *Workspace) Touch(ctx context.Context, path string, at time.Time) error {
+	ctx, op := w.changes(ctx, "touch", path)
 	req := mesh.TouchRequest{Path: mesh.Path(path)}
 	if !at.IsZero() {
 		req.ModTime = &at
 	}
 	_, err := w.request(ctx, call{verb: mesh.VerbTouch, args: req, create: true}, nil)
-	return pathError("touch", path, err)
+	return op.end(err)
 }

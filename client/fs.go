@@ -69,22 +69,28 @@ func (v *fileSystem) Open(name string) (fs.File, error) {
 	if err := checkPath("open", name); err != nil {
 		return nil, err
 	}
+	ctx, op := v.workspace.reads(v.ctx, "open", name)
+	f, err := v.open(ctx, name)
+	return f, op.end(err)
+}
+
+func (v *fileSystem) open(ctx context.Context, name string) (fs.File, error) {
 	req := mesh.ReadRequest{Path: mesh.Path(name), Length: smallRead}
-	first, info, err := v.workspace.readRange(v.ctx, req)
+	first, info, err := v.workspace.readRange(ctx, req)
 	if err == nil {
 		f := &file{fs: v, name: name, info: info}
 		f.last.Store(&span{b: first})
 		return f, nil
 	}
 	if mesh.CodeOf(err) != mesh.CodeInvalid {
-		return nil, pathError("open", name, err)
+		return nil, err
 	}
-	info, statErr := v.workspace.stat(v.ctx, name, true) // not a regular file, it seems
+	info, statErr := v.workspace.stat(ctx, name, true) // not a regular file, it seems
 	if statErr != nil {
-		return nil, pathError("open", name, err)
+		return nil, err
 	}
 	if info.Type == "dir" {
-		return &dir{fs: v, name: name, info: info}, nil
+		return &dir{fs: v, ctx: ctx, name: name, info: info}, nil
 	}
 	return &file{fs: v, name: name, info: info}, nil // its reads say what it is
 }
@@ -132,8 +138,11 @@ func (v *fileSystem) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err := checkPath("list", name); err != nil {
 		return nil, err
 	}
-	d := dir{fs: v, name: name}
-	return d.ReadDir(-1)
+	ctx, op := v.workspace.reads(v.ctx, "list", name)
+	d := dir{fs: v, ctx: ctx, name: name}
+	entries, err := d.ReadDir(-1)
+	op.record(err)
+	return entries, err
 }
 
 // Sub implements fs.SubFS.
@@ -150,6 +159,7 @@ func (v *fileSystem) Sub(name string) (fs.FS, error) {
 // dir is an open directory.
 type dir struct {
 	fs     *fileSystem
+	ctx    context.Context // of the operation that it is a part of
 	name   string
 	info   mesh.FileInfo
 	rest   []mesh.FileInfo // of the last page
@@ -202,7 +212,7 @@ func (d *dir) ReadDir(n int) ([]fs.DirEntry, error) {
 }
 
 func (d *dir) page() error {
-	page, err := d.fs.workspace.ReadDirPage(d.fs.ctx, mesh.ListRequest{Path: mesh.Path(d.name), After: d.after})
+	page, err := d.fs.workspace.ReadDirPage(d.ctx, mesh.ListRequest{Path: mesh.Path(d.name), After: d.after})
 	if err != nil {
 		return err
 	}

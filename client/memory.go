@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,12 @@ func (op MemoryOp) With(opts ...MemoryOption) MemoryOp {
 
 // Get returns a key with its value; CodeNotFound if it has none.
 func (m *Memory) Get(ctx context.Context, key string) (MemoryEntry, error) {
+	ctx, op := m.reads(ctx, "mem get", slog.String("key", m.prefix+key))
+	e, err := m.get(ctx, key)
+	return e, op.end(err)
+}
+
+func (m *Memory) get(ctx context.Context, key string) (MemoryEntry, error) {
 	if m.err != nil {
 		return MemoryEntry{}, m.err
 	}
@@ -165,6 +172,19 @@ func (m *Memory) Delete(ctx context.Context, key string, opts ...MemoryOption) e
 // client ask. CodeLost: a request was not answered, and whether it was done could
 // not be found out.
 func (m *Memory) Commit(ctx context.Context, ops ...MemoryOp) (uint64, error) {
+	name, about := "mem commit", slog.Int("changes", len(ops))
+	if len(ops) == 1 {
+		name, about = "mem put", slog.String("key", m.prefix+ops[0].Key)
+		if ops[0].Delete {
+			name = "mem delete"
+		}
+	}
+	ctx, op := m.changes(ctx, name, about)
+	rev, err := m.commit(ctx, ops)
+	return rev, op.end(err)
+}
+
+func (m *Memory) commit(ctx context.Context, ops []MemoryOp) (uint64, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
@@ -283,6 +303,12 @@ type MemoryPage struct {
 
 // ListPage returns one page. It can be empty with a Next.
 func (m *Memory) ListPage(ctx context.Context, l MemoryList) (MemoryPage, error) {
+	ctx, op := m.reads(ctx, "mem list", slog.String("prefix", m.prefix+l.Prefix))
+	page, err := m.listPage(ctx, l)
+	return page, op.end(err)
+}
+
+func (m *Memory) listPage(ctx context.Context, l MemoryList) (MemoryPage, error) {
 	if m.err != nil {
 		return MemoryPage{}, m.err
 	}
@@ -306,29 +332,22 @@ func (m *Memory) ListPage(ctx context.Context, l MemoryList) (MemoryPage, error)
 // values. It asks page by page: each page is current when it is asked for.
 func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[MemoryEntry, error] {
 	return func(yield func(MemoryEntry, error) bool) {
-		for l := (MemoryList{Prefix: prefix}); ; {
+		ctx, op := m.reads(ctx, "mem list", slog.String("prefix", m.prefix+prefix))
+		l := MemoryList{Prefix: prefix}
+		whole(op, pages(func() ([]MemoryEntry, bool, error) {
 			page, err := m.ListPage(ctx, l)
-			if err != nil {
-				yield(MemoryEntry{}, err)
-				return
-			}
-			for _, e := range page.Entries {
-				if !yield(e, nil) {
-					return
-				}
-			}
-			if l.After = page.Next; l.After == "" {
-				return
-			}
-		}
+			l.After = page.Next
+			return page.Entries, page.Next != "", err
+		}), yield)
 	}
 }
 
 // DeleteAll deletes the keys that begin with prefix, "" being all, and returns how
 // many. Those that are put meanwhile may remain, and keys that change are deleted
 // as they are then.
-func (m *Memory) DeleteAll(ctx context.Context, prefix string) (int, error) {
-	n := 0
+func (m *Memory) DeleteAll(ctx context.Context, prefix string) (n int, err error) {
+	ctx, op := m.changes(ctx, "mem delete", slog.String("prefix", m.prefix+prefix))
+	defer func() { op.record(err) }()
 	for e, err := range m.List(ctx, prefix) {
 		if err == nil {
 			err = m.Delete(ctx, e.Key)
@@ -355,6 +374,12 @@ type MemoryChanges struct {
 // cursor. Cursors hold for an hour, with any node and for any client of the
 // tenant. States between are skipped.
 func (m *Memory) Changes(ctx context.Context, prefix, cursor string) (MemoryChanges, error) {
+	ctx, op := m.reads(ctx, "mem watch", slog.String("prefix", m.prefix+prefix))
+	changes, err := m.changed(ctx, prefix, cursor)
+	return changes, op.end(err)
+}
+
+func (m *Memory) changed(ctx context.Context, prefix, cursor string) (MemoryChanges, error) {
 	if m.err != nil {
 		return MemoryChanges{}, m.err
 	}
@@ -375,6 +400,13 @@ func (m *Memory) Changes(ctx context.Context, prefix, cursor string) (MemoryChan
 // CodeConflict when it was away for more than an hour, and may have missed
 // deletions; CodeUnavailable when the client was closed.
 func (m *Memory) Watch(ctx context.Context, prefix string) iter.Seq2[MemoryEntry, error] {
+	return func(yield func(MemoryEntry, error) bool) {
+		ctx, op := m.reads(ctx, "mem watch", slog.String("prefix", m.prefix+prefix))
+		whole(op, m.watch(ctx, prefix), yield)
+	}
+}
+
+func (m *Memory) watch(ctx context.Context, prefix string) iter.Seq2[MemoryEntry, error] {
 	return func(yield func(MemoryEntry, error) bool) {
 		cursor := ""
 		for {

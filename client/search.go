@@ -15,40 +15,44 @@ import (
 // CodeInvalid: a glob that is none.
 func (w *Workspace) Search(ctx context.Context, req mesh.SearchRequest) iter.Seq2[mesh.FileInfo, error] {
 	return func(yield func(mesh.FileInfo, error) bool) {
+		ctx, op := w.reads(ctx, "search", string(req.Path))
 		req := req // each ranging begins anew
-		pages(func() ([]mesh.FileInfo, bool, error) {
+		whole(op, pages(func() ([]mesh.FileInfo, bool, error) {
 			page, err := w.SearchPage(ctx, req)
 			req.Cursor = page.Next
 			return page.Entries, page.Next != "", err
-		})(yield)
+		}), yield)
 	}
 }
 
 // SearchPage asks for one page of a search: for callers that hand the cursor on. A
 // page can be empty and not the last; the last has no Next.
 func (w *Workspace) SearchPage(ctx context.Context, req mesh.SearchRequest) (mesh.SearchReply, error) {
+	ctx, op := w.reads(ctx, "search", string(req.Path))
 	var page mesh.SearchReply
 	_, err := w.request(ctx, call{verb: mesh.VerbSearch, args: req, reads: true}, &page)
-	return page, pathError("search", string(req.Path), err)
+	return page, op.end(err)
 }
 
 // Grep yields the matches that req asks for, by path and line. It asks page by
 // page, as Search does. CodeInvalid: Pattern is no regular expression.
 func (w *Workspace) Grep(ctx context.Context, req mesh.GrepRequest) iter.Seq2[mesh.GrepMatch, error] {
 	return func(yield func(mesh.GrepMatch, error) bool) {
+		ctx, op := w.reads(ctx, "grep", string(req.Path))
 		req := req
-		pages(func() ([]mesh.GrepMatch, bool, error) {
+		whole(op, pages(func() ([]mesh.GrepMatch, bool, error) {
 			page, err := w.GrepPage(ctx, req)
 			req.Cursor = page.Next
 			return page.Matches, page.Next != nil, err
-		})(yield)
+		}), yield)
 	}
 }
 
 // GrepPage asks for one page of a grep, as SearchPage does. It also counts the
 // files that were read and skipped.
 func (w *Workspace) GrepPage(ctx context.Context, req mesh.GrepRequest) (mesh.GrepReply, error) {
+	ctx, op := w.reads(ctx, "grep", string(req.Path))
 	var page mesh.GrepReply
 	_, err := w.request(ctx, call{verb: mesh.VerbGrep, args: req, reads: true}, &page)
-	return page, pathError("grep", string(req.Path), err)
+	return page, op.end(err)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -26,6 +27,11 @@ const (
 // CodeNotFound: the command has ended or has closed its standard input.
 // CodeConflict: it was ended by CloseStdin.
 func (w *Workspace) WriteStdin(ctx context.Context, id string, p []byte) (n int, err error) {
+	ctx, op := w.changes(ctx, "stdin")
+	defer func() {
+		op.add(execAttr(id), slog.Int("bytes", n))
+		op.record(err)
+	}()
 	ctx, cancel := bounded(ctx, w.client.cfg.Wait)
 	defer cancel()
 	for n < len(p) {
@@ -41,10 +47,12 @@ func (w *Workspace) WriteStdin(ctx context.Context, id string, p []byte) (n int,
 // CloseStdin ends the standard input of a running command after all that was
 // written. It may be called again.
 func (w *Workspace) CloseStdin(ctx context.Context, id string) error {
+	ctx, op := w.changes(ctx, "stdin")
+	op.add(execAttr(id), slog.Bool("eof", true))
 	ctx, cancel := bounded(ctx, w.client.cfg.Wait)
 	defer cancel()
 	_, err := w.appendStdin(ctx, id, nil, true)
-	return err
+	return op.end(err)
 }
 
 // appendStdin writes at the end, wherever that is by then.

@@ -46,15 +46,16 @@ func (c *Cmd) Resize(ctx context.Context, rows, cols int) error {
 // Resize gives the terminal of a running command another size. CodeNotFound: the
 // command has ended. CodeInvalid: it has no terminal.
 func (w *Workspace) Resize(ctx context.Context, id string, rows, cols int) error {
+	ctx, op := w.changes(ctx, "resize")
+	op.add(execAttr(id))
 	parsed, err := mesh.ParseExecID(id)
 	if err != nil {
-		return err
+		return op.end(err)
 	}
 	size, err := (&Terminal{Rows: rows, Cols: cols}).size()
-	if err != nil {
-		return err
+	if err == nil {
+		req := mesh.ResizeRequest{ID: parsed, TerminalSize: *size}
+		_, err = w.request(ctx, call{verb: mesh.VerbResize, args: req, reads: true}, nil)
 	}
-	req := mesh.ResizeRequest{ID: parsed, TerminalSize: *size}
-	_, err = w.request(ctx, call{verb: mesh.VerbResize, args: req, reads: true}, nil)
-	return err
+	return op.end(err)
 }

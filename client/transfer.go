@@ -21,7 +21,8 @@ const inFlight = 4
 // replaced meanwhile the error is CodeConflict: what was written is no version
 // of it.
 func (w *Workspace) Get(ctx context.Context, path string, out io.Writer) error {
-	return pathError("read", path, w.ranges(ctx, path, func(b []byte) error {
+	ctx, op := w.reads(ctx, "read", path)
+	return op.end(w.ranges(ctx, path, func(b []byte) error {
 		_, err := out.Write(b)
 		return err
 	}))
@@ -31,8 +32,9 @@ func (w *Workspace) Get(ctx context.Context, path string, out io.Writer) error {
 // the file. CodeConflict: req.Revision is given and the file is another one by
 // now.
 func (w *Workspace) ReadRange(ctx context.Context, req mesh.ReadRequest) ([]byte, mesh.FileInfo, error) {
+	ctx, op := w.reads(ctx, "read", string(req.Path))
 	b, info, err := w.readRange(ctx, req)
-	return b, info, pathError("read", string(req.Path), err)
+	return b, info, op.end(err)
 }
 
 func (w *Workspace) readRange(ctx context.Context, req mesh.ReadRequest) ([]byte, mesh.FileInfo, error) {
@@ -126,11 +128,12 @@ func window(ctx context.Context, first int, fetch func(ctx context.Context, n in
 // workspace got another owner meanwhile, which knows nothing of what was staged;
 // nothing was changed, start over with in from its beginning.
 func (w *Workspace) Put(ctx context.Context, path string, in io.Reader, perm fs.FileMode, opts ...FileOption) error {
+	ctx, op := w.changes(ctx, "write", path)
 	req, err := writeRequest(path, perm, opts)
 	if err == nil {
 		_, err = w.put(ctx, req, in)
 	}
-	return pathError("write", path, err)
+	return op.end(err)
 }
 
 func (w *Workspace) put(ctx context.Context, req mesh.WriteRequest, in io.Reader) (mesh.FileInfo, error) {
@@ -211,18 +214,20 @@ func (w *Workspace) dropStage(ctx context.Context, s *staged) {
 // PutDir unpacks a tar stream below path. It is staged whole first: a stream
 // that breaks off changes nothing. CodeConflict as for Put.
 func (w *Workspace) PutDir(ctx context.Context, path string, in io.Reader) error {
+	ctx, op := w.changes(ctx, "upload", path)
 	s, err := w.stage(ctx, in)
 	if err == nil {
 		req := mesh.UploadRequest{Path: mesh.Path(path), Stage: s.id, Size: s.size}
 		_, err = w.request(ctx, call{verb: mesh.VerbUpload, args: req, create: true, long: true, tenure: &s.tenure}, nil)
 	}
-	return pathError("upload", path, err)
+	return op.end(err)
 }
 
 // GetDir copies a directory to out as a tar stream, in constant memory. What
 // changes meanwhile may be in it as it was before or after. The node gives the
 // stream up when it is not asked for a part for 30 s: CodeConflict, start over.
 func (w *Workspace) GetDir(ctx context.Context, path string, out io.Writer) error {
+	ctx, op := w.reads(ctx, "download", path)
 	stream := mesh.NewID()
 	fetch := func(ctx context.Context, n int) ([]byte, bool, error) {
 		var reply mesh.DownloadReply
@@ -246,5 +251,5 @@ func (w *Workspace) GetDir(ctx context.Context, path string, out io.Writer) erro
 	if err == nil && !last {
 		err = window(ctx, 1, fetch, each)
 	}
-	return pathError("download", path, err)
+	return op.end(err)
 }
