@@ -40,7 +40,9 @@ func newExec() *cobra.Command {
 		Long: "Run a command in a workspace, show its output and end with its exit status. Other statuses: 124 the\n" +
 			"timeout ended it, 125 the mesh refused or failed, 126 and 127 as a shell has them, 128+s ended by signal s.\n" +
 			"The first word that is not a flag ends the flags. Ctrl-C is passed on to the command, and the second one\n" +
-			"leaves it running; SIGTERM and SIGHUP end it, and then the status is 143 or 129.",
+			"leaves it running; SIGTERM and SIGHUP end it, and then the status is 143 or 129.\n\n" +
+			"With -it every key is for the command, Ctrl-C too. As with ssh, ~. typed at the beginning of a line leaves\n" +
+			"the command running and ends the exec, with status 130; ~~ types a ~.",
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv, err := x.check(cmd, args)
@@ -131,8 +133,9 @@ func (x *execFlags) checkLater(cmd *cobra.Command) error {
 func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 	// A reader of our output that goes away must not end us before the command.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx := cmd.Context()
-	defer hintAtSecond(ctx, cmd.ErrOrStderr())()
+	ctx, leave := context.WithCancelCause(cmd.Context())
+	defer leave(nil)
+	defer hintAtSecond(cmd.Context(), cmd.ErrOrStderr())()
 	return x.with(ctx, func(ws *client.Workspace) error {
 		life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 		defer end(nil)
@@ -147,10 +150,14 @@ func (x *execFlags) run(cmd *cobra.Command, argv []string) error {
 			c.Stdin = cmd.InOrStdin()
 		}
 		if x.terminal {
-			c.Terminal = newScreen(cmd).terminal()
+			s := newScreen(cmd)
+			c.Terminal = s.terminal()
+			if x.stdin && s.keys != nil {
+				c.Stdin = &escape{in: c.Stdin, leave: func() { leave(errLeft) }, left: life.Done(), fresh: true}
+			}
 		}
 		c.Stdout, c.Stderr = cmd.OutOrStdout(), &tail{out: cmd.ErrOrStderr()}
-		return x.attended(cmd, c, end)
+		return x.attended(ctx, cmd, c, end)
 	})
 }
 
@@ -178,8 +185,7 @@ func (x *execFlags) runDetached(cmd *cobra.Command, c *client.Cmd) error {
 
 // attended runs a command to its end. Once it has started the first Ctrl-C is for
 // it, and the second leaves it running.
-func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.CancelCauseFunc) error {
-	ctx := cmd.Context()
+func (x *execFlags) attended(ctx context.Context, cmd *cobra.Command, c *client.Cmd, end context.CancelCauseFunc) error {
 	starting := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
 	if err := c.Start(); err != nil {
 		return err
@@ -205,7 +211,7 @@ func (x *execFlags) attended(cmd *cobra.Command, c *client.Cmd, end context.Canc
 		explainNet(cmd.ErrOrStderr(), final, c.Stderr)
 	}
 	if err != nil && errors.Is(context.Cause(watching), errLeft) {
-		return &exitError{code: exitSignal + int(syscall.SIGINT)}
+		return leftRunning(cmd.ErrOrStderr(), c.ID)
 	}
 	var exit *client.ExitError
 	if errors.As(err, &exit) {

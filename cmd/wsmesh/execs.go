@@ -212,7 +212,7 @@ func (v *viewer) show(ctx context.Context) error {
 		}
 		switch {
 		case err != nil && errors.Is(context.Cause(ctx), errLeft):
-			return &exitError{code: exitSignal + int(syscall.SIGINT)}
+			return leftRunning(v.errs, v.exec.ID())
 		case err != nil:
 			return err
 		}
@@ -252,8 +252,15 @@ func (v *viewer) stored(ctx context.Context) error {
 	return nil
 }
 
-// errLeft is why one stops to watch a command: the second Ctrl-C.
-var errLeft = mesh.Errorf(mesh.CodeCanceled, "left by a second Ctrl-C")
+// errLeft is why one stops to watch a command: the second Ctrl-C, or ~. at a
+// terminal.
+var errLeft = mesh.Errorf(mesh.CodeCanceled, "the command was left running")
+
+// leftRunning says where to find a command that goes on without us.
+func leftRunning(out io.Writer, id string) error {
+	fmt.Fprintf(out, "wsmesh: exec %s runs on; to see it again: wsmesh attach %s\n", id, id)
+	return &exitError{code: exitSignal + int(syscall.SIGINT)}
+}
 
 // forwardInterrupts passes the first Ctrl-C on to a command, and ends the context
 // that it returns at the second, which leaves the command running. Other signals
@@ -283,7 +290,6 @@ func forwardInterrupts(ctx context.Context, out io.Writer, id string, send func(
 		select {
 		case <-watching.Done():
 		case <-second:
-			fmt.Fprintf(out, "wsmesh: exec %s runs on; to see it again: wsmesh attach %s\n", id, id)
 			leave(errLeft)
 		}
 	}()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -39,6 +40,49 @@ func (s *screen) terminal() *client.Terminal {
 		}
 	}
 	return t
+}
+
+// escape passes on what is typed. With ~. at the beginning of a line one leaves; ~~
+// there is a ~. A ~ waits for the key after it.
+type escape struct {
+	in    io.Reader
+	leave func()
+	left  <-chan struct{} // closed when nobody reads any more
+	fresh bool            // at the beginning of a line
+	held  bool            // a ~ was typed there
+}
+
+// Read implements io.Reader. After ~. it comes back when nobody reads any more: the
+// end of what is typed would be the end of the command's input.
+func (e *escape) Read(p []byte) (int, error) {
+	if len(p) < 2 {
+		return 0, io.ErrShortBuffer
+	}
+	n, err := e.in.Read(p[1:]) // a ~ that was held makes it one byte more
+	out := p[:0]
+	for _, key := range p[1 : 1+n] {
+		switch {
+		case e.held && key == '.':
+			e.leave()
+			<-e.left
+			return 0, io.EOF
+		case e.held:
+			e.held = false
+			if out = append(out, '~'); key == '~' {
+				e.fresh = false
+				continue
+			}
+		case e.fresh && key == '~':
+			e.held = true
+			continue
+		}
+		out = append(out, key)
+		e.fresh = key == '\r' || key == '\n'
+	}
+	if err != nil && e.held {
+		out = append(out, '~')
+	}
+	return len(out), err
 }
 
 // enter puts us into the terminal that the command has, if it has one.

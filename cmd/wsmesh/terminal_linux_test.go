@@ -144,6 +144,35 @@ func TestExecAtATerminal(t *testing.T) {
 			})
 		}
 	})
+	t.Run("left with ~.", func(t *testing.T) {
+		p := sitDown(t, m, "exec", "-it", "sh", "-c", "stty -echo; echo up; while read line; do echo got $line; echo $line > last; done; echo end > last")
+		before := p.mode(t)
+		p.sees(t, "up")
+		p.types(t, "x~.\r")
+		p.sees(t, `got x~\.`)
+		p.types(t, "~~.\r")
+		p.sees(t, `got ~\.`)
+		p.types(t, "~")
+		p.types(t, "a\r")
+		p.sees(t, `got ~a`)
+		p.types(t, "~.")
+		p.sees(t, `exec \S+ runs on`)
+		var exit *exec.ExitError
+		require.ErrorAs(t, <-p.ends, &exit)
+		require.Equal(t, 130, exit.ExitCode())
+		require.Equal(t, before.Lflag|unix.ISIG|unix.ICANON|unix.ECHO, p.mode(t).Lflag)
+		ws := m.Client.Workspace("w")
+		running, err := ws.Running(t.Context())
+		require.NoError(t, err)
+		require.Len(t, running, 1)
+		_, err = ws.WriteStdin(t.Context(), string(running[0].ID), []byte("later\r"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			b, err := ws.ReadFile(t.Context(), "last")
+			return err == nil && string(b) == "later\n"
+		}, patience, 20*time.Millisecond)
+		require.NoError(t, ws.Signal(t.Context(), string(running[0].ID), "KILL"))
+	})
 	t.Run("killed it leaves the command", func(t *testing.T) {
 		p := sitDown(t, m, "exec", "-it", "sh", "-c", "trap '' HUP; echo up; sleep 0.5; echo after > after")
 		p.sees(t, "up")
