@@ -12,12 +12,14 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
@@ -101,7 +103,9 @@ func prepare(t testing.TB, n int) *Mesh {
 }
 
 // startCluster starts all servers with new data, on new ports, or returns with
-// those that started. Route ports must be known before the first server
+// those that started. They start at once: a server campaigns within 0.8 s of
+// its own start, and one whose campaign nobody heard keeps its vote from those
+// that start later. Route ports must be known before the first server
 // starts; they are free when chosen, not reserved, so another program may take
 // one meanwhile (CodeExists).
 func (m *Mesh) startCluster(t testing.TB) error {
@@ -111,20 +115,25 @@ func (m *Mesh) startCluster(t testing.TB) error {
 		routes = append(routes, fmt.Sprintf("%s:%d", natsd.DefaultHost, p))
 	}
 	name := rand.Text() // a late server of another attempt or test must not join
-	m.Servers = nil
+	servers := make([]*natsd.Server, len(m.configs))
+	var group errgroup.Group
 	for i := range m.configs {
 		c := &m.configs[i]
 		c.Dir = filepath.Join(m.dir, name, c.Name)
 		c.Cluster = &natsd.Cluster{Name: name, Port: ports[i], Routes: routes}
 		c.Port = 0
-		s, err := natsd.Start(*c)
-		if err != nil {
-			return err
-		}
-		c.Port = s.Port()
-		m.Servers = append(m.Servers, s)
+		group.Go(func() error {
+			s, err := natsd.Start(*c)
+			if err != nil {
+				return err
+			}
+			c.Port, servers[i] = s.Port(), s
+			return nil
+		})
 	}
-	return nil
+	err := group.Wait()
+	m.Servers = slices.DeleteFunc(servers, func(s *natsd.Server) bool { return s == nil })
+	return err
 }
 
 // freePorts returns ports on which nobody listened a moment ago, all different
