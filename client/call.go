@@ -212,6 +212,12 @@ func (k call) settles(reply *nats.Msg) bool {
 	return err == nil && !done.Unsure
 }
 
+// lost reports whether an answer says that the node does not know.
+func lost(reply *nats.Msg) bool {
+	e := mesh.ErrorIn(reply.Header)
+	return e != nil && e.Code == mesh.CodeLost
+}
+
 // pause waits longer after each try, up to 200 ms.
 func pause(ctx context.Context, try int) bool {
 	d := min(200*time.Millisecond, time.Duration(5<<min(try, 6))*time.Millisecond)
@@ -300,7 +306,7 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 // hedgeAfter, the same request to the node that answered lately. A change is not
 // hedged, since two nodes would do it side by side, but for memory's, of which the
 // second does nothing; a refusal of one then stands when the other is answered
-// too. open is how many were not answered.
+// too. open is how many were not answered, or with lost: those may have been done.
 func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) (reply *nats.Msg, open int, err error) {
 	var asking sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -325,10 +331,10 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 		select {
 		case r := <-results:
 			asked--
-			switch {
-			case r.err == nil && (reply == nil || k.settles(r.reply)):
+			if r.err == nil && (reply == nil || k.settles(r.reply)) {
 				reply = r.reply
-			case mesh.CodeOf(r.err) == mesh.CodeDeadline:
+			}
+			if mesh.CodeOf(r.err) == mesh.CodeDeadline || r.err == nil && lost(r.reply) {
 				open++
 			}
 			if reply != nil && (asked == 0 || k.settles(reply)) {

@@ -146,3 +146,41 @@ func TestShortRead(t *testing.T) {
 	_, err = ws.FS(t.Context()).Open("f")
 	requireCode(t, mesh.CodeConflict, err)
 }
+
+// A memory's change is asked of two nodes, or of one twice. The first does not
+// know what became of it, while the second finds that others have changed the key
+// since: whoever only hears the second one does the change again.
+func TestUnsureBesideLost(t *testing.T) {
+	m := meshtest.Server(t)
+	r := mesh.NewResponder(m.Door(t, "n1"), "n1", nil)
+	var asked atomic.Int32
+	unsure := make(chan struct{})
+	answer := func(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+		switch asked.Add(1) {
+		case 1: // of the change before, so that the client knows a node
+			return &mesh.Reply{Args: mesh.MemoryCommitReply{Revision: 1, Head: 1}}, nil
+		case 2:
+			<-unsure
+			time.Sleep(50 * time.Millisecond) // the other answer is first
+			return nil, mesh.Errorf(mesh.CodeLost, "unknown outcome")
+		case 3:
+			defer close(unsure)
+			return &mesh.Reply{Args: mesh.MemoryCommitReply{Head: 9, Unsure: true}}, nil
+		}
+		return &mesh.Reply{Args: mesh.MemoryCommitReply{Revision: 10, Head: 10}}, nil
+	}
+	_, err := r.Subscribe(t.Context(), mesh.APIWildcards[0], mesh.APIQueue, answer)
+	require.NoError(t, err)
+	_, err = r.Subscribe(t.Context(), mesh.APINodeWildcards("n1")[0], "", answer)
+	require.NoError(t, err)
+	t.Cleanup(r.Wait)
+	c, err := client.Dial(t.Context(), client.Config{URL: m.URL(), Token: m.Token(t, "acme")})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	mem := c.Memory("main")
+	_, err = mem.Put(t.Context(), "k", []byte("a"))
+	require.NoError(t, err)
+	_, err = mem.Put(t.Context(), "k", []byte("b"))
+	requireCode(t, mesh.CodeLost, err)
+	require.EqualValues(t, 3, asked.Load())
+}

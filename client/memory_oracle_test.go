@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -203,11 +204,48 @@ func testMemoryOracle(t *testing.T, servers *meshtest.Mesh) {
 	require.Less(t, unknown, calls/5, "too much is unknown for the test to say anything")
 	result, info := porcupine.CheckOperationsVerbose(memoryModel, history, time.Minute)
 	if result != porcupine.Ok {
-		for _, part := range info.PartialLinearizationsOperations() {
-			t.Logf("linearized: %d of a key's operations", len(part[0]))
+		for key, ops := range memoryModel.Partition(history) {
+			logFrontier(t, ops, slices.MaxFunc(info.PartialLinearizationsOperations()[key], func(a, b []porcupine.Operation) int { return len(a) - len(b) }))
 		}
 	}
 	require.Equal(t, porcupine.Ok, result)
+}
+
+// logFrontier shows where no order could be found for one key's operations any
+// more: the last ones that have a place, and the first ones that have none.
+func logFrontier(t *testing.T, ops, placed []porcupine.Operation) {
+	if len(placed) == len(ops) {
+		return
+	}
+	id := func(op porcupine.Operation) string { return fmt.Sprint(op.ClientId, op.Call) }
+	in := map[string]bool{}
+	state := any(memoryState{})
+	for i, op := range placed {
+		in[id(op)] = true
+		_, state = memoryModel.Step(state, op.Input, op.Output)
+		if i >= len(placed)-12 {
+			t.Logf("placed %s, then %+v", describe(op), state)
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(ops), func(op porcupine.Operation) bool { return in[id(op)] })
+	slices.SortFunc(rest, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	for _, op := range rest[:min(len(rest), 12)] {
+		t.Logf("no place %s", describe(op))
+	}
+	for _, op := range rest {
+		if op.Return == math.MaxInt64 {
+			t.Logf("unknown %s", describe(op))
+		}
+	}
+}
+
+func describe(op porcupine.Operation) string {
+	in := op.Input.(memoryCall)
+	on := ""
+	if in.If != nil {
+		on = fmt.Sprintf(" if %d", *in.If)
+	}
+	return fmt.Sprintf("%d: [%v, %v] %s %s %s%s -> %+v", op.ClientId, time.Duration(op.Call), time.Duration(op.Return), in.Kind, in.Key, in.Value, on, op.Output)
 }
 
 func randomCall(seen map[string]uint64, value string) memoryCall {

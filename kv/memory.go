@@ -219,14 +219,17 @@ func (m *Memory) Commit(ctx context.Context, c *MemoryChange) (mesh.MemoryCommit
 		return mesh.MemoryCommitReply{}, err
 	}
 	heads := s.index.heads(c)
-	var unanswered []uint64 // what a publish without an answer expected
-	for fresh := false; ; {
+	var unanswered []uint64 // what a publish expected that may still be stored
+	for fresh, pause := false, time.Millisecond; ; {
 		v := c.judge(heads)
 		if unanswered != nil && !v.done {
-			if !sure(heads, func(i int) uint64 { return unanswered[i] }) {
-				return mesh.MemoryCommitReply{}, mesh.Errorf(mesh.CodeLost, "memory %s: outcome unknown: the stream did not answer in time", c.Namespace)
+			since := func(i int) uint64 { return unanswered[i] }
+			if !sure(heads, since) {
+				return mesh.MemoryCommitReply{}, lost(c.Namespace)
 			}
-			unanswered = nil
+			if changed(heads, since) {
+				unanswered = nil // refused for ever
+			}
 		}
 		if !fresh && !v.done && (v.unsure || v.refusal != nil) { // not on a guess
 			if heads, err = s.refresh(ctx, c); err != nil {
@@ -239,7 +242,7 @@ func (m *Memory) Commit(ctx context.Context, c *MemoryChange) (mesh.MemoryCommit
 		if v.done || v.unsure || v.refusal != nil {
 			return reply, v.refusal
 		}
-		if err := s.index.allow(c, heads); err != nil {
+		if err := s.index.allow(c, heads); err != nil && unanswered == nil {
 			return mesh.MemoryCommitReply{}, err
 		}
 		last, err := s.publish(ctx, c, heads)
@@ -247,19 +250,36 @@ func (m *Memory) Commit(ctx context.Context, c *MemoryChange) (mesh.MemoryCommit
 			return mesh.MemoryCommitReply{Revision: last, Head: max(last, s.index.head())}, nil
 		}
 		if !errors.Is(err, mesh.ErrRefused) {
+			if unanswered != nil {
+				err = lost(c.Namespace)
+			}
 			return mesh.MemoryCommitReply{}, err
 		}
 		if errors.Is(err, mesh.ErrUnanswered) {
 			unanswered = expectations(heads)
 		}
+		expected := expectations(heads)
 		if heads, err = s.refresh(ctx, c); err != nil {
 			if unanswered != nil {
-				err = mesh.Errorf(mesh.CodeLost, "memory %s: outcome unknown: the stream did not answer in time", c.Namespace)
+				err = lost(c.Namespace)
 			}
 			return mesh.MemoryCommitReply{}, err
 		}
 		fresh = true
+		if changed(heads, func(i int) uint64 { return expected[i] }) {
+			continue
+		}
+		// A leader that is behind refused it, or one that is behind was read.
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 50*time.Millisecond)
 	}
+}
+
+func lost(ns mesh.Namespace) error {
+	return mesh.Errorf(mesh.CodeLost, "memory %s: outcome unknown: the stream did not answer in time", ns)
 }
 
 // verdict is what is to be done about a change, as the keys stand.
@@ -293,6 +313,16 @@ func (c *MemoryChange) judge(heads []memoryHead) verdict {
 func sure(heads []memoryHead, since func(i int) uint64) bool {
 	for i, h := range heads {
 		if h.seq <= since(i) || h.prev <= since(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// changed reports whether a key has changed after since.
+func changed(heads []memoryHead, since func(i int) uint64) bool {
+	for i, h := range heads {
+		if h.seq > since(i) {
 			return true
 		}
 	}

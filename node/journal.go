@@ -224,13 +224,17 @@ func (j *journal) store(ctx context.Context, ops []objstore.Op, answers []objsto
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mesh.DefaultSettle)
 	defer cancel()
-	for {
+	for unanswered := false; ; {
 		seq, err := mesh.Publish(ctx, j.js, m, r.Prev)
+		unanswered = unanswered || errors.Is(err, mesh.ErrUnanswered)
 		if errors.Is(err, mesh.ErrRefused) {
 			seq, err = j.settle(ctx, r.ID, r.Prev)
 			if seq == 0 && err == nil {
 				continue // nothing follows: the refusal came from a leader that is behind
 			}
+		}
+		if unanswered && mesh.CodeOf(err) == mesh.CodeQuota {
+			err = mesh.Errorf(mesh.CodeLost, "unknown outcome: %v", err) // an earlier try may be stored
 		}
 		if err != nil {
 			return err
