@@ -64,7 +64,7 @@ func TestCrash(t *testing.T) {
 		w := &Workload{Workspace: c.Workspace("main"), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8, Commands: canIsolate()}
 		calls := crashOnce(t, box, w, time.Duration(all.IntN(400))*time.Millisecond)
 		final := finalOf(t, w)
-		verdict(t, box, Judge(calls, final))
+		verdict(t, box.Log, Judge(calls, final))
 		before, ended = append(before, w), append(ended, final)
 	}
 	require.NoError(t, box.Kill())
@@ -106,7 +106,7 @@ func TestCrashAtEachStep(t *testing.T) {
 				require.NoError(t, err)
 				w := &Workload{Workspace: c.Workspace("main"), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8}
 				calls := dieOnce(t, box, w, all.IntN(2) == 0)
-				verdict(t, box, Judge(calls, finalOf(t, w)))
+				verdict(t, box.Log, Judge(calls, finalOf(t, w)))
 				require.NoError(t, c.Close())
 				require.NoError(t, box.Stop())
 			}
@@ -117,32 +117,34 @@ func TestCrashAtEachStep(t *testing.T) {
 // dieOnce lets a workload run until the box dies by itself, starts it again, maybe
 // without its disk, and returns the calls.
 func dieOnce(t *testing.T, box *Box, w *Workload, lose bool) []Call {
-	var h History
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.Run(ctx, &h)
-	}()
-	limit, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	require.True(t, box.Gone(limit), "the program has never come by there")
-	if lose {
-		require.NoError(t, box.LoseFiles())
-	}
-	box.Env = nil
-	require.NoError(t, box.Start(t.Context()), box.Log())
-	goesOn := h.Changes() + 20
-	require.Eventually(t, func() bool { return h.Changes() >= goesOn }, patience, time.Millisecond)
-	stop()
-	<-done
-	return h.Calls()
+	return during(t, w, 0, 0, func(func()) {
+		limit, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		require.True(t, box.Gone(limit), "the program has never come by there")
+		if lose {
+			require.NoError(t, box.LoseFiles())
+		}
+		box.Env = nil
+		require.NoError(t, box.Start(t.Context()), box.Log())
+	})
 }
 
 // crashOnce lets a workload run, kills the box in the middle and starts it again,
 // and returns the calls.
 func crashOnce(t *testing.T, box *Box, w *Workload, after time.Duration) []Call {
+	return during(t, w, acknowledged, after, func(func()) {
+		require.NoError(t, box.Kill())
+		require.NoError(t, box.Start(t.Context()), box.Log())
+	})
+}
+
+// acknowledged is how many changes are before a fault.
+const acknowledged = 200
+
+// during lets a workload run and, when so many changes were acknowledged and then a
+// while later, does something to the mesh, from which the work must go on. It returns
+// the calls. The fault may wait, too, until the work goes on.
+func during(t *testing.T, w *Workload, changes int, after time.Duration, fault func(goesOn func())) []Call {
 	var h History
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -151,13 +153,14 @@ func crashOnce(t *testing.T, box *Box, w *Workload, after time.Duration) []Call 
 		defer close(done)
 		w.Run(ctx, &h)
 	}()
-	const acknowledged = 200
-	require.Eventually(t, func() bool { return h.Changes() >= acknowledged }, patience, time.Millisecond)
+	reach := func(n int) {
+		require.Eventually(t, func() bool { return h.Changes() >= n }, patience, time.Millisecond, "the work does not go on")
+	}
+	goesOn := func() { reach(h.Changes() + 20) }
+	reach(changes)
 	time.Sleep(after) // the instant is the experiment
-	require.NoError(t, box.Kill())
-	require.NoError(t, box.Start(t.Context()), box.Log())
-	goesOn := h.Changes() + 20
-	require.Eventually(t, func() bool { return h.Changes() >= goesOn }, patience, time.Millisecond)
+	fault(goesOn)
+	goesOn()
 	stop()
 	<-done
 	calls := h.Calls()
@@ -177,13 +180,13 @@ func finalOf(t *testing.T, w *Workload) map[string]string {
 	return final
 }
 
-func verdict(t *testing.T, box *Box, findings []Finding) {
+func verdict(t *testing.T, log func() string, findings []Finding) {
 	t.Helper()
 	for _, f := range findings {
 		t.Error(f)
 	}
 	if len(findings) > 0 {
-		t.Fatal(box.Log())
+		t.Fatal(log())
 	}
 }
 

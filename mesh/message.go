@@ -118,15 +118,22 @@ type InfoReply struct {
 	Commit     string    `json:"commit"`      // the last one; empty: none was made yet
 	JournalSeq uint64    `json:"journal_seq"` // stream sequence of the last journal record
 	Isolation  string    `json:"isolation"`   // driver of the node's sandbox
-	Capture    string    `json:"capture"`     // how changes of commands are found: scan; empty where there are no files
+	Capture    string    `json:"capture"`     // how changes of commands are found, see CaptureScan; empty where there are no files
 	Execs      int       `json:"execs"`       // running now
 	Net        string    `json:"net"`         // network of its commands that ask for none
 
-	Committed *time.Time `json:"committed,omitempty"` // when the commit was made
-	Lag       int        `json:"lag"`                 // changes that are in the journal and in no commit
-	Captured  *time.Time `json:"captured,omitempty"`  // when a capture last ended in this tenure
-	Ephemeral []Path     `json:"ephemeral,omitempty"` // directories, at any depth, that are not captured
+	Committed   *time.Time `json:"committed,omitempty"`    // when the commit was made
+	CommitError string     `json:"commit_error,omitempty"` // why the last try to make one failed
+	Lag         int        `json:"lag"`                    // changes that are in the journal and in no commit
+	Captured    *time.Time `json:"captured,omitempty"`     // when a capture last ended in this tenure
+	Ephemeral   []Path     `json:"ephemeral,omitempty"`    // directories, at any depth, that are not captured
 }
+
+// Values of InfoReply.Capture.
+const (
+	CaptureScan = "scan" // the tree is compared with what the journal says
+	CaptureNone = "none" // not at all: a directory of the host has its files, and the mesh keeps no copy of what is changed there
+)
 
 // WorkspaceRequest names a workspace to create or remove (api workspace).
 type WorkspaceRequest struct {

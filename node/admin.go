@@ -92,6 +92,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxLog":           DefaultMaxLog,
 		"node.DefaultMaxLogs":          DefaultMaxLogs,
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
+		"node.DefaultMaxTail":          DefaultMaxTail,
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
 		"sandbox.DefaultFileBytes":     sandbox.DefaultFileBytes,
 		"sandbox.DefaultFiles":         sandbox.DefaultFiles,

@@ -142,6 +142,9 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64) (sum captured
 	if f.w.record.Dir != "" {
 		return sum, nil // what others have put there is theirs: it must not be read with the node's rights
 	}
+	if err := f.room(); err != nil {
+		return sum, err
+	}
 	for range capturePasses {
 		again, err := f.pass(ctx, since, &sum)
 		if err != nil {

@@ -21,35 +21,64 @@ import (
 const (
 	checkpointOps   = 1000
 	checkpointBytes = 4 << 20
+	// checkpointRecords counts those as well that change no file, of commands and
+	// of refusals: the next owner has to read them.
+	checkpointRecords = 2000
 	// DefaultCommitAfter is how long after the last change.
 	DefaultCommitAfter = 30 * time.Second
 	// checkpointRetry is how long after one that failed.
 	checkpointRetry = 5 * time.Second
+	// DefaultMaxTail is how many bytes of changes a workspace may have that are in no
+	// commit, in its journal and in the node's memory. Where commits fail, the change
+	// after that is refused.
+	DefaultMaxTail = 64 << 20
 )
 
 // checkpoints makes checkpoints when they are due, until ctx ends.
 func (f *fileState) checkpoints(ctx context.Context) {
 	timer := time.NewTimer(DefaultCommitAfter)
 	defer timer.Stop()
+	due := f.due
 	for {
-		cause := "idle"
+		cause := "full"
 		select {
 		case <-ctx.Done():
 			return
-		case <-f.due:
-			cause = "full"
+		case <-due:
 		case <-timer.C:
+			if due != nil {
+				cause = "idle"
+			}
 		}
 		wait := f.idleFor()
 		if cause == "full" || wait <= 0 {
-			wait = DefaultCommitAfter
+			wait, due = DefaultCommitAfter, f.due
 			if err := f.checkpoint(ctx, cause); err != nil && ctx.Err() == nil {
 				f.w.log.Warn("no checkpoint", "err", err)
-				wait = checkpointRetry
+				wait, due = checkpointRetry, nil // not with each change
 			}
 		}
 		timer.Reset(wait)
 	}
+}
+
+// room refuses a change, before it is recorded, while as much as may be is in no
+// commit: CodeQuota where the mesh has no room for one, else CodeBusy.
+func (f *fileState) room() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	most := f.w.node.cfg.MaxTail
+	switch {
+	case int64(f.bytes) < most:
+		return nil
+	case f.failure == nil:
+		return mesh.Errorf(mesh.CodeBusy, "workspace %s changes faster than its changes are committed; try again", f.w.name)
+	case mesh.CodeOf(f.failure) == mesh.CodeQuota:
+		return mesh.Errorf(mesh.CodeQuota, "workspace %s takes no change: %d bytes of its changes wait for a commit, for which the mesh has no room (%s); ask the operator for room, then it goes on by itself",
+			f.w.name, f.bytes, mesh.AsError(f.failure).Text)
+	}
+	return mesh.Errorf(mesh.CodeBusy, "workspace %s takes no change now: %d bytes of its changes wait for a commit, which fails (%s); it is tried again each %s",
+		f.w.name, f.bytes, mesh.AsError(f.failure).Text, checkpointRetry)
 }
 
 // idleFor is how long it is until the workspace has not changed for
@@ -92,15 +121,20 @@ func (f *fileState) moment() *moment {
 //   - before the commit is stored leaves packs that nobody lists;
 //   - before the checkpoint record leaves a commit that nobody knows;
 //   - before the purge leaves records that nobody needs, for the next one to take.
-func (f *fileState) checkpoint(ctx context.Context, cause string) error {
+func (f *fileState) checkpoint(ctx context.Context, cause string) (err error) {
 	f.one.Lock()
 	defer f.one.Unlock()
 	f.mu.Lock()
-	clean := f.ops == 0 && !f.commit.IsZero()
+	clean := f.ops == 0 && !f.commit.IsZero() && f.records() < checkpointRecords
 	f.mu.Unlock()
 	if clean {
 		return nil
 	}
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.failure = err
+	}()
 	m := f.moment()
 	commit, packs, err := f.commitMoment(ctx, m, cause)
 	if err == nil {
@@ -184,7 +218,7 @@ func (f *fileState) record(ctx context.Context, m *moment, commit objstore.Ref, 
 	maps.DeleteFunc(f.inline, func(_ objstore.ID, c inlined) bool { return c.sequence <= m.place.Sequence })
 	f.commit, f.covers, f.made = commit, m.place, time.Now()
 	f.ops, f.bytes = f.ops-m.ops, f.bytes-m.bytes
-	f.oldest = f.made
+	f.oldest, f.failure = f.made, nil
 	return nil
 }
 

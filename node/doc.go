@@ -44,8 +44,11 @@
 // captured, and neither are sockets, devices, and paths longer than
 // mesh.MaxPathBytes.
 //
-// After 1,000 changes, 4 MiB of them, 30 s of rest, and at the end of a tenure, the
-// ledger as of one record is committed, and the records up to it are purged. A tree
+// After 1,000 changes, 4 MiB of them, 2,000 records of any kind, 30 s of rest, and at
+// the end of a tenure, the ledger as of one record is committed, and the records up to
+// it are purged. Where that fails it is tried again, and once DefaultMaxTail of changes
+// wait for it the workspace takes no more: CodeQuota where the mesh has no room for a
+// commit, else CodeBusy. It can be read, and goes on when a commit is made. A tree
 // that a tenure has left in peace is trusted when nothing in it is described in
 // another way since; every other one is restored aside from the commit and the
 // records since, and put in place by a rename. A directory of the host is never

@@ -64,6 +64,10 @@ func TestHostDir(t *testing.T) {
 		require.Equal(t, name, string(b))
 	}
 	use("first")
+	info, err := ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, mesh.CaptureNone, info.Capture)
+	require.Empty(t, info.Ephemeral)
 	m.StopNode(t)
 	m.StartNode(t)
 	use("second")

@@ -137,23 +137,26 @@ func TestJournalSettlesAnswers(t *testing.T) {
 // TestLateOpener: who opens with an epoch that was overtaken does not fence out its
 // successor, and publishes nothing.
 func TestLateOpener(t *testing.T) {
-	m := meshtest.Server(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
-	require.NoError(t, err)
-	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
-	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
-	require.NoError(t, err)
-	subject := mesh.JournalSubject(0, "acme", "repo")
-	open := objstore.Op{Kind: objstore.KindOpen}
-	j, err := openJournal(t.Context(), js, stream, subject, 7, nil, open)
-	require.NoError(t, err)
-	for _, prev := range []*objstore.StoredRecord{&j.end, nil} { // nil: it has read before the successor came
-		_, err = openJournal(t.Context(), js, stream, subject, 6, prev, open)
-		require.Equal(t, mesh.CodeStale, mesh.CodeOf(err))
+	for name, m := range map[string]*meshtest.Mesh{"one server": meshtest.Server(t), "cluster": meshtest.Cluster(t, 3)} {
+		t.Run(name, func(t *testing.T) {
+			js, err := jetstream.New(m.Store(t, "n1"))
+			require.NoError(t, err)
+			require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: m.Replicas()}))
+			stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
+			require.NoError(t, err)
+			subject := mesh.JournalSubject(0, "acme", "repo")
+			open := objstore.Op{Kind: objstore.KindOpen}
+			j, err := openJournal(t.Context(), js, stream, subject, 7, nil, open)
+			require.NoError(t, err)
+			for _, prev := range []*objstore.StoredRecord{&j.end, nil} { // nil: it has read before the successor came
+				_, err = openJournal(t.Context(), js, stream, subject, 6, prev, open)
+				require.Equal(t, mesh.CodeStale, mesh.CodeOf(err))
+			}
+			last, err := lastRecord(t.Context(), stream, subject)
+			require.NoError(t, err)
+			require.Equal(t, j.end.Sequence, last.Sequence)
+		})
 	}
-	last, err := lastRecord(t.Context(), stream, subject)
-	require.NoError(t, err)
-	require.Equal(t, j.end.Sequence, last.Sequence)
 }
 
 // TestJournalSurvivesItsLeader: while the stream's leader is killed, every append

@@ -63,6 +63,7 @@ type Config struct {
 	Grace   time.Duration
 	MaxLog  int64 // bytes of output that are kept of one exec; default DefaultMaxLog
 	MaxLogs int64 // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
+	MaxTail int64 // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
 	Version string
 	Log     *slog.Logger
 }
@@ -137,6 +138,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	if cfg.MaxLogs == 0 {
 		cfg.MaxLogs = DefaultMaxLogs
+	}
+	if cfg.MaxTail == 0 {
+		cfg.MaxTail = DefaultMaxTail
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),

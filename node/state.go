@@ -59,6 +59,7 @@ type fileState struct {
 	changed   time.Time               // of the last op
 	answers   []objstore.Answer
 	oldest    time.Time // when the first op came that is in no commit
+	failure   error     // of the last checkpoint; nil where it was made
 
 	due      chan struct{} // a checkpoint may be due
 	one      sync.Mutex    // held by a checkpoint
@@ -103,13 +104,16 @@ func (f *fileState) apply(r *objstore.StoredRecord) {
 		f.changed = time.Now()
 	}
 	f.answer(r.Answers, r.Time)
-	if f.ops >= checkpointOps || f.bytes >= checkpointBytes {
+	if f.ops >= checkpointOps || int64(f.bytes) >= min(checkpointBytes, f.w.node.cfg.MaxTail) || f.records() >= checkpointRecords {
 		select {
 		case f.due <- struct{}{}:
 		default:
 		}
 	}
 }
+
+// records is how many records are in no commit; f.mu is held.
+func (f *fileState) records() uint64 { return f.place.Number - f.covers.Number }
 
 // keep remembers where the content of an op is.
 func (f *fileState) keep(op *objstore.Op, sequence uint64) {
@@ -197,9 +201,15 @@ func (f *fileState) see(paths ...string) {
 func (f *fileState) describe(info *mesh.InfoReply) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	info.Capture, info.Lag = "scan", f.ops
-	for _, e := range Ephemeral {
-		info.Ephemeral = append(info.Ephemeral, mesh.Path(e))
+	info.Capture, info.Lag = mesh.CaptureNone, f.ops
+	if f.w.record.Dir == "" {
+		info.Capture = mesh.CaptureScan
+		for _, e := range Ephemeral {
+			info.Ephemeral = append(info.Ephemeral, mesh.Path(e))
+		}
+	}
+	if f.failure != nil {
+		info.CommitError = mesh.AsError(f.failure).Text
 	}
 	if !f.commit.IsZero() {
 		made := f.made.UTC()

@@ -100,7 +100,10 @@ func pathsOf(c *sandbox.Change) []string {
 // pass records a change and returns what to do once the disk was to follow.
 func (t *task) pass(c sandbox.Change, reply func(sandbox.Change) any) (func(error) error, error) {
 	r := &recorder{w: t.workspace, ctx: t.ctx}
-	err := r.change(&c)
+	err := t.files.room()
+	if err == nil {
+		err = r.change(&c)
+	}
 	if err == nil && t.key != "" {
 		var args any
 		if reply != nil {

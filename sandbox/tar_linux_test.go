@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -159,6 +160,70 @@ func TestTarRoundTrip(t *testing.T) {
 		require.Equal(t, want, treeState(t, f.tenant("dst")))
 		require.Empty(t, f.staged())
 	})
+}
+
+// Files that pass a gate beside each other leave what the same archive leaves one
+// entry after the other, whatever names have in common.
+func TestReadTarBeside(t *testing.T) {
+	f := newTreeFixture(t)
+	var inGate, most atomic.Int64
+	gate := func(Change) (func(error) error, error) {
+		for n := inGate.Add(1); ; {
+			if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+				break
+			}
+		}
+		time.Sleep(rand.N(200 * time.Microsecond)) // as a journal answers
+		inGate.Add(-1)
+		return func(err error) error { return err }, nil
+	}
+	extracted := 0
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		one := func(of ...string) string { return of[r.IntN(len(of))] }
+		dir := func() string { return one("a", "b", "a/b", "c/d", "l") }
+		name := func() string { return dir() + "/" + one("f", "g", "h") }
+		var headers []tar.Header
+		for i := range 25 {
+			h := tar.Header{Name: name(), Typeflag: tar.TypeReg, ModTime: time.Unix(int64(1000+i), 0)}
+			switch r.IntN(16) {
+			case 0, 1:
+				h.Name, h.Typeflag = dir(), tar.TypeDir
+			case 2:
+				h.Typeflag, h.Linkname = tar.TypeSymlink, name()
+			case 3:
+				h.Name, h.Typeflag, h.Linkname = "l", tar.TypeSymlink, one("a", "b")
+			case 4:
+				h.Name = one("a", "c/d", "l") // in the way, maybe
+			case 5, 6:
+				if i > 0 {
+					h.Typeflag, h.Linkname = tar.TypeLink, headers[r.IntN(i)].Name
+				}
+			}
+			headers = append(headers, h)
+		}
+		archive := tarOf(headers...).Bytes()
+		alone, beside := fmt.Sprint("alone", seed), fmt.Sprint("beside", seed)
+		_, want := f.View(".").ReadTar(t.Context(), alone, bytes.NewReader(archive), TarLimits{})
+		_, got := f.View(".").Gated(gate).ReadTar(t.Context(), beside, bytes.NewReader(archive), TarLimits{})
+		require.Equal(t, mesh.CodeOf(want), mesh.CodeOf(got), "seed %d: %v, and not %v", seed, got, want)
+		if want == nil {
+			extracted++
+			require.Equal(t, withoutTimes(treeState(t, f.tenant(alone))), withoutTimes(treeState(t, f.tenant(beside))), "seed %d", seed)
+		}
+	}
+	require.Greater(t, extracted, 10, "the archives are of no use")
+	require.Greater(t, most.Load(), int64(3), "nothing passed beside anything")
+}
+
+// withoutTimes drops the times of directories, which tell when something came.
+func withoutTimes(state map[string]string) map[string]string {
+	for p, what := range state {
+		if words := strings.Fields(what); words[0] == TypeDir {
+			state[p] = strings.Join(words[:2], " ")
+		}
+	}
+	return state
 }
 
 func TestWriteTarOneFile(t *testing.T) {

@@ -10,11 +10,22 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// While a gate lets one file in, as many others may wait for it: small ones, whose
+// content it may hold in memory.
+const (
+	tarBeside      = 32
+	tarBesideBytes = 256 << 10
+	// maxBeside bounds the names that are compared with those that come.
+	maxBeside = 4096
 )
 
 // maxLateBytes bounds the memory for directories whose mode and time are set
@@ -25,7 +36,8 @@ const maxLateBytes = 4 << 20
 // is missing. Entries replace what has their name, each in one step; a
 // directory joins the one that is there. Modes (without setuid and setgid) and
 // modification times are set, owners are the tenant, extended attributes are
-// ignored. After a failure what was extracted before stays.
+// ignored. After a failure what was extracted before stays. With a gate, small files
+// pass it beside each other; what has a name in common comes in the archive's order.
 //
 // Names that are absolute or hold "..", devices, and hard links to such names
 // are CodeDenied; so is an entry whose parent is a symbolic link, of the archive
@@ -45,13 +57,17 @@ func (v *View) ReadTar(ctx context.Context, path string, r io.Reader, lim TarLim
 		lim.Bytes = DefaultTarBytes
 	}
 	src := &tarSource{r: r}
-	u := unpacker{View: v, ctx: ctx, base: path, src: src, in: tar.NewReader(src), lim: lim, buf: make([]byte, copyBuffer)}
+	u := unpacker{View: v, ctx: ctx, base: path, src: src, in: tar.NewReader(src), lim: lim, buf: make([]byte, copyBuffer), beside: map[string]bool{}}
+	u.placing.SetLimit(tarBeside)
 	err := u.mkdir(path, 0, true)
 	if errors.Is(err, unix.EEXIST) {
 		err = unix.ENOTDIR
 	}
 	if err == nil {
 		err = u.all()
+	}
+	if cause := u.placing.Wait(); err == nil || errors.Is(err, errBeside) {
+		err = cause
 	}
 	if src.err != nil && err != nil {
 		return u.count, fmt.Errorf("read the archive: %w", src.err)
@@ -95,6 +111,44 @@ type unpacker struct {
 
 	late      []lateDir
 	lateBytes int
+
+	placing errgroup.Group  // puts small files in place beside each other
+	beside  map[string]bool // names since settle: true is one of these files, false what is above it
+	failed  atomic.Bool     // one of them was not put in place
+}
+
+// errBeside ends the reading after that: placing has the reason.
+var errBeside = errors.New("an entry before failed")
+
+// settle waits until the files before are in place.
+func (u *unpacker) settle() error {
+	clear(u.beside)
+	if u.placing.Wait() != nil {
+		return errBeside
+	}
+	return nil
+}
+
+// order waits where an entry must come after those before it.
+func (u *unpacker) order(to string, hdr *tar.Header) error {
+	_, below := u.beside[to]
+	switch hdr.Typeflag {
+	case tar.TypeDir:
+		below = false // it joins what is there
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+	default:
+		return u.settle() // it may be a way to them, or another name of one
+	}
+	for p := to; !below && p != "."; p = path.Dir(p) {
+		below = u.beside[p]
+	}
+	switch {
+	case below || len(u.beside) >= maxBeside:
+		return u.settle()
+	case u.failed.Load():
+		return errBeside
+	}
+	return nil
 }
 
 type lateDir struct {
@@ -123,15 +177,26 @@ func (u *unpacker) all() error {
 			continue
 		}
 		if err := u.entry(hdr); err != nil {
-			return mesh.About(fmt.Sprintf("entry %.200q", hdr.Name), failed(err))
+			return about(hdr, err)
 		}
 		u.count.Entries++
 		u.src.zeros = 0
 	}
 }
 
+// about says which entry an error is of.
+func about(hdr *tar.Header, err error) error {
+	if errors.Is(err, errBeside) {
+		return err
+	}
+	return mesh.About(fmt.Sprintf("entry %.200q", hdr.Name), failed(err))
+}
+
 func (u *unpacker) entry(hdr *tar.Header) error {
 	to, err := u.target(hdr.Name)
+	if err == nil {
+		err = u.order(to, hdr)
+	}
 	if err != nil {
 		return err
 	}
@@ -199,6 +264,9 @@ func (u *unpacker) directory(to string, hdr *tar.Header) error {
 // descriptors that are known to be directories in the scope. One that is not
 // there any more is the tenant's doing.
 func (u *unpacker) finishDirs() error {
+	if err := u.settle(); err != nil {
+		return err
+	}
 	for i := len(u.late) - 1; i >= 0; i-- {
 		if err := u.tree.stopped(u.ctx); err != nil {
 			return err
@@ -230,15 +298,39 @@ func (u *unpacker) file(to string, hdr *tar.Header) error {
 		return err
 	}
 	defer f.Close()
-	if err = u.fill(f, hdr); err == nil {
-		err = u.put(to, tmp, "")
-	}
-	if err != nil {
+	if err := u.fill(f, hdr); err != nil {
 		_ = unix.Unlinkat(u.tree.stage, tmp, 0)
 		return err
 	}
 	u.count.Bytes += hdr.Size
+	if u.gate == nil || hdr.Size > tarBesideBytes {
+		return u.putFile(to, tmp)
+	}
+	u.beside[to] = true
+	for p := path.Dir(to); p != "." && !u.beside[p]; p = path.Dir(p) {
+		u.beside[p] = false
+	}
+	u.placing.Go(func() error {
+		err := u.tree.enter()
+		if err == nil {
+			err = u.putFile(to, tmp)
+			u.tree.leave()
+		}
+		if err != nil {
+			u.failed.Store(true)
+			return about(hdr, err)
+		}
+		return nil
+	})
 	return nil
+}
+
+func (u *unpacker) putFile(to, tmp string) error {
+	err := u.put(to, tmp, "")
+	if err != nil {
+		_ = unix.Unlinkat(u.tree.stage, tmp, 0)
+	}
+	return err
 }
 
 // fill writes the file; with holes, not the zeros at the end of a buffer.

@@ -157,10 +157,11 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"node", string(info.Node)},
 		{"epoch", info.Epoch.String()},
 		{"commit", orDash(info.Commit)},
+		{"commit_error", orDash(info.CommitError)},
 		{"journal_seq", fmt.Sprint(info.JournalSeq)},
 		{"isolation", orDash(info.Isolation)},
 		{"lag", strconv.Itoa(info.Lag)},
-		{"capture", orDash(info.Capture)},
+		{"capture", captureText(info.Capture)},
 		{"execs", strconv.Itoa(info.Execs)},
 		{"net", orDash(info.Net)},
 	} {
@@ -169,4 +170,12 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		}
 	}
 	return out.flush()
+}
+
+// captureText says what becomes of what commands change.
+func captureText(capture string) string {
+	if capture == mesh.CaptureNone {
+		return "none (a directory of the host: what is changed there is kept there only)"
+	}
+	return orDash(capture)
 }

@@ -50,6 +50,7 @@ type Config struct {
 	HostDirs  bool   // the operator may make a directory of the host a workspace
 	MaxLog    int64  // bytes of output kept of one exec
 	MaxLogs   int64  // bytes of exec logs of one tenant
+	MaxTail   int64  // bytes of changes that are in no commit
 
 	NetExcept []string      // addresses that are not public and may be reached
 	Resolver  *net.Resolver // finds the hosts that may be reached
@@ -74,7 +75,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	}
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
-		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs,
+		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
 	m.StartNode(t)
