@@ -92,7 +92,7 @@ func (w *workspace) change(ctx context.Context, req *mesh.Request, v verb, key s
 		defer cancel()
 	}
 	if v.grows {
-		if err := w.disk.admit(ctx, int64(len(req.Content()))); err != nil {
+		if err := w.disk.admit(ctx, int64(len(req.Content())), 0); err != nil {
 			return nil, err
 		}
 	} else {

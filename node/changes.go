@@ -114,7 +114,9 @@ func (t *task) copy() (*mesh.Reply, error) {
 	var count mesh.CopyReply
 	t.answer = func(c sandbox.Change) any { return c.Copied }
 	err = t.at(view, func(v *sandbox.View) (err error) {
-		count, err = v.Copy(t.ctx, from, to, sandbox.CopyOptions{Recursive: a.Recursive, NoReplace: a.NoReplace})
+		count, err = t.disk.copy(t.ctx, func(room sandbox.TarLimits) (mesh.CopyReply, error) {
+			return v.Copy(t.ctx, from, to, sandbox.CopyOptions{Recursive: a.Recursive, NoReplace: a.NoReplace, Limits: room})
+		})
 		return err
 	}, to)
 	return &mesh.Reply{Args: count}, err

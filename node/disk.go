@@ -15,9 +15,9 @@ const (
 	// DefaultDiskBytes is what one workspace may hold: a large repository with its
 	// dependencies and builds.
 	DefaultDiskBytes = 10 << 30
-	// DefaultDiskFiles is how many files and directories: several times the largest
-	// tree of dependencies, and counted in some seconds.
-	DefaultDiskFiles = 1_000_000
+	// DefaultDiskFiles is how many files and directories, and the most that a tenant
+	// may have: what is more could not be kept.
+	DefaultDiskFiles = DefaultMaxFiles
 	// DefaultMaxCounts bounds the workspaces whose files are counted at a time on
 	// one node.
 	DefaultMaxCounts = 8
@@ -149,8 +149,9 @@ func (d *disk) count(ctx context.Context, limits mesh.Limits) bool {
 }
 
 // admit refuses a request that adds bytes, with CodeQuota, where they do not fit.
-// What was counted long ago is counted again before that.
-func (d *disk) admit(ctx context.Context, bytes int64) error {
+// What was counted long ago is counted again before that. Of what is there some
+// bytes go again with the end of the request.
+func (d *disk) admit(ctx context.Context, bytes, going int64) error {
 	if !d.has() {
 		return nil
 	}
@@ -162,7 +163,7 @@ func (d *disk) admit(ctx context.Context, bytes int64) error {
 	defer d.counting.Unlock()
 	limits := d.workspace.node.limitsOf(d.workspace.tenant)
 	fits := func() bool {
-		return d.used.Bytes+added <= limits.DiskBytes && d.used.Files < limits.DiskFiles
+		return d.used.Bytes+added-going <= limits.DiskBytes && d.used.Files < limits.DiskFiles
 	}
 	if !d.known || fits() {
 		return nil
@@ -174,6 +175,40 @@ func (d *disk) admit(ctx context.Context, bytes int64) error {
 		}
 	}
 	d.added.Add(-bytes)
+	return d.errFull(limits)
+}
+
+func (d *disk) errFull(limits mesh.Limits) *mesh.Error {
 	return mesh.Errorf(mesh.CodeQuota, "workspace %s may hold %d MiB and %d files, and this does not fit; remove something, or ask the operator for more",
 		d.workspace.name, limits.DiskBytes>>20, limits.DiskFiles)
+}
+
+// copy does a copy within what there is room for, of which more than that is
+// CodeQuota: how large it is only the copy itself finds out.
+func (d *disk) copy(ctx context.Context, do func(sandbox.TarLimits) (mesh.CopyReply, error)) (mesh.CopyReply, error) {
+	if !d.has() {
+		return do(sandbox.TarLimits{})
+	}
+	limits := d.workspace.node.limitsOf(d.workspace.tenant)
+	room := d.room(ctx, limits)
+	if room.Bytes <= 0 || room.Entries <= 0 {
+		return mesh.CopyReply{}, d.errFull(limits)
+	}
+	reply, err := do(room)
+	d.added.Add(reply.Bytes)
+	if mesh.CodeOf(err) == mesh.CodeTooLarge && (room.Bytes < sandbox.DefaultTarBytes || room.Entries < sandbox.DefaultTarEntries) {
+		err = d.errFull(limits)
+	}
+	return reply, err
+}
+
+// room is what still fits, by a fresh count where one is due; without any, all that
+// a workspace may hold.
+func (d *disk) room(ctx context.Context, limits mesh.Limits) sandbox.TarLimits {
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	if d.due(limits) {
+		d.count(ctx, limits)
+	}
+	return sandbox.TarLimits{Entries: limits.DiskFiles - d.used.Files, Bytes: limits.DiskBytes - d.used.Bytes - d.added.Load()}
 }

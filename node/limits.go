@@ -62,6 +62,7 @@ func withDefaults(l mesh.Limits) mesh.Limits {
 			*d.value = d.none
 		}
 	}
+	l.DiskFiles = min(l.DiskFiles, DefaultMaxFiles)
 	if l.Dangerous == "" {
 		l.Dangerous = mesh.DangerousAsked
 	}

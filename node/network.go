@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -120,9 +121,11 @@ func (x *run) networkHad() string {
 }
 
 const (
-	// endpointsAge is how long the addresses of the mesh's servers are believed.
-	endpointsAge = time.Minute
-	// endpointsWait bounds the lookup of one of them.
+	// endpointsAge is how long the addresses of the mesh's servers are believed, and
+	// endpointsMost how long while they are being looked up again.
+	endpointsAge  = time.Minute
+	endpointsMost = 10 * time.Minute
+	// endpointsWait bounds that.
 	endpointsWait = 2 * time.Second
 )
 
@@ -131,39 +134,76 @@ const (
 type endpoints struct {
 	cfg *Config
 
+	looking sync.Mutex // held by the one who looks names up
+
 	mu    sync.Mutex
 	found time.Time
 	of    map[string][]netip.AddrPort // by URL
 }
 
-// list keeps what it knew of one whose name cannot be looked up just now.
+// list keeps what it knew of one whose name cannot be looked up just now. It waits
+// for a lookup where nothing is known that can be believed; else only the one waits
+// who does it.
 func (e *endpoints) list() []netip.AddrPort {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if time.Since(e.found) > endpointsAge {
-		all := slices.Clone(e.cfg.Own)
-		for _, c := range []*nats.Conn{e.cfg.Door, e.cfg.Store} {
-			all = append(all, c.Servers()...)
-			if at, err := netip.ParseAddrPort(c.ConnectedAddr()); err == nil {
-				e.of["now"] = []netip.AddrPort{at}
-			}
+	switch age := e.age(); {
+	case age > endpointsMost:
+		e.looking.Lock()
+		if e.age() > endpointsAge {
+			e.lookUp()
 		}
-		for _, server := range all {
-			if at := lookUp(server); len(at) > 0 {
-				e.of[server] = at
-			}
-		}
-		e.found = time.Now()
+		e.looking.Unlock()
+	case age > endpointsAge && e.looking.TryLock():
+		e.lookUp()
+		e.looking.Unlock()
 	}
 	var all []netip.AddrPort
+	for _, c := range e.conns() {
+		if at, err := netip.ParseAddrPort(c.ConnectedAddr()); err == nil {
+			all = append(all, at)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for _, at := range e.of {
 		all = append(all, at...)
 	}
 	return all
 }
 
+func (e *endpoints) age() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Since(e.found)
+}
+
+func (e *endpoints) conns() []*nats.Conn { return []*nats.Conn{e.cfg.Door, e.cfg.Store} }
+
+// lookUp asks for all names at a time. e.looking is held.
+func (e *endpoints) lookUp() {
+	all := slices.Clone(e.cfg.Own)
+	for _, c := range e.conns() {
+		all = append(all, c.Servers()...)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endpointsWait)
+	defer cancel()
+	found := make([][]netip.AddrPort, len(all))
+	var group sync.WaitGroup
+	for i, server := range all {
+		group.Go(func() { found[i] = lookUp(ctx, e.cfg.Resolver, server) })
+	}
+	group.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, server := range all {
+		if len(found[i]) > 0 {
+			e.of[server] = found[i]
+		}
+	}
+	e.found = time.Now()
+}
+
 // lookUp returns the addresses of a server by its URL; none if they cannot be found.
-func lookUp(server string) []netip.AddrPort {
+func lookUp(ctx context.Context, resolver *net.Resolver, server string) []netip.AddrPort {
 	u, err := url.Parse(server)
 	if err != nil || u.Hostname() == "" {
 		return nil
@@ -172,9 +212,7 @@ func lookUp(server string) []netip.AddrPort {
 	if err != nil {
 		port = nats.DefaultPort
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), endpointsWait)
-	defer cancel()
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	found, err := cmp.Or(resolver, net.DefaultResolver).LookupNetIP(ctx, "ip", u.Hostname())
 	if err != nil {
 		return nil
 	}

@@ -35,7 +35,14 @@ func (t *task) upload() (*mesh.Reply, error) {
 	defer t.tree.StageDrop(a.Stage)
 	defer f.Close()
 	t.looked = true
-	count, err := view.Gated(t.each).ReadTar(t.ctx, path, f, sandbox.TarLimits{})
+	// What does not fit is refused by the entry, so that at most one is more than fits.
+	gate := func(c sandbox.Change) (func(error) error, error) {
+		if err := t.disk.admit(t.ctx, c.Info.Size, a.Size); err != nil {
+			return nil, err
+		}
+		return t.each(c)
+	}
+	count, err := view.Gated(gate).ReadTar(t.ctx, path, f, sandbox.TarLimits{})
 	return &mesh.Reply{Args: mesh.UploadReply{Entries: int(count.Entries), Bytes: count.Bytes}}, err
 }
 

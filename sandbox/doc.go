@@ -30,7 +30,14 @@
 //
 // Each command is held to its own limits (see Spec), and tenants have equal shares
 // of the processors, however many processes they run. Result names every limit
-// that was met.
+// that was met, as far as the host says so (see Result.Limit).
+//
+// What no driver hides or bounds: a command reads in /proc/self/mountinfo where on
+// its file system its directory lies (a path, below which it reaches nothing else);
+// it writes to the disk as fast as the disk takes it; and what can be learnt from
+// the time that shared processors and caches take. What the kernel counts for each
+// user (inotify watches, memory of pipes, pending signals) is a tenant's own as
+// root, and shared by all tenants for an ordinary user.
 //
 // Sandboxes of bwrap are kept: one for each tenant, directory, scope, network and way out,
 // in which a small process 1 (package inside) forks the commands, each into cgroups

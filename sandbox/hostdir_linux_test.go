@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -98,4 +100,75 @@ func TestHostTree(t *testing.T) {
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH) //nolint:errcheck // the test is over
 	requireCode(t, mesh.CodeInvalid, open(dir))
+}
+
+// Root acts as the owner of a directory of the host: what neither it nor its group
+// may do fails, whatever groups the node has besides.
+func TestHostTreeHasTheOwnersRights(t *testing.T) {
+	requireRoot(t, "an ordinary user has its own rights anyway")
+	const group = 41003
+	before, err := os.Getgroups()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Setgroups(append(before, group)))
+	defer func() { require.NoError(t, syscall.Setgroups(before)) }()
+	base, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	dir := filepath.Join(base, "dir")
+	for name, gid := range map[string]int{"owner's": testUID, "others'": group} {
+		at := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(at, 0o770))
+		require.NoError(t, os.WriteFile(filepath.Join(at, "f"), []byte("x"), 0o660))
+		for _, p := range []string{at, filepath.Join(at, "f")} {
+			require.NoError(t, os.Chown(p, 0, gid))
+			require.NoError(t, os.Chmod(p, 0o770))
+		}
+	}
+	require.NoError(t, os.Chown(dir, testUID, testUID))
+	tree, err := OpenTree(TreeConfig{Dir: dir, Host: true, Stage: filepath.Join(base, "stage"), UID: testUID, GID: testUID})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tree.Close()) }()
+	v := tree.View(".")
+	read := func(path string) error {
+		_, _, err := v.ReadAt(path, 0, 10, "")
+		return err
+	}
+	require.NoError(t, read("owner's/f"))
+	requireCode(t, mesh.CodeDenied, read("others'/f"))
+	requireCode(t, mesh.CodeDenied, v.Mkdir("others'/new", 0o755, false))
+	after, err := os.Getgroups()
+	require.NoError(t, err)
+	require.Equal(t, append(before, group), after)
+}
+
+// A file system that is mounted in a directory of the host is no place to move
+// things to, and one that is read-only takes nothing; both are said by their code.
+func TestHostTreeWithAMount(t *testing.T) {
+	requireRoot(t, "only root mounts file systems")
+	base, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	dir := filepath.Join(base, "dir")
+	mounted := filepath.Join(dir, "mounted")
+	require.NoError(t, os.MkdirAll(mounted, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644))
+	for _, p := range []string{dir, filepath.Join(dir, "f")} {
+		require.NoError(t, os.Chown(p, testUID, testUID))
+	}
+	options := fmt.Sprintf("size=1m,uid=%d,gid=%d,mode=755", testUID, testUID)
+	if err := unix.Mount("x", mounted, "tmpfs", 0, options); err != nil {
+		requireOrSkip(t, "mount", err.Error())
+	}
+	defer unix.Unmount(mounted, unix.MNT_DETACH) //nolint:errcheck // the test is over
+	tree, err := OpenTree(TreeConfig{Dir: dir, Host: true, Stage: filepath.Join(base, "stage"), UID: testUID, GID: testUID})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tree.Close()) }()
+	v := tree.View(".")
+	requireCode(t, mesh.CodeUnsupported, v.Rename("f", "mounted/f", false, ""))
+	_, err = v.Write("mounted/new", []byte("x"), WriteOptions{})
+	requireCode(t, mesh.CodeUnsupported, err)
+	require.NoError(t, os.Mkdir(filepath.Join(mounted, "d"), 0o755))
+	require.NoError(t, os.Chown(filepath.Join(mounted, "d"), testUID, testUID))
+	require.NoError(t, v.Chmod("mounted/d", 0o700))
+	require.NoError(t, unix.Mount("", mounted, "", unix.MS_REMOUNT|unix.MS_RDONLY, options))
+	requireCode(t, mesh.CodeDenied, v.Chmod("mounted/d", 0o755))
+	require.FileExists(t, filepath.Join(dir, "f"))
 }

@@ -203,7 +203,11 @@ type Result struct {
 	Signal string
 	// Limit is the one of the Limit… values that was met, whatever the status; ""
 	// is none. Limits are all of them, Limit first: a command that was killed for
-	// its memory may also have been refused processes.
+	// its memory may also have been refused processes. Where Level.Limits is rlimit
+	// only LimitDisk is ever named: the kernel tells nobody but the process itself
+	// that it may have no more memory (ENOMEM) or processes (EAGAIN), and what it
+	// makes of that is its own affair. LimitDisk is also named of a command that
+	// chooses the status of a shell whose command ended so.
 	Limit  string
 	Limits []string
 	// User and System are processor time of the whole tree; 0 where the host

@@ -106,6 +106,12 @@ var isolations = []string{IsolationBwrap, coldBwrap, IsolationSoftware, Isolatio
 // newBench makes a Runner with the given isolation, or skips.
 func newBench(t *testing.T, isolation string) *bench {
 	t.Helper()
+	return newBenchOn(t, isolation, "")
+}
+
+// newBenchOn makes one that holds commands by rlimits alone, or by what is best.
+func newBenchOn(t *testing.T, isolation, rung string) *bench {
+	t.Helper()
 	keep := 0
 	if isolation == coldBwrap {
 		isolation, keep = IsolationBwrap, -1
@@ -115,7 +121,11 @@ func newBench(t *testing.T, isolation string) *bench {
 			requireOrSkip(t, "bwrap", "bubblewrap is not installed")
 		}
 	}
-	r, err := New(t.Context(), Config{Isolation: isolation, StateID: stateID(), Warm: keep, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	cfg := Config{Isolation: isolation, StateID: stateID(), Warm: keep, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	if rung == limitsRlimit {
+		cfg.limiter = newLimiter(cfg.StateID, false)
+	}
+	r, err := New(t.Context(), cfg)
 	if isolation == IsolationBwrap && err != nil {
 		requireOrSkip(t, "bwrap", err.Error())
 	}

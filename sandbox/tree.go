@@ -93,6 +93,9 @@ type CopyOptions struct {
 	// NoReplace refuses with CodeExists whatever stands at the new name; a
 	// directory is never replaced.
 	NoReplace bool
+	// Limits bound the copy, holes included; the lower ones of these and of the Tree
+	// hold.
+	Limits TarLimits
 }
 
 // TarLimits bounds one extraction; zero values mean DefaultTarEntries and

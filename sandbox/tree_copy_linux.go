@@ -48,7 +48,7 @@ func (v *View) Copy(ctx context.Context, from, to string, opt CopyOptions) (mesh
 	case rel == "":
 		return mesh.CopyReply{}, failedNew(errRoot())
 	}
-	c := copier{View: v, ctx: ctx, from: from, to: to, opt: opt, lim: v.tree.copies}
+	c := copier{View: v, ctx: ctx, from: from, to: to, opt: opt, lim: v.tree.copies.and(opt.Limits)}
 	if src.kind() != unix.S_IFDIR {
 		err = c.file(src)
 	} else {
@@ -58,6 +58,17 @@ func (v *View) Copy(ctx context.Context, from, to string, opt CopyOptions) (mesh
 		return mesh.CopyReply{}, failed(err)
 	}
 	return c.count, nil
+}
+
+// and is the lower of two limits; zero is none.
+func (l TarLimits) and(other TarLimits) TarLimits {
+	if other.Entries > 0 {
+		l.Entries = min(l.Entries, other.Entries)
+	}
+	if other.Bytes > 0 {
+		l.Bytes = min(l.Bytes, other.Bytes)
+	}
+	return l
 }
 
 // copier makes one copy.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,7 @@ type Tree struct {
 	owned    bool // chown what we make
 	acts     bool // root acts as the owner, in each call
 	uid, gid int
+	groups   []uint32       // ours, given up meanwhile; nil: none
 	seq      *atomic.Uint64 // names in stage and trash
 	noBatch  bool           // do without openat2; set by tests, before use
 	copies   TarLimits      // of one Copy; likewise
@@ -97,6 +99,9 @@ func (t *Tree) open(cfg TreeConfig) (err error) {
 	if cfg.Host {
 		t.root, err = openHostDir(cfg.Dir)
 		t.acts, t.owned = t.owned, false
+		if err == nil && t.acts {
+			err = t.findGroups()
+		}
 	} else {
 		t.root, err = openTop(cfg.Dir, t.own)
 	}
@@ -312,9 +317,39 @@ func (t *Tree) act(uid, gid int) {
 	}
 	unix.Setfsgid(gid) //nolint:errcheck // root may
 	unix.Setfsuid(uid) //nolint:errcheck // as above
+	if len(t.groups) > 0 {
+		groups := t.groups
+		if uid != 0 {
+			groups = nil
+		}
+		_ = setThreadGroups(groups) // findGroups has tried it
+	}
 	if uid == 0 {
 		runtime.UnlockOSThread()
 	}
+}
+
+// findGroups learns which groups act has to give up, and that it can.
+func (t *Tree) findGroups() error {
+	all, err := unix.Getgroups()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	for _, gid := range all {
+		t.groups = append(t.groups, uint32(gid))
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return setThreadGroups(t.groups)
+}
+
+// setThreadGroups sets the supplementary groups of the calling thread alone.
+func setThreadGroups(groups []uint32) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // ending returns an error once the Tree is being closed.
@@ -450,7 +485,7 @@ func failed(err error) error {
 		code = mesh.CodeNotFound
 	case unix.EEXIST:
 		code = mesh.CodeExists
-	case unix.EACCES, unix.EPERM:
+	case unix.EACCES, unix.EPERM, unix.EROFS:
 		code = mesh.CodeDenied
 	case unix.ENOSPC, unix.EDQUOT, unix.EMLINK:
 		code = mesh.CodeQuota
@@ -462,6 +497,8 @@ func failed(err error) error {
 		code = mesh.CodeBusy
 	case unix.EOPNOTSUPP, unix.ENOSYS:
 		code = mesh.CodeUnsupported
+	case unix.EXDEV:
+		code, text = mesh.CodeUnsupported, "it is on another file system than the rest of the workspace, to which nothing is moved in one step; use a command there"
 	}
 	return mesh.Errorf(code, "%s", text)
 }
