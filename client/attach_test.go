@@ -78,7 +78,7 @@ func TestAttach(t *testing.T) {
 // Listings are in pages, the newest first, and show a scope its own.
 func TestExecs(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		for _, err := range ws.Execs(ctx) {
 			requireCode(t, mesh.CodeNotFound, err)
@@ -125,7 +125,7 @@ func TestExecs(t *testing.T) {
 // How long one waits and how long the command may live are two things.
 func TestPatienceIsNoTimeout(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		cmd := ws.Command(ctx, "sh", "-c", "read x < gate; echo $x")
 		require.NoError(t, ws.Command(ctx, "mkfifo", "gate").Run())
@@ -150,7 +150,7 @@ func TestPatienceIsNoTimeout(t *testing.T) {
 // Cancel and WaitDelay mean what they mean in os/exec.
 func TestCancelAndWaitDelay(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
 		run := func(script string, edit func(*client.Cmd)) error {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -181,7 +181,7 @@ func TestCancelAndWaitDelay(t *testing.T) {
 
 func TestPipes(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		cmd := ws.Command(ctx, "sh", "-c", "seq 100000; exit 4")
 		out, err := cmd.StdoutPipe()
@@ -205,7 +205,7 @@ func TestPipes(t *testing.T) {
 // Of several commands the first one to end is found.
 func TestWaitAny(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		var ids []string
 		for range 3 {

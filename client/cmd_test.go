@@ -18,7 +18,7 @@ import (
 // Nobody takes the output any more: the command does not run on unseen.
 func TestWriterThatFailsEndsTheCommand(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		cmd := ws.Command(ctx, "sh", "-c", "echo x; sleep 600")
 		errFull := errors.New("full")

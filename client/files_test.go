@@ -34,7 +34,7 @@ func requireCode(t *testing.T, code mesh.Code, err error, what ...any) {
 }
 
 func TestBadPaths(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		require.NoError(t, ws.WriteFile(ctx, "dir/file", []byte("x"), 0))
 		for _, r := range []struct {
@@ -64,7 +64,7 @@ func TestBadPaths(t *testing.T) {
 
 // Names are bytes all the way.
 func TestOddNames(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		names := []string{"new\nline", "quote\"'$(x)`", "漢字 and space", "\xff\xfe", "%41", "a..b"}
 		for _, name := range names {
@@ -100,7 +100,7 @@ func TestReadDirPages(t *testing.T) {
 }
 
 func TestCopy(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		require.NoError(t, ws.WriteFile(ctx, "src/run.sh", []byte("#!"), 0o755))
 		fill(t, ws, "src/sub/b", "old")
@@ -139,7 +139,7 @@ func TestCopy(t *testing.T) {
 }
 
 func TestChmod(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "f", "d/x")
 		require.NoError(t, ws.Symlink(ctx, "f", "link"))
@@ -165,7 +165,7 @@ func TestChmod(t *testing.T) {
 }
 
 func TestSymlinkAndReadlink(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "a/f")
 		for _, r := range []struct {
@@ -200,7 +200,7 @@ func TestSymlinkAndReadlink(t *testing.T) {
 }
 
 func TestTouch(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "f")
 		at := time.Date(2001, 2, 3, 4, 5, 6, 789, time.UTC)
@@ -223,7 +223,7 @@ func TestTouch(t *testing.T) {
 }
 
 func TestWhatExistsIsNotReplaced(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		large := []byte(strings.Repeat("x", 2*mesh.MaxMessage))
 		require.NoError(t, ws.CreateFile(ctx, "a", []byte("a"), 0o600))

@@ -18,7 +18,7 @@ import (
 )
 
 func TestFS(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "file", "dir/sub/deep", "dir/x", "odd/new\nline", "odd/漢字 and space", "odd/a..b", "odd/%41", "odd/workspace/x")
 		require.NoError(t, ws.WriteFile(ctx, "empty", nil, 0o600))
@@ -51,7 +51,7 @@ func TestFS(t *testing.T) {
 }
 
 func TestFSErrors(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "d/f", "d/bad\xff")
 		v := ws.FS(ctx)
@@ -105,7 +105,7 @@ func TestFSErrors(t *testing.T) {
 
 // What links lead out of is the scope, of Sub as well.
 func TestFSLinks(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "d/f", "f")
 		require.NoError(t, ws.Symlink(ctx, "../f", "d/up"))
@@ -150,7 +150,7 @@ func openLarge(t *testing.T, ws *client.Workspace) (fs.File, []byte) {
 }
 
 func TestFSFile(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
 		f, content := openLarge(t, ws)
 		require.NoError(t, iotest.TestReader(f, content))
@@ -190,7 +190,7 @@ func TestFSReadsAhead(t *testing.T) {
 }
 
 func TestFSFileIsOneRevision(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		changes := map[string]func() error{
 			"written":  func() error { return ws.WriteFile(ctx, "large", noise(2, mesh.MaxMessage*3+11), 0) },

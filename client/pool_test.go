@@ -32,7 +32,7 @@ func clientOf(t *testing.T, p *client.Pool, key string) (c *client.Client) {
 }
 
 func TestPoolSharesAClientAndClosesItWhenUnused(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		tokens := map[string]string{"a": m.Token(t, nodetest.Tenant), "b": m.Token(t, nodetest.Tenant), "c": m.Token(t, nodetest.Tenant)}
 		p := newPool(t, client.PoolConfig{
 			Client: client.Config{URL: m.URL()}, Size: 2, Idle: 300 * time.Millisecond,
@@ -69,7 +69,7 @@ func TestPoolSharesAClientAndClosesItWhenUnused(t *testing.T) {
 }
 
 func TestPoolAsksOnceForARefusedToken(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		good := m.Token(t, nodetest.Tenant)
 		forged := good[:len(good)-20] + "AAAAAAAAAAAAAAAAAAAA"
 		p := newPool(t, client.PoolConfig{Client: client.Config{URL: m.URL()}})

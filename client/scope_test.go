@@ -11,7 +11,7 @@ import (
 )
 
 func TestScopeNeverWidens(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "a/b/own", "a/secret", "secret")
 		b := ws.Scope("a").Scope("b")
@@ -41,7 +41,7 @@ func TestScopeNeverWidens(t *testing.T) {
 
 // A link of the workspace that leads out of a scope, made by who may.
 func TestScopeStopsLinks(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "a/own", "secret")
 		a := ws.Scope("a")
@@ -64,7 +64,7 @@ func TestScopeStopsLinks(t *testing.T) {
 
 func TestScopeOfCommands(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		fill(t, ws, "a/b/own", "a/secret")
 		b := ws.Scope("a/b")
@@ -84,7 +84,7 @@ func TestScopeOfCommands(t *testing.T) {
 
 func TestScopesMergeEnv(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		one := ws.Scope("one", client.Env{"A": "1", "B": "1"})
 		three := one.Scope("two", client.Env{"B": "2"}).Scope("three", client.Env{"C": "3"})

@@ -29,7 +29,7 @@ func searchTree(t *testing.T, ws *client.Workspace) {
 }
 
 func TestSearch(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		searchTree(t, ws)
 		for _, r := range []struct {
@@ -83,7 +83,7 @@ func pathsOf(entries []mesh.FileInfo) []string {
 }
 
 func TestGrep(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		for path, content := range map[string]string{
 			"a/one.txt": "zero\none needle\ntwo\nthree Needle needle\nfour\n",
@@ -133,7 +133,7 @@ func TestGrep(t *testing.T) {
 }
 
 func TestGrepPage(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		for path, content := range map[string]string{"a": "needle\nneedle\n", "b": "hay\n", "binary": "needle\x00\n", "c": "needle"} {
 			require.NoError(t, ws.WriteFile(ctx, path, []byte(content), 0))

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -42,7 +42,7 @@ func TestStdin(t *testing.T) {
 // WSMESH_LONG=1 makes it 100 MiB.
 func stdinArrivesWhole(t *testing.T, m *nodetest.Mesh) {
 	size := int64(16 << 20)
-	if os.Getenv("WSMESH_LONG") != "" {
+	if meshtest.Long() {
 		size = 100 << 20
 	}
 	ctx := t.Context()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -13,12 +12,13 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 // long is n, or in CI a tenth of it.
 func long(n int) int {
-	if os.Getenv("WSMESH_LONG") != "" {
+	if meshtest.Long() {
 		return n
 	}
 	return n / 10
@@ -106,7 +106,7 @@ func TestSlowReaderGetsAll(t *testing.T) {
 // time leaves no process.
 func TestNothingHoldsTheEnd(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		out, err := ws.Command(ctx, "sh", "-c", "sleep 600 & echo out").Output()
 		require.NoError(t, err)

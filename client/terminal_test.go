@@ -69,7 +69,7 @@ func (x *talk) ends() error {
 
 func TestTerminal(t *testing.T) {
 	nodetest.Commands(t)
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		t.Run("python3", func(t *testing.T) {
 			x := open(t, ws, "python3", "-i")

@@ -77,7 +77,7 @@ func manyFiles(t *testing.T, ws *client.Workspace, dir string, n int) []string {
 
 // A transfer takes constant memory: a reader that never ends in memory terms.
 func TestLargeTransfer(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		const size = 16<<20 + 3 // many times what is on its way
 		require.NoError(t, ws.Put(ctx, "big", io.LimitReader(zeros{}, size), 0))
@@ -99,7 +99,7 @@ func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return l
 
 // A Put that does not come to its end leaves the old file.
 func TestPutBreaksOff(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
 		fill(t, ws, "f")
 		start := func() io.Reader { return bytes.NewReader(make([]byte, 3<<20)) }
@@ -137,7 +137,7 @@ type write func(p []byte) (int, error)
 func (w write) Write(p []byte) (int, error) { return w(p) }
 
 func TestGetOfAFileThatIsReplaced(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		require.NoError(t, ws.WriteFile(ctx, "f", noise(1, 3<<20), 0))
 		replaced := false
@@ -185,7 +185,7 @@ func TestTransfersSideBySide(t *testing.T) {
 
 // The parts that wait for a slow writer come in order, none lost or doubled.
 func TestGetDirToASlowWriter(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		files := map[string][]byte{"a": noise(1, 5<<20), "b": noise(2, 3), "c/d": noise(3, 4<<20+7), "empty": {}}
 		require.NoError(t, ws.PutDir(ctx, "dir", bytes.NewReader(pack(t, files))))

@@ -52,7 +52,7 @@ func shell(t *testing.T, ws *client.Workspace, line string) string {
 }
 
 func TestUpstreamPaths(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
 		put(t, ws, "file.txt", "a/c.txt", "a/b/c", "~/x")
 		for _, r := range []struct {
@@ -122,7 +122,7 @@ func names(t *testing.T, ws *client.Workspace, dir string) []string {
 // Rows 18 and 19: names that a shell, a header or a decoder could take for
 // something else, in every verb and as arguments of commands.
 func TestUpstreamNames(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		for i, name := range []string{
 			"two words", "漢字", "🐙.txt", // 18
 			`"`, `'`, "$(touch gone)", "`touch gone`", "new\nline", "; touch gone", "-rf", "*", "\\", "%2F", "\xff\xfe", // 19
@@ -201,7 +201,7 @@ func grepFiles(t *testing.T, ws *client.Workspace, req mesh.GrepRequest) []strin
 }
 
 func TestUpstreamLinks(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		put(t, ws, "u1/own", "u2/secret")
 		row(t, 20, "a link to a file outside is not read", func(t *testing.T) {
@@ -275,7 +275,7 @@ func TestUpstreamLinks(t *testing.T) {
 // Row 25: a command swaps a directory for a link to the sibling scope, as fast as
 // it can, while files are written and read through it.
 func TestUpstreamRace(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ws := m.Client.Workspace("w")
 		put(t, ws, "u1/real/f", "u2/real/f")
@@ -308,7 +308,7 @@ func TestUpstreamRace(t *testing.T) {
 }
 
 func TestUpstreamExec(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		for _, r := range []struct {
@@ -455,7 +455,7 @@ func TestUpstreamNoSandbox(t *testing.T) {
 
 func TestUpstreamEnv(t *testing.T) {
 	t.Setenv("WSMESH_TEST_SECRET", "of the daemon")
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		run := func(ws *client.Workspace, line string, env ...string) (string, error) {
@@ -510,20 +510,14 @@ func TestUpstreamEnv(t *testing.T) {
 
 // Rows 74 to 76: what a command can do in its sandbox, and what it cannot see.
 func TestUpstreamSandbox(t *testing.T) {
-	for name, servers := range map[string]func(*testing.T) *meshtest.Mesh{
-		"one server": func(t *testing.T) *meshtest.Mesh { return meshtest.Server(t) },
-		"cluster":    func(t *testing.T) *meshtest.Mesh { return meshtest.Cluster(t, 3) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			m := nodetest.Start(t, servers(t), nodetest.Config{Net: "full"})
-			nodetest.Commands(t)
-			_, err := exec.LookPath("git")
-			nodetest.Need(t, err == nil, "git", "git is missing")
-			_, err = exec.LookPath("python3")
-			nodetest.Need(t, err == nil, "python3", "Python is missing")
-			sandboxRows(t, m)
-		})
-	}
+	nodetest.LocalWith(t, nodetest.Config{Net: "full"}, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		_, err := exec.LookPath("git")
+		nodetest.Need(t, err == nil, "git", "git is missing")
+		_, err = exec.LookPath("python3")
+		nodetest.Need(t, err == nil, "python3", "Python is missing")
+		sandboxRows(t, m)
+	})
 }
 
 func sandboxRows(t *testing.T, m *nodetest.Mesh) {
@@ -583,7 +577,7 @@ func sandboxRows(t *testing.T, m *nodetest.Mesh) {
 }
 
 func TestUpstreamFiles(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		for _, r := range []struct {
 			number        int
@@ -725,7 +719,7 @@ func replaceUnderReaders(t *testing.T, ws *client.Workspace) {
 }
 
 func TestUpstreamScopes(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
 		read := func(ws *client.Workspace, path string) (string, error) {
 			b, err := ws.ReadFile(ctx, path)

@@ -67,7 +67,7 @@ func serve(t *testing.T, m *nodetest.Mesh, cfg HTTPConfig, more ...func(*server.
 }
 
 func eachGateway(t *testing.T, test func(t *testing.T, g *gateway)) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) { test(t, serve(t, m, HTTPConfig{})) })
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) { test(t, serve(t, m, HTTPConfig{})) })
 }
 
 type headers = map[string]string
@@ -331,7 +331,7 @@ func TestCancelEndsOnlyOnesOwn(t *testing.T) {
 
 // A notification right before the result is the one that mcp-go loses.
 func TestNoNotificationIsLost(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		g := serve(t, m, HTTPConfig{}, func(s *server.MCPServer) {
 			add(s, tool[pathArgs, pathResult]{name: "notify", run: func(ctx context.Context, c *call, in pathArgs) (pathResult, error) {
 				c.progress(ctx, 1, "almost")
@@ -351,7 +351,7 @@ func TestNoNotificationIsLost(t *testing.T) {
 }
 
 func TestDefectsStayInside(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		g := serve(t, m, HTTPConfig{}, func(s *server.MCPServer) {
 			add(s, tool[pathArgs, pathResult]{name: "panic", run: func(context.Context, *call, pathArgs) (pathResult, error) {
 				panic("at /host/path")
@@ -533,7 +533,7 @@ func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) 
 
 // With TLS it speaks HTTP/2 as well, where deadlines belong to streams.
 func TestOverTLS(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		certFile, keyFile, roots := certificate(t)
 		g := serve(t, m, HTTPConfig{CertFile: certFile, KeyFile: keyFile})
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}

@@ -42,9 +42,9 @@ func toolsOf(t *testing.T, c *client.Client) *tools {
 	return x
 }
 
-// eachTools runs a test on one server and on a cluster.
+// eachTools runs a test of tools, see nodetest.Local.
 func eachTools(t *testing.T, test func(t *testing.T, x *tools)) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) { test(t, toolsOf(t, m.Client)) })
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) { test(t, toolsOf(t, m.Client)) })
 }
 
 type args = map[string]any

@@ -39,7 +39,7 @@ func requireCode(t *testing.T, code mesh.Code, err error) {
 // The scope that a token is bound to is a wall, whatever the request's header
 // says; a token of a workspace or of the tenant may narrow itself at will.
 func TestScopeHeader(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		epoch := openRepo(t, m)
 		all := map[string]*caller{}
 		for _, c := range callers(t, m) {
@@ -83,7 +83,7 @@ func TestScopeHeader(t *testing.T) {
 // What a request says of itself in its body gives no rights: the tenant and the
 // binding are those of its subject.
 func TestBodyGivesNoRights(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		openRepo(t, m)
 		_, err := m.Connect(t, m.Token(t, "other")).Workspace("theirs").Command(t.Context(), "true").Output()
 		if nodetest.Isolation() != "auto" {

@@ -181,7 +181,7 @@ func treeOf(m *nodetest.Mesh) string { return filepath.Join(m.Dir, "workspaces/a
 // The journal says of every change what the disk then has, be it small or large,
 // through links, or of what the journal did not know.
 func TestJournalSaysWhatTheDiskHas(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		random := make([]byte, 1500<<10)
 		_, _ = rand.NewChaCha8([32]byte{}).Read(random)
@@ -454,52 +454,47 @@ func TestFullJournal(t *testing.T) {
 // A disk that is full between the record and the rename: the journal is told the
 // truth before the answer, and a repeat hears the same from the next owner.
 func TestDiskDoesNotFollow(t *testing.T) {
-	for name, servers := range map[string]func() *meshtest.Mesh{
-		"one server": func() *meshtest.Mesh { return meshtest.Server(t) },
-		"cluster":    func() *meshtest.Mesh { return meshtest.Cluster(t, 3) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			nodetest.Need(t, os.Geteuid() == 0, "root", "only root mounts a small file system")
-			dir := t.TempDir()
-			require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=32m,nr_inodes=100"))
-			t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
-			m := nodetest.Start(t, servers(), nodetest.Config{Dir: dir})
-			ctx, ws := t.Context(), m.Client.Workspace("repo")
-			require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
-			var fs unix.Statfs_t
-			require.NoError(t, unix.Statfs(dir, &fs))
-			for i := range fs.Ffree - 1 { // one is left: for the content, not for the directory
-				require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprint("fill", i)), nil, 0o600))
+	meshtest.Local(t, func(t *testing.T, servers *meshtest.Mesh) {
+		nodetest.Need(t, os.Geteuid() == 0, "root", "only root mounts a small file system")
+		dir := t.TempDir()
+		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=32m,nr_inodes=100"))
+		t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+		m := nodetest.Start(t, servers, nodetest.Config{Dir: dir})
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
+		var fs unix.Statfs_t
+		require.NoError(t, unix.Statfs(dir, &fs))
+		for i := range fs.Ffree - 1 { // one is left: for the content, not for the directory
+			require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprint("fill", i)), nil, 0o600))
+		}
+		o, id := owner{m, m.DialToken(t, m.Token(t, nodetest.Tenant))}, mesh.NewID()
+		_, err := o.ask(t, mesh.VerbWrite, id, mesh.WriteRequest{Path: "d/f"}, []byte("x"))
+		requireCode(t, mesh.CodeQuota, err)
+		require.Equal(t, describeTree(t, m), replay(t, m))
+		kinds := map[string]bool{}
+		for _, r := range journalOf(t, m) {
+			for _, op := range r.Ops {
+				kinds[op.Kind+" "+string(op.Path)] = true
 			}
-			o, id := owner{m, m.DialToken(t, m.Token(t, nodetest.Tenant))}, mesh.NewID()
-			_, err := o.ask(t, mesh.VerbWrite, id, mesh.WriteRequest{Path: "d/f"}, []byte("x"))
-			requireCode(t, mesh.CodeQuota, err)
-			require.Equal(t, describeTree(t, m), replay(t, m))
-			kinds := map[string]bool{}
-			for _, r := range journalOf(t, m) {
-				for _, op := range r.Ops {
-					kinds[op.Kind+" "+string(op.Path)] = true
-				}
-			}
-			require.Contains(t, kinds, "put d/f", "the test is of no use")
-			require.NoError(t, os.Remove(filepath.Join(dir, "fill0")))
-			require.NoError(t, os.Remove(filepath.Join(dir, "fill1")))
-			m.StopNode(t)
-			m.StartNode(t)
-			_, err = o.ask(t, mesh.VerbWrite, id, mesh.WriteRequest{Path: "d/f"}, []byte("x"))
-			requireCode(t, mesh.CodeQuota, err)
-		})
-	}
+		}
+		require.Contains(t, kinds, "put d/f", "the test is of no use")
+		require.NoError(t, os.Remove(filepath.Join(dir, "fill0")))
+		require.NoError(t, os.Remove(filepath.Join(dir, "fill1")))
+		m.StopNode(t)
+		m.StartNode(t)
+		_, err = o.ask(t, mesh.VerbWrite, id, mesh.WriteRequest{Path: "d/f"}, []byte("x"))
+		requireCode(t, mesh.CodeQuota, err)
+	})
 }
 
 // Agents that edit one file on the condition that it is what they have read lose
 // no edit of another.
 func TestConditionalEditsLoseNone(t *testing.T) {
 	edits := 250
-	if os.Getenv("WSMESH_LONG") != "" {
+	if meshtest.Long() {
 		edits = 5000
 	}
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "count", []byte("0"), 0))
 		var wg sync.WaitGroup
@@ -539,7 +534,7 @@ func TestConditionalEditsLoseNone(t *testing.T) {
 // A condition holds for the content as it is on the disk, whoever has changed it,
 // and for what is gone.
 func TestIfMatch(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		first, err := ws.WriteFileInfo(ctx, "f", []byte("1"), 0)
 		require.NoError(t, err)

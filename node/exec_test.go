@@ -152,7 +152,7 @@ func TestExecOfADeadNodeIsLost(t *testing.T) {
 }
 
 func TestBadExecs(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "file", nil, 0))
 		for _, c := range []struct {
@@ -215,7 +215,7 @@ func TestNoIsolationNoExec(t *testing.T) {
 
 // The guard is asked before the id is claimed: a refused command leaves no log.
 func TestGuardedExec(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx := t.Context()
 		ws := m.Client.Workspace("repo")

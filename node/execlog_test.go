@@ -14,16 +14,8 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
-	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
-
-// eachWith is nodetest.Each with a configuration.
-func eachWith(t *testing.T, cfg nodetest.Config, test func(t *testing.T, m *nodetest.Mesh)) {
-	nodetest.Commands(t)
-	t.Run("one server", func(t *testing.T) { test(t, nodetest.Start(t, meshtest.Server(t), cfg)) })
-	t.Run("cluster", func(t *testing.T) { test(t, nodetest.Start(t, meshtest.Cluster(t, 3), cfg)) })
-}
 
 // numbered is what seq prints, cut: every byte has its place.
 func numbered(n int) []byte {
@@ -40,8 +32,9 @@ const printNumbered = "awk 'BEGIN { for (i = 0; i < %d; i++) printf \"%%07d\\n\"
 // Of more output than a log holds, the beginning and the end are kept, the gap is
 // seen as one, and the command is not hindered.
 func TestLogKeepsBothEnds(t *testing.T) {
-	const most, all = 2 << 20, 12 << 20
-	eachWith(t, nodetest.Config{MaxLog: most}, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Commands(t)
+	const most, all = 2 << 20, 6 << 20
+	nodetest.LocalWith(t, nodetest.Config{MaxLog: most}, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		want := numbered(all)
 		cmd := ws.Command(ctx, "sh", "-c", fmt.Sprintf(printNumbered, all/8))
@@ -95,7 +88,8 @@ func TestLogKeepsBothEnds(t *testing.T) {
 
 // One tenant's logs are bounded, by name, and nobody else's.
 func TestLogsOfATenantAreBounded(t *testing.T) {
-	eachWith(t, nodetest.Config{MaxLogs: 2 << 20}, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Commands(t)
+	nodetest.LocalWith(t, nodetest.Config{MaxLogs: 2 << 20}, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		cmd := ws.Command(ctx, "head", "-c", "4000000", "/dev/zero")
 		require.NoError(t, cmd.Run())

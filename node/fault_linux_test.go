@@ -164,18 +164,13 @@ func (l *load) audit(t *testing.T) {
 // A full disk refuses writes with quota and breaks nothing: old content stays,
 // reading goes on, and room made is room to write.
 func TestDiskFull(t *testing.T) {
-	for name, servers := range map[string]func() *meshtest.Mesh{
-		"one server": func() *meshtest.Mesh { return meshtest.Server(t) },
-		"cluster":    func() *meshtest.Mesh { return meshtest.Cluster(t, 3) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			nodetest.Need(t, os.Geteuid() == 0, "root", "only root mounts a small file system")
-			dir := t.TempDir()
-			require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=32m"))
-			t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
-			fillDisk(t, nodetest.Start(t, servers(), nodetest.Config{Dir: dir}).Client.Workspace("repo"))
-		})
-	}
+	meshtest.Local(t, func(t *testing.T, servers *meshtest.Mesh) {
+		nodetest.Need(t, os.Geteuid() == 0, "root", "only root mounts a small file system")
+		dir := t.TempDir()
+		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=32m"))
+		t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+		fillDisk(t, nodetest.Start(t, servers, nodetest.Config{Dir: dir}).Client.Workspace("repo"))
+	})
 }
 
 func fillDisk(t *testing.T, ws *client.Workspace) {
@@ -212,7 +207,7 @@ func fillDisk(t *testing.T, ws *client.Workspace) {
 // The directory of a workspace is removed on the host: nothing is answered as if
 // its files had never been. They are restored from the journal.
 func TestDirectoryRemovedUnderTheNode(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("1"), 0))
 		dir := filepath.Join(m.Dir, "workspaces", string(nodetest.Tenant), "repo")
@@ -249,10 +244,13 @@ func TestDirectoryRemovedUnderTheNode(t *testing.T) {
 	})
 }
 
-// A hundred thousand files in one directory: listed, searched, copied and
+// Ten thousand files in one directory, in the long run a hundred thousand: listed, searched, copied and
 // removed, and meanwhile the node answers others.
 func TestManyFiles(t *testing.T) {
-	const count = 100_000
+	count := 10_000
+	if meshtest.Long() {
+		count = 100_000
+	}
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
 	ctx, ws := t.Context(), m.Client.Workspace("repo")
 	require.NoError(t, ws.Mkdir(ctx, "many", 0o755))
@@ -270,25 +268,25 @@ func TestManyFiles(t *testing.T) {
 	}
 	require.Equal(t, count, n)
 	var found []string
-	for e, err := range ws.Search(ctx, mesh.SearchRequest{Path: "many", Selection: mesh.Selection{Globs: []mesh.Path{"f*99999", "f000000"}}}) {
+	for e, err := range ws.Search(ctx, mesh.SearchRequest{Path: "many", Selection: mesh.Selection{Globs: []mesh.Path{mesh.Path(fmt.Sprintf("f*%05d", count-1)), "f000000"}}}) {
 		require.NoError(t, err)
 		found = append(found, string(e.Path))
 	}
-	require.Equal(t, []string{"many/f000000", "many/f099999"}, found)
+	require.Equal(t, []string{"many/f000000", fmt.Sprintf("many/f%06d", count-1)}, found)
 	require.NoError(t, ws.RemoveAll(ctx, "many"))
 	_, err := ws.Stat(ctx, "many")
 	requireCode(t, mesh.CodeNotFound, err)
 }
 
-// Two thousand directories in one another, made by the API and by a command.
+// A hundred directories in one another, in the long run two thousand, made by the API and by a command.
 func TestDeepPaths(t *testing.T) {
 	_, err := exec.LookPath("python3")
 	nodetest.Need(t, err == nil, "python3", "Python is missing")
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
-		depth, deeper := 499, m.Replicas() == 1 // each level is a record of the journal
-		if os.Getenv("WSMESH_LONG") == "1" {
-			depth, deeper = 1999, true
+		depth, name := 99, strings.Repeat("d", 99) // each level is a record of the journal
+		if meshtest.Long() {
+			depth, name = 1999, "d"
 		}
 		deep := "top" + strings.Repeat("/d", depth)
 		require.NoError(t, ws.MkdirAll(ctx, deep, 0o755))
@@ -311,20 +309,21 @@ func TestDeepPaths(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "bottom\n", string(b))
 		requireCode(t, mesh.CodeInvalid, ws.MkdirAll(ctx, deep+strings.Repeat("/d", 2100-depth), 0o755))
-		if deeper = deeper && nodetest.Isolation() != "auto"; deeper {
+		deeper := nodetest.Isolation() != "auto"
+		if deeper {
 			// A command goes deeper than any path can say.
-			script := "import os\nfor _ in range(2100): os.mkdir('d'); os.chdir('d')\nopen('f', 'w').write('deeper')"
-			require.NoError(t, ws.Command(ctx, "python3", "-c", script).Run())
-			for e, err := range ws.Search(ctx, mesh.SearchRequest{Path: "d"}) {
+			script := "import os, sys\nfor _ in range(4200 // (len(sys.argv[1]) + 1)): os.mkdir(sys.argv[1]); os.chdir(sys.argv[1])\nopen('f', 'w').write('deeper')"
+			require.NoError(t, ws.Command(ctx, "python3", "-c", script, name).Run())
+			for e, err := range ws.Search(ctx, mesh.SearchRequest{Path: mesh.Path(name)}) {
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(e.Path), mesh.MaxPathBytes)
 			}
 		}
-		for _, name := range []string{"top", "t"} {
-			require.NoError(t, ws.RemoveAll(ctx, name))
+		for _, top := range []string{"top", "t"} {
+			require.NoError(t, ws.RemoveAll(ctx, top))
 		}
 		if deeper {
-			require.NoError(t, ws.RemoveAll(ctx, "d"))
+			require.NoError(t, ws.RemoveAll(ctx, name))
 		}
 	})
 }
@@ -332,7 +331,7 @@ func TestDeepPaths(t *testing.T) {
 // Names with a line break, and names that are no text, in pages of every verb
 // that lists.
 func TestNamesThatAreBytes(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		want := []string{"a\nb", "a\r", "\x01\x7f", "caf\xe9", "\xff\xfe\xfd", "\xf0\x9f\x90", "e\u0301", "\u202etxt.exe"}
 		for _, name := range want {

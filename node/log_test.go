@@ -105,7 +105,7 @@ func TestReadingALogWithoutAnEndEndsIt(t *testing.T) {
 // A log lasts longer than its claim, which is the oldest of its frames. What is
 // left of it is no scope's: neither output frames nor a final frame with output.
 func TestLogWithoutItsClaimIsNoScopes(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx := t.Context()
 		openRepo(t, m)

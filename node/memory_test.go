@@ -109,7 +109,7 @@ func testMemoryHedges(t *testing.T, m *nodetest.Mesh) {
 
 // What is malformed is refused by its code and changes nothing.
 func TestMemoryRefusals(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		a := &memoryAsker{t, m.DialToken(t, m.Token(t, nodetest.Tenant))}
 		op := func(op mesh.MemoryOp) mesh.MemoryCommitRequest {
 			return mesh.MemoryCommitRequest{Ops: []mesh.MemoryOp{op}}

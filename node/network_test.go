@@ -30,16 +30,10 @@ import (
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
-// onEach runs a node of one configuration on both kinds of servers.
-func onEach(t *testing.T, cfg nodetest.Config, test func(t *testing.T, m *nodetest.Mesh)) {
-	t.Run("one server", func(t *testing.T) { test(t, nodetest.Start(t, meshtest.Server(t), cfg)) })
-	t.Run("cluster", func(t *testing.T) { test(t, nodetest.Start(t, meshtest.Cluster(t, 3), cfg)) })
-}
-
 // What a command has is the least of what the mesh, its workspace and itself say,
 // and to ask for more is denied.
 func TestNetworkIsTheLeast(t *testing.T) {
-	onEach(t, nodetest.Config{Net: "allow:a.test,*.b.test"}, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.LocalWith(t, nodetest.Config{Net: "allow:a.test,*.b.test"}, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx := t.Context()
 		for name, net := range map[string]string{"unsaid": "", "none": "none", "a": "allow:A.test."} {
@@ -275,35 +269,29 @@ func TestNetworkOfAProject(t *testing.T) {
 		require.Positive(t, status.Nodes[0].Egress.Received)
 		require.EqualValues(t, 3, status.Nodes[0].Egress.Refused)
 	}
-	if os.Getenv("WSMESH_LONG") == "" { // what NATS runs on makes no difference here
-		test(t, nodetest.Start(t, meshtest.Server(t), cfg))
-		return
-	}
-	onEach(t, cfg, test)
+	nodetest.LocalWith(t, cfg, test)
 }
 
 // The NATS servers are out of reach, whatever the operator excepts.
 func TestNetworkWithoutTheMesh(t *testing.T) {
 	nodetest.Commands(t)
 	gitPath(t)
-	for name, servers := range map[string]*meshtest.Mesh{"one server": meshtest.Server(t), "cluster": meshtest.Cluster(t, 3)} {
-		t.Run(name, func(t *testing.T) {
-			var hosts []string
-			for url := range strings.SplitSeq(servers.URL(), ",") {
-				_, port, err := net.SplitHostPort(strings.TrimPrefix(url, "nats://"))
-				require.NoError(t, err)
-				hosts = append(hosts, "mesh.test:"+port)
-			}
-			m := nodetest.Start(t, servers, nodetest.Config{
-				Net: "allow:" + strings.Join(hosts, ","), NetExcept: []string{"127.0.0.0/8"},
-				Resolver: egresstest.Resolver(t, egresstest.Names(map[string]string{"mesh.test": "127.0.0.1"})),
-			})
-			for _, at := range hosts {
-				cmd := m.Client.Workspace("w").Command(t.Context(), "git", "ls-remote", "http://"+at+"/x")
-				cmd.Net = "allow:" + at
-				require.Error(t, cmd.Run())
-				require.Equal(t, []string{at}, cmd.Final().Refused)
-			}
+	meshtest.Each(t, func(t *testing.T, servers *meshtest.Mesh) {
+		var hosts []string
+		for url := range strings.SplitSeq(servers.URL(), ",") {
+			_, port, err := net.SplitHostPort(strings.TrimPrefix(url, "nats://"))
+			require.NoError(t, err)
+			hosts = append(hosts, "mesh.test:"+port)
+		}
+		m := nodetest.Start(t, servers, nodetest.Config{
+			Net: "allow:" + strings.Join(hosts, ","), NetExcept: []string{"127.0.0.0/8"},
+			Resolver: egresstest.Resolver(t, egresstest.Names(map[string]string{"mesh.test": "127.0.0.1"})),
 		})
-	}
+		for _, at := range hosts {
+			cmd := m.Client.Workspace("w").Command(t.Context(), "git", "ls-remote", "http://"+at+"/x")
+			cmd.Net = "allow:" + at
+			require.Error(t, cmd.Run())
+			require.Equal(t, []string{at}, cmd.Final().Refused)
+		}
+	})
 }

@@ -24,7 +24,7 @@ func setLimits(t *testing.T, m *nodetest.Mesh, l mesh.Limits) {
 
 // Whatever ends a command or keeps it from something is what the final frame names.
 func TestTheLimitThatWasMetIsNamed(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ws := m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(t.Context(), "f", nil, 0))

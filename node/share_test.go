@@ -15,7 +15,7 @@ import (
 
 // One tenant's endless copies get it refused, and nobody else.
 func TestCopiesLeaveRoomForOthers(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		epoch := openRepo(t, m)
 		ctx, c := t.Context(), callers(t, m)[0]
@@ -46,11 +46,11 @@ func TestCopiesLeaveRoomForOthers(t *testing.T) {
 
 // Lists read whole directories: no tenant does that with every processor.
 func TestListsAreShared(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		epoch := openRepo(t, m)
 		c := callers(t, m)[0]
-		require.NoError(t, m.Client.Workspace("repo").Command(t.Context(), "sh", "-c", "mkdir flat; cd flat; seq 30000 | xargs touch").Run())
+		require.NoError(t, m.Client.Workspace("repo").Command(t.Context(), "sh", "-c", "mkdir flat; cd flat; seq 10000 | xargs touch").Run())
 		var answered, refused atomic.Int64
 		sub, err := c.Subscribe(c.inbox+".lists", func(m *nats.Msg) {
 			if _, err := mesh.DecodeReply(m, nil); mesh.CodeOf(err) == mesh.CodeBusy {
@@ -76,7 +76,7 @@ func TestListsAreShared(t *testing.T) {
 // A burst of creations does not pass the quota all at once: few are between the
 // look at the number of workspaces and the record.
 func TestCreationsAreFewAtATime(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		openRepo(t, m)
 		c := callers(t, m)[0]
 		codes := make(chan mesh.Code, 200)

@@ -106,7 +106,7 @@ func TestWhatACommandMadeOutlivesTheNode(t *testing.T) {
 // TestLocalTreeIsTrusted: who closes a workspace in peace finds it as it was, and
 // one that was changed meanwhile is made what the journal says.
 func TestLocalTreeIsTrusted(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("acknowledged"), 0o640))
 		restart := func(meanwhile func()) uint64 {
@@ -198,7 +198,7 @@ func checkpointIn(t *testing.T, records []*objstore.StoredRecord) (found objstor
 // TestDamagedPack: content that is not what its name says is an error that names
 // it, and never other content.
 func TestDamagedPack(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", []byte("content"), 0))
 		m.StopNode(t)

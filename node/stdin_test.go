@@ -110,7 +110,7 @@ func TestStdinIsTakenOnce(t *testing.T) {
 // Many who write to a command that never reads get no more into it than the node
 // holds for one command, and are in nobody's way.
 func TestWritersOfACommandThatNeverReads(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx := t.Context()
 		in := openInput(t, m, ".", "sleep", "600")
@@ -158,7 +158,7 @@ func TestWritersOfACommandThatNeverReads(t *testing.T) {
 
 // Standard input belongs to who may see the command.
 func TestStdinOfOthers(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		openRepo(t, m)
 		in := openInput(t, m, "users/u2", "cat")

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,6 +45,26 @@ type Mesh struct {
 	dir     string
 	configs []natsd.Config // with the port that was chosen, for a restart
 }
+
+// Each runs a test on one server and on a cluster of three.
+func Each(t *testing.T, test func(t *testing.T, m *Mesh)) {
+	t.Run("one server", func(t *testing.T) { test(t, Server(t)) })
+	t.Run("cluster", func(t *testing.T) { test(t, Cluster(t, 3)) })
+}
+
+// Local is Each for what is decided on this side of the servers, where their
+// number makes no difference: it runs on one, and on a cluster in the long run
+// only.
+func Local(t *testing.T, test func(t *testing.T, m *Mesh)) {
+	if Long() {
+		Each(t, test)
+		return
+	}
+	t.Run("one server", func(t *testing.T) { test(t, Server(t)) })
+}
+
+// Long reports whether tests run in their long form: WSMESH_LONG=1.
+func Long() bool { return os.Getenv("WSMESH_LONG") == "1" }
 
 // Server starts one server, on free ports, in a directory of its own.
 func Server(t testing.TB) *Mesh {

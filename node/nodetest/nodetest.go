@@ -59,8 +59,22 @@ type Config struct {
 // Each runs a test on one server and on a cluster of three: a single server
 // never shows stale reads, lost leaders or late interest.
 func Each(t *testing.T, test func(t *testing.T, m *Mesh)) {
-	t.Run("one server", func(t *testing.T) { test(t, Start(t, meshtest.Server(t), Config{})) })
-	t.Run("cluster", func(t *testing.T) { test(t, Start(t, meshtest.Cluster(t, 3), Config{})) })
+	meshtest.Each(t, Config{}.test(test))
+}
+
+// Local is Each for what a node, its disk, its sandboxes or a client decide by
+// themselves: see meshtest.Local.
+func Local(t *testing.T, test func(t *testing.T, m *Mesh)) {
+	LocalWith(t, Config{}, test)
+}
+
+// LocalWith is Local with a configuration.
+func LocalWith(t *testing.T, cfg Config, test func(t *testing.T, m *Mesh)) {
+	meshtest.Local(t, cfg.test(test))
+}
+
+func (c Config) test(test func(t *testing.T, m *Mesh)) func(t *testing.T, servers *meshtest.Mesh) {
+	return func(t *testing.T, servers *meshtest.Mesh) { test(t, Start(t, servers, c)) }
 }
 
 // Start starts a node on servers, makes Tenant and connects a client.
