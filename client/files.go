@@ -65,6 +65,37 @@ func (w *Workspace) Info(ctx context.Context) (mesh.InfoReply, error) {
 	return info, op.end(err)
 }
 
+// History yields what happened to the files, the newest first: what is in no commit
+// yet, and then each commit and what changed since the one before it. Of a scope
+// there are the changes and no commits. What happens meanwhile is not in it.
+func (w *Workspace) History(ctx context.Context) iter.Seq2[mesh.HistoryEntry, error] {
+	return w.history(ctx, mesh.HistoryRequest{})
+}
+
+// Commits is History of commits only.
+func (w *Workspace) Commits(ctx context.Context) iter.Seq2[mesh.HistoryEntry, error] {
+	return w.history(ctx, mesh.HistoryRequest{Commits: true})
+}
+
+func (w *Workspace) history(ctx context.Context, req mesh.HistoryRequest) iter.Seq2[mesh.HistoryEntry, error] {
+	return func(yield func(mesh.HistoryEntry, error) bool) {
+		req := req
+		pages(func() ([]mesh.HistoryEntry, bool, error) {
+			page, err := w.HistoryPage(ctx, req)
+			req.Cursor = page.Cursor
+			return page.Entries, page.More, err
+		})(yield)
+	}
+}
+
+// HistoryPage asks for one page of History: for callers that hand on its Cursor. A
+// page may be empty and not the last.
+func (w *Workspace) HistoryPage(ctx context.Context, req mesh.HistoryRequest) (mesh.HistoryReply, error) {
+	var page mesh.HistoryReply
+	_, err := w.request(ctx, call{verb: mesh.VerbHistory, args: req, reads: true}, &page)
+	return page, err
+}
+
 // Stat describes a name, following a final symbolic link.
 func (w *Workspace) Stat(ctx context.Context, path string) (mesh.FileInfo, error) {
 	return w.stat(ctx, path, true)

@@ -82,6 +82,7 @@
 //	resize                    of its terminal
 //	ps                        the commands that run
 //	info
+//	history                   a page of what changed, the newest first
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
 // reads that carry the revision of the first (conflict once the file is another
@@ -154,6 +155,11 @@
 // follow, the true state of the path is recorded before the answer; an owner that
 // cannot do that gives the workspace up, and so does one whose publish is not settled
 // within 15 seconds: the outcome is lost.
+//
+// An op says for people which verb changed a file, or at the end of which commands
+// the change was found. A commit keeps that of the changes since the one before it, so
+// that history goes on behind the records that are purged. A scope sees of it what
+// happened below its path, and no commits.
 //
 // Each file of an upload or of the copy of a directory is a change of its own. The
 // record of a change that tenants see on ev.v1 has headers only: Mesh-Kind, and

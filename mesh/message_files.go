@@ -283,3 +283,45 @@ const DownloadWindow = 8
 type DownloadReply struct {
 	Last bool `json:"last"`
 }
+
+// HistoryRequest asks for a page of what changed in a workspace, the newest first:
+// what comes behind Cursor, which a reply has given; "" is the newest of all.
+type HistoryRequest struct {
+	Cursor  string `json:"cursor,omitempty"`
+	Commits bool   `json:"commits,omitempty"` // nothing but commits
+	Limit   int    `json:"limit,omitempty"`   // at most MaxList, which 0 is
+}
+
+// HistoryReply is one page. A page may be empty and not the last.
+type HistoryReply struct {
+	Entries []HistoryEntry `json:"entries"`
+	More    bool           `json:"more"`
+	Cursor  string         `json:"cursor,omitempty"` // of the next page
+}
+
+// HistoryEntry is one thing that happened to the files of a workspace. Paths are
+// relative to the scope of the request; of a rename that leads out of it or into it
+// there is the remove or the put.
+type HistoryEntry struct {
+	Number uint64    `json:"number"` // of the journal's record
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"` // put remove rename attr, or HistoryCommit
+
+	Path  Path     `json:"path,omitempty"`
+	To    Path     `json:"to,omitempty"`    // rename
+	Type  string   `json:"type,omitempty"`  // put: file dir symlink fifo link
+	Size  int64    `json:"size,omitempty"`  // put: bytes of a file
+	Verb  string   `json:"verb,omitempty"`  // the owner's verb that did it; exec where a command did; empty where nobody noted it
+	Execs []ExecID `json:"execs,omitempty"` // the commands at whose end it was found: one of them did it, or one that runs on
+
+	// Of HistoryCommit, which only the whole workspace shows: everything up to record
+	// Number is in it.
+	Commit  string `json:"commit,omitempty"`
+	Epoch   Epoch  `json:"epoch,omitempty"`   // of the owner that made it
+	Cause   string `json:"cause,omitempty"`   // why it was made
+	Changes uint64 `json:"changes,omitempty"` // since the commit before it; those that are not listed were too many
+	Error   string `json:"error,omitempty"`   // it cannot be read, or what changed before it cannot
+}
+
+// HistoryCommit is the Kind of a HistoryEntry that is a commit.
+const HistoryCommit = "commit"

@@ -35,6 +35,9 @@ const (
 	VerbDownload = "download"
 	VerbInfo     = "info"
 	VerbRelease  = "release"
+	VerbHistory  = "history"
+	VerbVerify   = "verify"
+	VerbRecover  = "recover"
 )
 
 // Services and verbs of api.v1.

@@ -81,6 +81,7 @@ func Limits() map[string]int64 {
 		"node.DefaultDiskFiles":        DefaultDiskFiles,
 		"node.DefaultDownloadIdle_ms":  DefaultDownloadIdle.Milliseconds(),
 		"node.DefaultGrace_ms":         DefaultGrace.Milliseconds(),
+		"node.DefaultHistory":          DefaultHistory,
 		"node.DefaultMaxBulk":          DefaultMaxBulk,
 		"node.DefaultMaxCounts":        DefaultMaxCounts,
 		"node.DefaultMaxCreations":     DefaultMaxCreations,

@@ -30,6 +30,8 @@ const (
 	// capturePasses is how often a capture looks again for what an operation
 	// changed under it. What is left after that is the next one's.
 	capturePasses = 3
+	// maxCaptureExecs bounds the commands that history names for one capture.
+	maxCaptureExecs = 4
 )
 
 // enter notes that a process begins which may write, and returns how many captures
@@ -52,14 +54,14 @@ func (x *run) capture(final *mesh.Final) {
 		return
 	case durabilityAsync:
 		x.workspace.background.Go(func() {
-			if _, err := f.capture(x.workspace.tenure, x.since); err != nil {
+			if _, err := f.capture(x.workspace.tenure, x.since, x.command.ID); err != nil {
 				x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
 			}
 		})
 		return
 	}
 	began := time.Now()
-	found, err := f.capture(x.workspace.tenure, x.since)
+	found, err := f.capture(x.workspace.tenure, x.since, x.command.ID)
 	final.CaptureUS = time.Since(began).Microseconds()
 	final.Files, final.Bytes, final.Position = found.files, found.bytes, found.sequence
 	if err == nil {
@@ -89,7 +91,8 @@ type captures struct {
 }
 
 type captureRound struct {
-	since uint64 // see dirtree.Scan
+	since uint64        // see dirtree.Scan
+	execs []mesh.ExecID // that have ended and asked for it
 	done  chan struct{}
 	found captured
 	err   error
@@ -97,8 +100,8 @@ type captureRound struct {
 
 // capture puts into the journal what commands have changed up to now, and returns
 // when that is stored. since is the number of captures that had begun when the
-// caller's command did.
-func (f *fileState) capture(ctx context.Context, since uint64) (captured, error) {
+// caller's commands, execs, did.
+func (f *fileState) capture(ctx context.Context, since uint64, execs ...mesh.ExecID) (captured, error) {
 	c := &f.captures
 	c.mu.Lock()
 	if c.next == nil {
@@ -106,6 +109,9 @@ func (f *fileState) capture(ctx context.Context, since uint64) (captured, error)
 	}
 	r := c.next
 	r.since = min(r.since, since)
+	if len(r.execs) < maxCaptureExecs {
+		r.execs = append(r.execs, execs...)
+	}
 	if !c.running {
 		c.running = true
 		f.w.background.Go(f.captureAll)
@@ -133,12 +139,12 @@ func (f *fileState) captureAll() {
 		}
 		c.number.Add(1)
 		c.mu.Unlock()
-		r.found, r.err = f.captureOnce(f.w.tenure, r.since)
+		r.found, r.err = f.captureOnce(f.w.tenure, r.since, r.execs)
 		close(r.done)
 	}
 }
 
-func (f *fileState) captureOnce(ctx context.Context, since uint64) (sum captured, err error) {
+func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.ExecID) (sum captured, err error) {
 	if f.w.record.Dir != "" {
 		return sum, nil // what others have put there is theirs: it must not be read with the node's rights
 	}
@@ -146,7 +152,7 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64) (sum captured
 		return sum, err
 	}
 	for range capturePasses {
-		again, err := f.pass(ctx, since, &sum)
+		again, err := f.pass(ctx, since, execs, &sum)
 		if err != nil {
 			return sum, err
 		}
@@ -163,7 +169,7 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64) (sum captured
 
 // pass is one scan and the records of what it found; again says that some of it
 // was changed before it could be admitted.
-func (f *fileState) pass(ctx context.Context, since uint64, sum *captured) (again bool, err error) {
+func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID, sum *captured) (again bool, err error) {
 	begun, number := f.begun.Load(), f.captures.number.Load()
 	live := f.live.Load()
 	store := &captureContent{f: f}
@@ -182,6 +188,9 @@ func (f *fileState) pass(ctx context.Context, since uint64, sum *captured) (agai
 	}
 	if live == 0 && f.begun.Load() == begun {
 		number = 0 // nobody could write while it was read
+	}
+	for i := range changes {
+		changes[i].Op.Verb, changes[i].Op.Execs = mesh.VerbExec, execs
 	}
 	for len(changes) > 0 {
 		n := fitting(changes, len(packs))

@@ -100,6 +100,8 @@ type moment struct {
 	packs   []objstore.ID
 	parent  objstore.Ref
 	answers []objstore.Answer
+	history []mesh.HistoryEntry
+	changes uint64
 	ops     int
 	bytes   int
 }
@@ -110,7 +112,8 @@ func (f *fileState) moment() *moment {
 	defer f.mu.Unlock()
 	return &moment{
 		tree: f.ledger.Snapshot(), place: f.place, inline: maps.Clone(f.inline), packs: f.packs(),
-		parent: f.commit, answers: slices.Clone(f.answers), ops: f.ops, bytes: f.bytes,
+		parent: f.commit, answers: slices.Clone(f.answers),
+		history: slices.Clone(f.history[max(0, len(f.history)-DefaultHistory):]), changes: f.changes, ops: f.ops, bytes: f.bytes,
 	}
 }
 
@@ -164,6 +167,10 @@ func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (
 	if err != nil {
 		return objstore.Ref{}, nil, err
 	}
+	history, err := w.History(ctx, m.history)
+	if err != nil {
+		return objstore.Ref{}, nil, err
+	}
 	crashPoint("checkpoint packs stored")
 	record, err := objstore.ParseID(m.place.Hash)
 	if err != nil {
@@ -174,6 +181,7 @@ func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (
 		Sequence: m.place.Sequence, Number: m.place.Number, Record: record,
 		Parent: m.parent, Time: time.Now().UTC(), Cause: cause, Root: root,
 		Unfinished: f.w.runningExecs(), Answers: m.answers,
+		Changes: m.changes, History: history,
 	})
 	if err != nil {
 		return objstore.Ref{}, nil, err
@@ -216,8 +224,9 @@ func (f *fileState) record(ctx context.Context, m *moment, commit objstore.Ref, 
 	f.committed = packs
 	maps.DeleteFunc(f.recent, func(_ objstore.ID, seq uint64) bool { return seq <= m.place.Sequence })
 	maps.DeleteFunc(f.inline, func(_ objstore.ID, c inlined) bool { return c.sequence <= m.place.Sequence })
+	f.history = slices.DeleteFunc(f.history, func(h mesh.HistoryEntry) bool { return h.Number <= m.place.Number })
 	f.commit, f.covers, f.made = commit, m.place, time.Now()
-	f.ops, f.bytes = f.ops-m.ops, f.bytes-m.bytes
+	f.ops, f.bytes, f.changes = f.ops-m.ops, f.bytes-m.bytes, f.changes-m.changes
 	f.oldest, f.failure = f.made, nil
 	return nil
 }

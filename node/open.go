@@ -177,6 +177,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 			return fmt.Errorf("end exec %s: %w", id, err)
 		}
 	}
+	w.fenced = w.journal.end
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 type recorder struct {
 	w       *workspace
 	ctx     context.Context
+	verb    string           // why
 	answer  *objstore.Answer // goes into the last record
 	ops     []objstore.Op
 	size    int
@@ -33,6 +34,7 @@ const bulkRecord = maxRecord / 2
 
 // add takes an op; it may store those before it.
 func (r *recorder) add(op objstore.Op) error {
+	op.Verb = r.verb
 	n := op.Size()
 	if len(r.ops) > 0 && r.size+n > bulkRecord {
 		answer := r.answer
@@ -215,6 +217,9 @@ func (r *recorder) know(p string, below bool) error {
 	if p == "." || r.w.files.knows(p) {
 		return nil
 	}
+	verb := r.verb
+	r.verb = mesh.VerbExec
+	defer func() { r.verb = verb }()
 	dir, _ := r.w.tree.Dirs()
 	tree, err := dirtree.Open(dir)
 	if err != nil {

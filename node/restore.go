@@ -34,7 +34,8 @@ func (p *past) saysFiles() bool {
 
 // readPast reads the journal from its last checkpoint to this tenure's open
 // record. An owner before may take records away meanwhile, those before a newer
-// checkpoint: then it begins again.
+// checkpoint: then it begins again. Where it cannot be read, what came before that
+// is returned as well.
 func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 	for range 5 {
 		p, err = w.readPastOnce(ctx)
@@ -42,21 +43,21 @@ func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 			return p, err
 		}
 	}
-	return nil, mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s is damaged: %s", w.name, err)
+	return p, mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s is damaged: %s", w.name, err)
 }
 
 func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
-	p, open := &past{}, w.journal.end
+	p, open := &past{}, &w.fenced
 	var after objstore.Place
 	if open.Checkpoint != 0 {
 		var err error
 		if after, err = w.readCheckpoint(ctx, open.Checkpoint, p); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	for r, err := range objstore.Chain(ctx, w.streams.journal, w.journal.subject, after, open.Sequence) {
 		if err != nil {
-			return nil, err
+			return p, err
 		}
 		if removedID(r) != "" { // what comes before is of an earlier workspace of this name
 			p.records = nil
@@ -65,7 +66,7 @@ func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 		p.records = append(p.records, r)
 	}
 	if last := len(p.records) - 1; last < 0 || p.records[last].ID != open.ID {
-		return nil, fmt.Errorf("%w: it does not end with the open record", objstore.ErrGap)
+		return p, fmt.Errorf("%w: it does not end with the open record", objstore.ErrGap)
 	}
 	return p, nil
 }

@@ -22,6 +22,10 @@ import (
 // 400 bytes for each while the workspace is open.
 const DefaultMaxFiles = 500_000
 
+// DefaultHistory is how many changes, the newest, history has of what lies between
+// two commits: a commit takes some 100 bytes for each.
+const DefaultHistory = 10_000
+
 // Ephemeral are the directories, at any depth, whose content commands can make
 // again: what they change there is not captured.
 var Ephemeral = []string{".cache/", ".npm/", ".cargo/registry/", "go/pkg/mod/"}
@@ -58,8 +62,10 @@ type fileState struct {
 	bytes     int                     // of them
 	changed   time.Time               // of the last op
 	answers   []objstore.Answer
-	oldest    time.Time // when the first op came that is in no commit
-	failure   error     // of the last checkpoint; nil where it was made
+	oldest    time.Time           // when the first op came that is in no commit
+	failure   error               // of the last checkpoint; nil where it was made
+	history   []mesh.HistoryEntry // since the commit, the newest
+	changes   uint64              // how many there were
 
 	due      chan struct{} // a checkpoint may be due
 	one      sync.Mutex    // held by a checkpoint
@@ -102,6 +108,12 @@ func (f *fileState) apply(r *objstore.StoredRecord) {
 		f.ops++
 		f.bytes += op.Size()
 		f.changed = time.Now()
+	}
+	news := r.HistoryOf()
+	f.history = append(f.history, news...)
+	f.changes += uint64(len(news))
+	if n := len(f.history); n > 2*DefaultHistory {
+		f.history = slices.Clone(f.history[n-DefaultHistory:])
 	}
 	f.answer(r.Answers, r.Time)
 	if f.ops >= checkpointOps || int64(f.bytes) >= min(checkpointBytes, f.w.node.cfg.MaxTail) || f.records() >= checkpointRecords {

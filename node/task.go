@@ -99,7 +99,7 @@ func pathsOf(c *sandbox.Change) []string {
 
 // pass records a change and returns what to do once the disk was to follow.
 func (t *task) pass(c sandbox.Change, reply func(sandbox.Change) any) (func(error) error, error) {
-	r := &recorder{w: t.workspace, ctx: t.ctx}
+	r := &recorder{w: t.workspace, ctx: t.ctx, verb: t.req.Verb}
 	err := t.files.room()
 	if err == nil {
 		err = r.change(&c)
@@ -179,7 +179,7 @@ func (t *task) tellTruth(ctx context.Context, paths []string, e *mesh.Error) err
 	defer unlock()
 	var r *recorder
 	for range truthTries { // commands may change what is read
-		r = &recorder{w: t.workspace, ctx: ctx}
+		r = &recorder{w: t.workspace, ctx: ctx, verb: t.req.Verb}
 		for _, p := range paths {
 			if err = r.state(p); err != nil {
 				break

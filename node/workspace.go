@@ -12,6 +12,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
 
@@ -28,6 +29,7 @@ type workspace struct {
 	streams  shard
 	uid, gid int
 	journal  *journal
+	fenced   objstore.StoredRecord // the open record of this tenure
 	tree     *sandbox.Tree
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
@@ -64,6 +66,7 @@ type workspace struct {
 	endless   []mesh.ExecID // ended here, but their final frame could not be stored
 	execDone  sync.WaitGroup
 	downloads downloads
+	found     foundCommits
 	disk      disk
 }
 
@@ -338,6 +341,7 @@ var verbs = map[string]verb{
 	mesh.VerbResize:   {do: (*workspace).resize},
 	mesh.VerbPs:       {do: (*workspace).ps},
 	mesh.VerbInfo:     {do: (*workspace).info},
+	mesh.VerbHistory:  {do: (*workspace).history},
 }
 
 var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")

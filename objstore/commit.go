@@ -8,8 +8,11 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// CommitFormat is the format byte of commits that this version writes.
-const CommitFormat = 1
+// CommitFormat is the format byte of commits that this version writes. Format 1
+// had no history; it is still read.
+const CommitFormat = 2
+
+const plainCommitFormat = 1
 
 // Ref is where a commit is: what a checkpoint record, a snapshot or the head of
 // a mirror names. The zero Ref names none.
@@ -38,6 +41,11 @@ type Commit struct {
 
 	Unfinished []mesh.ExecID // execs without a final frame
 	Answers    []Answer      // to what may still be asked again
+
+	// What changed since the commit before it, for people: how much, and the newest of
+	// it, whose records are purged. See Writer.History.
+	Changes uint64
+	History []Chunk
 }
 
 // MaxCause and MaxAnswer bound parts of a commit, in bytes.
@@ -77,12 +85,16 @@ func (c *Commit) Encode() []byte {
 	for _, a := range c.Answers {
 		b = appendAnswer(b, a)
 	}
-	return b
+	return appendChunks(binary.AppendUvarint(b, c.Changes), c.History)
 }
 
 // DecodeCommit reads an encoded commit; the error has CodeInternal.
 func DecodeCommit(b []byte) (*Commit, error) {
-	d := newDecoder("commit", b, CommitFormat)
+	format := byte(CommitFormat)
+	if len(b) > 0 && b[0] == plainCommitFormat {
+		format = plainCommitFormat
+	}
+	d := newDecoder("commit", b, format)
 	c := &Commit{
 		Workspace: d.string(mesh.MaxNameBytes), Epoch: mesh.Epoch(d.number(math.MaxUint64)),
 		Sequence: d.uvarint(), Number: d.uvarint(), Record: d.id(), Parent: Ref{Pack: d.id(), Commit: d.id()},
@@ -107,6 +119,10 @@ func DecodeCommit(b []byte) (*Commit, error) {
 	}
 	for i, n := 0, d.count(5); i < n && d.err == nil; i++ {
 		c.Answers = append(c.Answers, d.answer())
+	}
+	if format == CommitFormat {
+		c.Changes = d.uvarint()
+		c.History = d.chunkList("the history")
 	}
 	if err := d.end(); err != nil {
 		return nil, err

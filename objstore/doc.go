@@ -8,7 +8,8 @@
 // tree is the entries of one directory with every attribute that is kept; it is
 // stored as the content of that directory, so a changed file makes new trees of
 // its directory and of those above it only. A commit is a root directory and what
-// the next owner of the workspace must know besides.
+// the next owner of the workspace must know besides; and, for people, what changed
+// since the commit before it.
 //
 // Blobs are stored together in packs. A pack ends with its index and is named by
 // the SHA-256 of its bytes. A Bucket keeps the packs of one tenant, so content is

@@ -69,6 +69,11 @@ type Op struct {
 	ModTime *time.Time `json:"mtime,omitempty"` // attr
 	Code    mesh.Code  `json:"code,omitempty"`  // refused
 
+	// Why a file changed, for people: the verb of the owner that was asked, or "exec"
+	// and the commands at whose end the change was found.
+	Verb  string        `json:"verb,omitempty"`
+	Execs []mesh.ExecID `json:"execs,omitempty"`
+
 	Ref      *Ref   `json:"ref,omitempty"`      // checkpoint
 	Sequence uint64 `json:"sequence,omitempty"` // checkpoint: stream sequence of the last record that is in the commit
 	Number   uint64 `json:"number,omitempty"`   // checkpoint: number of that record
@@ -81,7 +86,7 @@ func (o *Op) Changes() bool {
 
 // Size is about how many bytes the op takes in a record, and not less.
 func (o *Op) Size() int {
-	n := 256 + 2*(len(o.Path)+len(o.To)) + len(o.Data) + 40*len(o.Unfinished) + 70*len(o.Packs)
+	n := 256 + 2*(len(o.Path)+len(o.To)) + len(o.Data) + 40*(len(o.Unfinished)+len(o.Execs)) + 70*len(o.Packs)
 	if e := o.Entry; e != nil {
 		n += 64 + len(e.Target) + 20*len(e.Holes) + (len(ID{})+10)*len(e.Content)
 		for _, x := range e.Xattrs {

@@ -227,16 +227,24 @@ func (d *decoder) holes(size int64) (holes []Extent) {
 	return holes
 }
 
-// chunks reads the content of an entry, of want bytes; -1 is any but none.
-func (d *decoder) chunks(e *Entry, want int64) {
-	var sum int64
+// chunkList reads the chunks of a content.
+func (d *decoder) chunkList(of string) (all []Chunk) {
 	for i, n := 0, d.count(33); i < n && d.err == nil; i++ {
 		c := Chunk{d.id(), int64(d.number(MaxBlob))}
 		if c.Size == 0 {
-			d.fail("a chunk of %.60q is empty", e.Name)
+			d.fail("a chunk of %.60q is empty", of)
 		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// chunks reads the content of an entry, of want bytes; -1 is any but none.
+func (d *decoder) chunks(e *Entry, want int64) {
+	var sum int64
+	e.Content = d.chunkList(e.Name)
+	for _, c := range e.Content {
 		sum += c.Size
-		e.Content = append(e.Content, c)
 	}
 	if d.err == nil && (want >= 0 && sum != want || want < 0 && sum == 0 && !d.bare) {
 		d.fail("the content of %.60q has %d bytes and not its size", e.Name, sum)

@@ -91,9 +91,9 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
 		newDev(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
-		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newMem(),
+		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newMem(), newHistory(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)
-	root.AddCommand(laterCommands("init", "nats", "node", "snapshot", "fork", "history", "audit", "restore")...)
+	root.AddCommand(laterCommands("init", "nats", "node", "snapshot", "fork", "audit", "restore")...)
 	return root
 }
