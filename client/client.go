@@ -326,6 +326,14 @@ func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
 	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name)}, nil))
 }
 
+// RemoveWorkspaceByForce is RemoveWorkspace without the node that hosts the workspace
+// and without reading its journal: for one whose owner does not answer, or of which
+// something is broken. Files that are on another node stay there, out of reach.
+func (c *Client) RemoveWorkspaceByForce(ctx context.Context, name string) error {
+	defer c.routes.Remove(mesh.Workspace(name))
+	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Force: true}, nil)
+}
+
 // Workspaces yields the tenant's workspaces by name.
 func (c *Client) Workspaces(ctx context.Context) iter.Seq2[mesh.WorkspaceEntry, error] {
 	return func(yield func(mesh.WorkspaceEntry, error) bool) {

@@ -96,6 +96,37 @@ func (w *Workspace) HistoryPage(ctx context.Context, req mesh.HistoryRequest) (m
 	return page, err
 }
 
+// Verify reads everything that the workspace is made of from the store and checks it
+// by its name, and compares the files on its node with it. It takes as long as the
+// content is large; progress, unless it is nil, is called meanwhile. What is broken is
+// in the reply and no error. CodeBusy: another verification goes on.
+func (w *Workspace) Verify(ctx context.Context, progress func(mesh.VerifyReply)) (reply mesh.VerifyReply, err error) {
+	for id := mesh.NewID(); err == nil && !reply.Done; {
+		reply = mesh.VerifyReply{}
+		_, err = w.request(ctx, call{verb: mesh.VerbVerify, args: struct{}{}, id: id, reads: true}, &reply)
+		if err == nil && progress != nil {
+			progress(reply)
+		}
+	}
+	return reply, err
+}
+
+// Recover opens a workspace whose files cannot be restored: as it was at a commit, by
+// its name in History, or, if from is "", at the newest that is whole and as much of
+// what followed as is. The reply says what is lost. CodeConflict: the workspace can be
+// opened, or the commit is not whole; CodeNotFound: there is no such commit, or none
+// that is whole.
+func (w *Workspace) Recover(ctx context.Context, from string, progress func(mesh.RecoverReply)) (reply mesh.RecoverReply, err error) {
+	for id := mesh.NewID(); err == nil && !reply.Done; {
+		reply = mesh.RecoverReply{}
+		_, err = w.request(ctx, call{verb: mesh.VerbRecover, args: mesh.RecoverRequest{From: from}, id: id}, &reply)
+		if err == nil && progress != nil {
+			progress(reply)
+		}
+	}
+	return reply, err
+}
+
 // Stat describes a name, following a final symbolic link.
 func (w *Workspace) Stat(ctx context.Context, path string) (mesh.FileInfo, error) {
 	return w.stat(ctx, path, true)

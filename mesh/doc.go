@@ -83,6 +83,8 @@
 //	ps                        the commands that run
 //	info
 //	history                   a page of what changed, the newest first
+//	verify                    read all that the workspace is made of; answered in turns until it is done
+//	recover                   go back to an older state, where the files cannot be restored; likewise
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
 // reads that carry the revision of the first (conflict once the file is another
@@ -165,6 +167,14 @@
 // record of a change that tenants see on ev.v1 has headers only: Mesh-Kind, and
 // Mesh-Paths with kind:path for each, rename:path:to for a renaming, percent-encoded
 // and separated by commas; with Mesh-More there is more than fits.
+//
+// Where the tail of a journal or its last commit cannot be read, the owner serves
+// without files. To recover, it makes a commit of an older state, all of which it has
+// read, and appends the checkpoint of that commit: the state as of its own open
+// record. So the chain goes on, an owner that is late is refused, and answers to what
+// is given up are in none of what is read later. A workspace that is removed by force
+// is taken as from a dead owner; the deleted record follows the last record, which
+// need not be one that can be read.
 //
 // # Packs
 //

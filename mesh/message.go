@@ -138,7 +138,8 @@ const (
 // WorkspaceRequest names a workspace to create or remove (api workspace).
 type WorkspaceRequest struct {
 	Workspace Workspace `json:"workspace"`
-	Net       string    `json:"net,omitempty"` // of one to create: the most network that its commands may have
+	Net       string    `json:"net,omitempty"`   // of one to create: the most network that its commands may have
+	Force     bool      `json:"force,omitempty"` // of one to remove: without its owner, whatever is broken
 }
 
 // WorkspaceListRequest asks for names greater than After, at most Limit.
@@ -245,4 +246,64 @@ type WarmStatus struct {
 type StatusReply struct {
 	Nodes  []NodeStatus     `json:"nodes"`
 	Limits map[string]int64 `json:"limits"` // every exported Default…, by name
+}
+
+// VerifyReply says what a workspace's verification has found (verify). One takes as
+// long as its content is large: a request is answered after two seconds at the latest,
+// and is sent again with the same Mesh-Id until one is Done.
+type VerifyReply struct {
+	Done bool  `json:"done"`
+	Read int64 `json:"read"` // bytes of packs
+
+	Node       Node   `json:"node,omitempty"`        // whose tree was compared
+	Commit     string `json:"commit,omitempty"`      // the last one; empty: there is none
+	JournalSeq uint64 `json:"journal_seq,omitempty"` // stream sequence of the last record
+	Records    int    `json:"records"`               // that follow the commit
+	Packs      int    `json:"packs"`
+	Names      int    `json:"names"`   // of the commit's tree
+	Local      int    `json:"local"`   // names of the node's tree that are what the journal says, or that were compared with it
+	Changed    int    `json:"changed"` // names that changed since they were captured last: not compared
+
+	Broken []Broken `json:"broken"`
+	More   bool     `json:"more,omitempty"` // more is broken than is named
+}
+
+// Broken is something that is not what its name says, or is not there.
+type Broken struct {
+	Kind string `json:"kind"`           // one of the Broken… constants
+	Path Path   `json:"path,omitempty"` // of whose content it is, relative to the scope
+	Name string `json:"name,omitempty"` // of the pack, commit or blob
+	Text string `json:"text"`
+}
+
+// Kinds of what is broken.
+const (
+	BrokenJournal = "journal" // a record is missing or another one; those behind it cannot be used
+	BrokenCommit  = "commit"
+	BrokenPack    = "pack"    // its bytes are not those that were stored, or it is not there
+	BrokenContent = "content" // of Path, in the store: a file's, or the names in a directory
+	BrokenLocal   = "local"   // a file of the node's tree has other content than the journal says
+)
+
+// RecoverRequest makes a workspace whose files cannot be restored what it was at a
+// commit (recover): From is its name; "" is the newest that is whole, with what of the
+// records behind it is. As VerifyReply, it is sent again until one is Done.
+type RecoverRequest struct {
+	From string `json:"from,omitempty"`
+}
+
+// RecoverReply says what a recovered workspace is, and what it has lost.
+type RecoverReply struct {
+	Done bool  `json:"done"`
+	Read int64 `json:"read"` // bytes of packs
+
+	Commit string    `json:"commit,omitempty"` // the new one
+	From   string    `json:"from,omitempty"`   // the one that it was made of; empty: records alone
+	Number uint64    `json:"number,omitempty"` // the last record of the journal that is in it
+	Time   time.Time `json:"time"`             // of that record
+	Reason string    `json:"reason,omitempty"` // what is wrong with the one behind it
+
+	Records uint64         `json:"records"`        // that are given up
+	Lost    []HistoryEntry `json:"lost,omitempty"` // what is known of what they said, the newest first
+	More    bool           `json:"more,omitempty"` // Lost is not all of it
 }

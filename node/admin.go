@@ -94,6 +94,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxLogs":          DefaultMaxLogs,
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxTail":          DefaultMaxTail,
+		"node.DefaultMaxVerifies":      DefaultMaxVerifies,
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
 		"sandbox.DefaultFileBytes":     sandbox.DefaultFileBytes,
 		"sandbox.DefaultFiles":         sandbox.DefaultFiles,

@@ -164,9 +164,9 @@ func (n *Node) visible(ctx context.Context, t mesh.Tenant, bound *mesh.Bound, a 
 }
 
 // forgetWorkspace removes a workspace: its owner does it, so that no command
-// runs on while the files go.
+// runs on while the files go; or this node, by force.
 func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
-	w, _, err := workspaceIn(req)
+	w, a, err := workspaceIn(req)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +180,9 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		}
 		if err != nil {
 			return nil, err
+		}
+		if a.Force {
+			return nil, n.removeByForce(ctx, record)
 		}
 		route, err := n.router.Place(ctx, t, w, record.Dir != "")
 		if err != nil {

@@ -92,7 +92,7 @@ func (f *foundCommits) commits(ctx context.Context, store *objstore.Store, works
 		return nil, err
 	}
 	slices.SortFunc(all, func(a, b objstore.FoundCommit) int {
-		return cmp.Or(cmp.Compare(b.Number, a.Number), cmp.Compare(b.Epoch, a.Epoch))
+		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Number, a.Number))
 	})
 	f.all, f.done = all, true
 	return all, nil

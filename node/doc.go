@@ -103,7 +103,9 @@
 // A workspace whose directory was removed behind the node's back is closed, and
 // restored when it is opened again: an empty tree would be a lie about acknowledged
 // writes. One whose journal or commit cannot be read serves no files: each verb that
-// needs them is CodeInternal. It can be described, and removed.
+// needs them is CodeInternal. It can be described, verified, and removed, by force also
+// without its owner; its history is read around the damage; and it can be recovered, to
+// the newest state that is whole or to a commit: see recoverWorkspace.
 //
 // # Network of commands
 //

@@ -2,8 +2,11 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +62,8 @@ func (a *appended) size() int {
 }
 
 // lastRecord reads the last record of a journal at the leader; nil if the
-// workspace never had one.
+// workspace never had one. One that cannot be read is known by its headers alone and
+// has no ID: a later record can follow it, and the files cannot be restored.
 func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*objstore.StoredRecord, error) {
 	raw, err := stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -68,7 +72,19 @@ func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*
 	if err != nil {
 		return nil, fmt.Errorf("read the end of the journal: %w", unavailable(err))
 	}
-	return objstore.DecodeRecord(raw.Sequence, raw.Data)
+	r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+	if err == nil && r.ID != "" {
+		return r, nil
+	}
+	epoch, _ := mesh.ParseEpoch(raw.Header.Get(mesh.HeaderEpoch)) // 0: not known, and the owners' record decides alone
+	number, err := strconv.ParseUint(raw.Header.Get(mesh.HeaderNumber), 10, 64)
+	if err != nil {
+		number = raw.Sequence // which is not lower
+	}
+	sum := sha256.Sum256(raw.Data)
+	r = &objstore.StoredRecord{Sequence: raw.Sequence, Hash: hex.EncodeToString(sum[:])}
+	r.Epoch, r.Number = epoch, number
+	return r, nil
 }
 
 // openJournal fences: it appends the open record of this tenure after prev.

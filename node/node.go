@@ -93,6 +93,7 @@ type Node struct {
 	lists     *mesh.Slots // of lists
 	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
 	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
+	verifies  *mesh.Slots // of workspaces that are verified or recovered
 	counts    *mesh.Slots // of workspaces whose files are being counted
 	stores    *lru.Cache[storeKey, *objstore.Store]
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
@@ -147,7 +148,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
-		logFrames: mesh.NewSlots(DefaultLogFrames),
+		logFrames: mesh.NewSlots(DefaultLogFrames), verifies: mesh.NewSlots(DefaultMaxVerifies),
 	}
 	if n.stores, err = lru.New[storeKey, *objstore.Store](maxStores); err != nil {
 		return nil, err

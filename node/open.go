@@ -144,7 +144,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		return err
 	}
 	if last != nil && removedID(last) == w.record.ID {
-		return w.finishRemoval(ctx) // a crash came between the journal and the record
+		return w.finishRemoval(ctx, last.Sequence) // a crash came between the journal and the record
 	}
 	// No tenure has served this workspace yet, so there are no files to miss. They
 	// have their place before the journal says that there was one.
@@ -158,7 +158,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		}
 	}
 	var unfinished []mesh.ExecID
-	if !fresh { // the logs of a removed workspace are gone, and with them their ends
+	if !fresh && last.ID != "" { // the logs of a removed workspace are gone, and with them their ends
 		if unfinished, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
 			return err
 		}
@@ -342,11 +342,12 @@ func (n *Node) removeWorkspace(ctx context.Context, p mesh.NodePingRequest) erro
 		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, p.Workspace)
 	}
 	w.quiesce(errRemoved(w.name)) // no command may write while the tree goes
-	if _, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindDeleted, Workspace: w.record.ID}}, nil); err != nil {
+	deleted, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindDeleted, Workspace: w.record.ID}}, nil)
+	if err != nil {
 		w.stop(mesh.AsError(err))
 		return err
 	}
-	err := w.finishRemoval(ctx)
+	err = w.finishRemoval(ctx, deleted)
 	w.stop(errRemoved(w.name))
 	<-w.done
 	if mesh.CodeOf(err) == mesh.CodeNotFound {
@@ -360,12 +361,16 @@ func errRemoved(w mesh.Workspace) *mesh.Error {
 }
 
 // finishRemoval makes the records and the disk follow the journal's deleted
-// record; it returns CodeNotFound when that is done.
-func (w *workspace) finishRemoval(ctx context.Context) error {
+// record, whose sequence is deleted; it returns CodeNotFound when that is done. The
+// records before that one go, and it stays: a used name is never an empty subject.
+func (w *workspace) finishRemoval(ctx context.Context, deleted uint64) error {
 	if err := w.discardTree(); err != nil {
 		return err
 	}
 	if err := w.dropLogs(ctx); err != nil {
+		return err
+	}
+	if err := w.purgeBefore(ctx, mesh.JournalSubject(w.record.Shard, w.tenant, w.name), deleted); err != nil {
 		return err
 	}
 	if err := w.node.kv.Workspaces.MarkRemoved(ctx, w.tenant, w.name, w.record.ID); err != nil {

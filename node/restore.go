@@ -123,8 +123,10 @@ func (w *workspace) restore(ctx context.Context) error {
 	}
 	f.close()
 	w.log.Error("the workspace's files cannot be restored", "err", err)
-	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; mend that and restart the node, or give the workspace up with: wsmesh workspace rm %s",
-		w.name, mesh.AsError(err).Text, w.name)
+	w.broken = true
+	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; see what is damaged with: wsmesh workspace verify %s; "+
+		"go back to the newest state that is whole with: wsmesh workspace recover %s; or give it up with: wsmesh workspace rm %s",
+		w.name, mesh.AsError(err).Text, w.name, w.name, w.name)
 	return nil
 }
 

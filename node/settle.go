@@ -65,9 +65,10 @@ func journalExecs(ctx context.Context, stream jetstream.Stream, subject string, 
 		if err != nil {
 			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
 		}
+		seq = raw.Sequence
 		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
 		if err != nil {
-			return nil, err
+			continue // its execs are settled when somebody asks for them
 		}
 		for _, op := range r.Ops {
 			ids = append(ids, op.Unfinished...)
@@ -75,7 +76,6 @@ func journalExecs(ctx context.Context, stream jetstream.Stream, subject string, 
 				ids = append(ids, op.Exec)
 			}
 		}
-		seq = r.Sequence
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil

@@ -33,6 +33,7 @@ type workspace struct {
 	tree     *sandbox.Tree
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
+	broken   bool        // the damage is one of the journal or of content
 	sub      *nats.Subscription
 
 	epoch     atomic.Uint64 // 0 until taken
@@ -67,6 +68,7 @@ type workspace struct {
 	execDone  sync.WaitGroup
 	downloads downloads
 	found     foundCommits
+	long      longWork
 	disk      disk
 }
 
@@ -342,6 +344,8 @@ var verbs = map[string]verb{
 	mesh.VerbPs:       {do: (*workspace).ps},
 	mesh.VerbInfo:     {do: (*workspace).info},
 	mesh.VerbHistory:  {do: (*workspace).history},
+	mesh.VerbVerify:   {do: (*workspace).verify},
+	mesh.VerbRecover:  {do: (*workspace).recoverWorkspace},
 }
 
 var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")

@@ -48,7 +48,7 @@ func showHistory(cmd *cobra.Command, ws *client.Workspace, commits bool, limit i
 		if err != nil {
 			return err
 		}
-		if err := out.row(e, shownTime(e.Time), fmt.Sprint(e.Number), e.Kind, shownChange(e), shownCause(e)); err != nil {
+		if err := out.change(e); err != nil {
 			return err
 		}
 		if n++; n == limit {
@@ -56,6 +56,10 @@ func showHistory(cmd *cobra.Command, ws *client.Workspace, commits bool, limit i
 		}
 	}
 	return out.flush()
+}
+
+func (o *output) change(e mesh.HistoryEntry) error {
+	return o.row(e, shownTime(e.Time), fmt.Sprint(e.Number), e.Kind, shownChange(e), shownCause(e))
 }
 
 func shownChange(e mesh.HistoryEntry) string {

@@ -13,8 +13,8 @@ import (
 
 func newWorkspace() *cobra.Command {
 	cmd := &cobra.Command{Use: "workspace", Short: "List, create, remove and describe workspaces", RunE: needsSubcommand}
-	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo())
-	cmd.AddCommand(laterCommands("move", "verify")...)
+	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover())
+	cmd.AddCommand(laterCommands("move")...)
 	return cmd
 }
 
@@ -113,17 +113,26 @@ func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
 
 func newWorkspaceRm() *cobra.Command {
 	var t target
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "rm W",
 		Short: "Remove a workspace with its files; its commands are ended",
 		Long: "Remove a workspace with its files; its commands are ended. The directory of one that was made with --dir\n" +
-			"stays as it is.",
+			"stays as it is.\n\n" +
+			"With --force neither the node that hosts it is asked nor its journal read: for a workspace whose node does\n" +
+			"not answer, or of which something is broken. Its files on that node stay there, out of reach.",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return t.withClient(cmd.Context(), func(c *client.Client) error { return c.RemoveWorkspace(cmd.Context(), args[0]) })
+			return t.withClient(cmd.Context(), func(c *client.Client) error {
+				if force {
+					return c.RemoveWorkspaceByForce(cmd.Context(), args[0])
+				}
+				return c.RemoveWorkspace(cmd.Context(), args[0])
+			})
 		},
 	}
 	t.bind(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "without the node that hosts it, whatever is broken")
 	return cmd
 }
 

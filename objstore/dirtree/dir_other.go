@@ -47,6 +47,11 @@ func (d *Dir) Differs(context.Context, *Scan, Snapshot) (bool, error) { return f
 // Describe fails with CodeUnsupported.
 func (d *Dir) Describe(context.Context, *Scan, *Ledger) error { return errUnsupported }
 
+// Verify fails with CodeUnsupported.
+func (d *Dir) Verify(context.Context, *Scan, Snapshot, func(string, error)) (checked, changed int, err error) {
+	return 0, 0, errUnsupported
+}
+
 // Stat fails with CodeUnsupported.
 func (d *Dir) Stat(string) (Stat, error) { return Stat{}, errUnsupported }
 
