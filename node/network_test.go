@@ -272,6 +272,47 @@ func TestNetworkOfAProject(t *testing.T) {
 	nodetest.LocalWith(t, cfg, test)
 }
 
+// A name is found by the node and not in the sandbox, and TLS is between the command
+// and the host: the certificate is checked against the name.
+func TestNamesAndTLS(t *testing.T) {
+	nodetest.Commands(t)
+	_, err := exec.LookPath("python3")
+	nodetest.Need(t, err == nil, "python3", "python3 is missing")
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello "+r.Host) }))
+	defer secure.Close()
+	at := func(name string) string { return name + ":" + port(secure) }
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{
+		Net: "allow:" + at("example.com") + "," + at("other.test") + "," + at("nowhere.test"), NetExcept: []string{"127.0.0.1:" + port(secure)},
+		Resolver: egresstest.Resolver(t, egresstest.Names(map[string]string{"example.com": "127.0.0.1", "other.test": "127.0.0.1"})),
+	})
+	ctx, ws := t.Context(), m.Client.Workspace("w")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	require.NoError(t, ws.WriteFile(ctx, "ca.pem", ca, 0o644))
+	for name, want := range map[string]string{
+		at("example.com"):  "hello " + at("example.com"),
+		at("other.test"):   "CERTIFICATE_VERIFY_FAILED",
+		at("nowhere.test"): "502",
+		"example.com:1":    "403",
+	} {
+		cmd := ws.Command(ctx, "python3", "-c", `
+import socket, ssl, sys, urllib.request
+try:
+    socket.getaddrinfo(sys.argv[1].split(":")[0], 443)
+    print("found inside")
+except socket.gaierror:
+    pass
+try:
+    print(urllib.request.urlopen("https://" + sys.argv[1], context=ssl.create_default_context(cafile="ca.pem"), timeout=20).read().decode())
+except OSError as e:
+    print(e)`, name)
+		cmd.Net = "allow:" + at("example.com") + "," + at("other.test") + "," + at("nowhere.test")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		require.Contains(t, string(out), want, name)
+		require.NotContains(t, string(out), "found inside")
+	}
+}
+
 // The NATS servers are out of reach, whatever the operator excepts.
 func TestNetworkWithoutTheMesh(t *testing.T) {
 	nodetest.Commands(t)

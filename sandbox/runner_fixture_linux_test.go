@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/sandbox/sandboxtest"
 )
 
 // marker is in the arguments of every process that tests leave behind on
@@ -25,35 +27,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv(parentEnv) != "" {
 		os.Exit(beParent())
 	}
+	if err := sandboxtest.Adopt(); err != nil {
+		panic(err)
+	}
 	code := m.Run()
-	if leaks := leftovers(); len(leaks) > 0 {
-		fmt.Fprintln(os.Stderr, "left behind:\n ", strings.Join(leaks, "\n  "))
+	if left := sandboxtest.Left(); len(left) > 0 {
+		fmt.Fprintln(os.Stderr, "left behind:\n ", strings.Join(left, "\n  "))
 		code = 1
 	}
 	os.Exit(code)
-}
-
-// leftovers lists what the tests of this process left on the host, after giving
-// it a moment to go.
-func leftovers() (found []string) {
-	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		found = nil
-		for _, pid := range marked(marker) {
-			found = append(found, fmt.Sprintf("process %d", pid))
-		}
-		if host, err := readCgroups(); err == nil {
-			for _, dir := range cgroupDirs(host, groupPrefix+stateBase()) {
-				found = append(found, "cgroup "+dir)
-			}
-		}
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil || bytes.Contains(mounts, []byte("wsmesh")) {
-			found = append(found, "a mount")
-		}
-		if len(found) == 0 || time.Now().After(deadline) {
-			return found
-		}
-	}
 }
 
 func cgroupDirs(host *cgroups, prefix string) (found []string) {

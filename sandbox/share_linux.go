@@ -43,7 +43,7 @@ func (l *limiter) takeShare(tenant string) (*share, error) {
 	s := l.shares[tenant]
 	if s == nil {
 		// Never a name again: an old one may be on its way out.
-		name := l.prefix + "share." + strconv.FormatUint(l.next.Add(1), 10)
+		name := l.prefix + strconv.Itoa(os.Getpid()) + ".share." + strconv.FormatUint(l.next.Add(1), 10)
 		s = &share{tenant: tenant, dir: filepath.Join(home, name)}
 		if err := os.Mkdir(s.dir, 0o755); err != nil {
 			return nil, fmt.Errorf("make a tenant's cgroup: %w", err)

@@ -44,9 +44,9 @@ func (d *doctor) host(ctx context.Context) {
 		d.add(fail("isolation", errorText(err), "see the checks around this one"))
 	} else {
 		defer runner.Close()
-		d.add(isolationOf(runner.Level()))
+		d.add(isolationOf(runner.Level()), sandboxes(runner.Level()))
 	}
-	d.add(userNamespaces(), seccompFilters(), landlock(), limits(ctx, runner), openFiles())
+	d.add(userNamespaces(), seccompFilters(), landlock(), limits(ctx, runner), processors(runner), openFiles())
 	d.add(d.space()...)
 	d.add(tool(ctx, runner, "git", "agents keep their work in it"), tool(ctx, runner, "python3", "agents calculate with it"))
 }
@@ -70,8 +70,9 @@ func user() finding {
 	if os.Geteuid() == 0 {
 		return ok("user", "root: each tenant's commands have ids of their own")
 	}
-	return warn("user", fmt.Sprintf("uid %d, not root: commands of all tenants run as you, and limits hold for each process alone", os.Geteuid()),
-		"run it as root where several tenants share this machine")
+	return warn("user", fmt.Sprintf("uid %d, not root: commands of all tenants run as you, so that the sandbox alone keeps them from each other and from your files, "+
+		"and they share what the kernel counts for one user: processes, inotify watches", os.Geteuid()),
+		"nothing, if all tenants are you; else run it as root: sudo wsmesh dev --data DIR")
 }
 
 func bubblewrap(ctx context.Context) finding {
@@ -163,13 +164,31 @@ func seccompFilters() finding {
 	return ok("seccomp", "the kernel filters system calls")
 }
 
-// landlock is not needed so far: bubblewrap builds the walls.
+// sandboxes says whether they are kept, and how far.
+func sandboxes(level sandbox.Level) finding {
+	switch {
+	case level.Driver != sandbox.IsolationBwrap:
+		return ok("sandboxes", "none are made without bubblewrap")
+	case !level.Warm:
+		return warn("sandboxes", "each command waits some 10 ms for one of its own: "+level.Reason, "see landlock and user-namespaces, or report this")
+	case level.Limits == "rlimit":
+		return warn("sandboxes", "kept for the next command; without cgroups two commands of one workspace at a time cannot share one, and the second waits some 10 ms for its own",
+			"see limits")
+	}
+	return ok("sandboxes", "kept for the next command")
+}
+
+// landlock is the second layer below the mounts of a sandbox that is kept.
 func landlock() finding {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return warn("landlock", "the kernel has none ("+errno.Error()+"); nothing depends on it yet", "use a kernel from 5.13 on with landlock among its lsm=")
+	const fix = "use a kernel from 6.12 on, with landlock among its lsm="
+	switch {
+	case errno != 0:
+		return warn("landlock", "the kernel has none ("+errno.Error()+"): a sandbox's mounts alone hold its commands, and those that share one can signal and read each other", fix)
+	case abi < 6:
+		return warn("landlock", fmt.Sprintf("ABI %d: commands that share a sandbox can signal each other", abi), fix)
 	}
-	return ok("landlock", "ABI %d; nothing depends on it yet", abi)
+	return ok("landlock", "ABI %d: a second layer, which also keeps commands of one sandbox apart", abi)
 }
 
 // limits reports which rung was reached from where doctor was started: a service
@@ -190,11 +209,24 @@ func limits(ctx context.Context, runner *sandbox.Runner) finding {
 	switch {
 	case strings.HasPrefix(level.Limits, "cgroup"):
 		return ok("limits", "memory and processes of a whole command, by %s", level.Limits)
-	case os.Geteuid() != 0:
-		return warn("limits", level.Limits+": "+level.Reason, "run it as root")
 	}
-	return warn("limits", level.Limits+": they hold for each process alone: "+level.Reason,
-		"start it where cgroups can be written: as a systemd service with Delegate=yes, or in a container with them mounted read-write")
+	fix := "start it where cgroups can be written: as a systemd service with Delegate=yes, or in a container with them mounted read-write"
+	if os.Geteuid() != 0 {
+		fix = "run it as root"
+	}
+	return warn("limits", level.Limits+": memory is bounded for each process of a command and not for all of them, and a command that is refused memory or processes is told so "+
+		"by errors of its own, not by us: "+level.Reason, fix)
+}
+
+// processors reports whether a tenant can take them all.
+func processors(runner *sandbox.Runner) finding {
+	if runner == nil || runner.Level().Driver == "" {
+		return ok("processors", "no command runs here")
+	}
+	if runner.Level().CPU {
+		return ok("processors", "tenants have equal shares")
+	}
+	return warn("processors", "a tenant with many processes takes them from the others, and the quota cpu bounds nothing", "see limits")
 }
 
 func openFiles() finding {

@@ -33,6 +33,7 @@ type agent struct {
 	waiting  atomic.Int32 // threads that wait for a request
 	fed      atomic.Int64 // CLOCK_BOOTTIME of the last request
 	landlock landlock
+	buffers  chan []byte // that no thread reads into
 
 	// mu is held over every fork and every reaping: while it is, a number in
 	// running is that command's process and no other's.
@@ -50,7 +51,7 @@ type running struct {
 }
 
 func newAgent(conn int) (*agent, error) {
-	a := &agent{conn: conn, signals: make(chan *Request), running: make(map[int]running), coming: make(map[uint64][]unix.Signal)}
+	a := &agent{conn: conn, buffers: make(chan []byte, spareThreads+1), signals: make(chan *Request), running: make(map[int]running), coming: make(map[uint64][]unix.Signal)}
 	a.forked = sync.NewCond(&a.mu)
 	a.fed.Store(bootTime())
 	var err error

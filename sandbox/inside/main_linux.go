@@ -152,7 +152,7 @@ func (a *agent) serve() {
 	if err := a.landlock.enter(); err != nil {
 		die("enter Landlock", err)
 	}
-	buf, oob := make([]byte, MaxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
+	buf, oob := a.buffer(), make([]byte, unix.CmsgSpace(4*maxFiles))
 	for {
 		req, fds, err := a.next(buf, oob)
 		if err != nil {
@@ -161,6 +161,7 @@ func (a *agent) serve() {
 		a.fed.Store(bootTime())
 		switch req.Kind {
 		case KindRun:
+			a.keep(buf) // nothing of req is in it
 			last := a.waiting.Add(-1) == 0
 			if last { // the gate may stay shut for long
 				a.addThread()
@@ -174,6 +175,24 @@ func (a *agent) serve() {
 			// From a thread that no Landlock domain keeps from signalling.
 			a.signals <- req
 		}
+	}
+}
+
+// buffer is room for a message, and keep takes it back: to make one for each command
+// would have the memory collected after a dozen of them.
+func (a *agent) buffer() []byte {
+	select {
+	case buf := <-a.buffers:
+		return buf
+	default:
+		return make([]byte, MaxMessage)
+	}
+}
+
+func (a *agent) keep(buf []byte) {
+	select {
+	case a.buffers <- buf:
+	default:
 	}
 }
 
