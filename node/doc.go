@@ -51,8 +51,9 @@
 // commit, else CodeBusy. It can be read, and goes on when a commit is made. A tree
 // that a tenure has left in peace is trusted when nothing in it is described in
 // another way since; every other one is restored aside from the commit and the
-// records since, and put in place by a rename. A directory of the host is never
-// replaced, and what commands change there is not captured.
+// records since, and put in place by a rename; content that the tree that was there has
+// at the same path is taken from it where that is what its name says. A directory of
+// the host is never replaced, and what commands change there is not captured.
 //
 // # Requests
 //

@@ -208,8 +208,9 @@ func (f *fileState) load(ctx context.Context, p *past) error {
 	return nil
 }
 
-// restoreTree makes the tree aside and puts it in place of what is there: a crash
-// before leaves that, and what it leaves aside is made anew.
+// restoreTree makes the tree aside and puts it in place of what is there, whose
+// content it takes where that is the wanted one: a crash before leaves that, and what
+// it leaves aside is made anew.
 func (f *fileState) restoreTree(ctx context.Context) error {
 	w := f.w
 	aside := w.treePath() + ".new"
@@ -232,6 +233,9 @@ func (f *fileState) restoreTree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.Seed, err = dirtree.Open(w.treePath()); err == nil {
+		defer d.Seed.Close()
+	}
 	items := func(yield func(objstore.Item, error) bool) {
 		for it := range f.ledger.Snapshot().Items() {
 			if !yield(it, nil) {
@@ -251,6 +255,7 @@ func (f *fileState) restoreTree(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("restore workspace %s from commit %s: %w", w.name, f.commit.Commit, err)
 	}
+	d.Seed = nil
 	if err := w.discard(w.treePath()); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 type Dir struct {
 	Note  func(path, what string)
 	Owner *Owner
+	Seed  *Dir
 }
 
 var errUnsupported = mesh.Errorf(mesh.CodeUnsupported, "trees are read and restored on Linux only")

@@ -137,7 +137,11 @@ func (t *restore) file(p string, e *objstore.Entry) error {
 		err = f.Truncate(e.Size)
 	}
 	if err == nil {
-		err = t.content(f, e)
+		seed := t.seed(p)
+		err = t.content(f, seed, e)
+		if seed != nil {
+			seed.Close()
+		}
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("%.200q: %w", p, translate(p, err))
@@ -145,8 +149,61 @@ func (t *restore) file(p string, e *objstore.Entry) error {
 	return t.attributes(p, e)
 }
 
+// seed opens the file that has the path in the seed; nil where there is none. It is
+// whoever's: only content that is what its name says is taken from it.
+func (t *restore) seed(p string) *os.File {
+	if t.d.Seed == nil {
+		return nil
+	}
+	f, err := t.d.Seed.open(p, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// seeded reads a chunk, which begins at an offset of a file's data, from a file of the
+// seed; nil where that has another content there.
+func seeded(seed *os.File, data []objstore.Extent, offset int64, c objstore.Chunk) []byte {
+	if seed == nil {
+		return nil
+	}
+	b := make([]byte, c.Size)
+	for n := int64(0); n < c.Size; {
+		at, left := place(data, offset+n)
+		if left == 0 {
+			return nil
+		}
+		k, err := seed.ReadAt(b[n:min(c.Size, n+left)], at)
+		if n += int64(k); err != nil && n < c.Size {
+			return nil
+		}
+	}
+	if objstore.IDOf(b) != c.ID {
+		return nil
+	}
+	return b
+}
+
+// place is where in a file an offset of its data is, and how much of the data lies
+// there together.
+func place(data []objstore.Extent, offset int64) (at, left int64) {
+	for _, x := range data {
+		if offset < x.Length {
+			return x.Offset + offset, x.Length - offset
+		}
+		offset -= x.Length
+	}
+	return 0, 0
+}
+
 // content writes the chunks of a file, several at once when there are several.
-func (t *restore) content(f *os.File, e *objstore.Entry) error {
+func (t *restore) content(f, seed *os.File, e *objstore.Entry) error {
 	data := e.Data()
 	g, ctx := errgroup.WithContext(t.ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
@@ -154,9 +211,12 @@ func (t *restore) content(f *os.File, e *objstore.Entry) error {
 	for _, c := range e.Content {
 		offset := at
 		write := func() error {
-			b, err := t.chunk(ctx, c)
-			if err != nil {
-				return err
+			b := seeded(seed, data, offset, c)
+			if b == nil {
+				var err error
+				if b, err = t.chunk(ctx, c); err != nil {
+					return err
+				}
 			}
 			return writeData(f, data, offset, b)
 		}

@@ -22,11 +22,13 @@ import (
 
 // Dir is a directory that is read or restored. What is set is set before use:
 // Note is told of names that are not kept and why, by several goroutines; Owner
-// is whose the restored files are, nil for this process's user. Items that are
-// still in use need an open Dir.
+// is whose the restored files are, nil for this process's user; Seed is another
+// directory, whose files a restore looks at first: what has the wanted name there is
+// not asked for. Items that are still in use need an open Dir.
 type Dir struct {
 	Note  func(path, what string)
 	Owner *Owner
+	Seed  *Dir
 	root  *os.File
 }
 
