@@ -33,6 +33,10 @@ const (
 	// reapAfter is how long an acknowledgement may go unnoticed while the command is
 	// silent.
 	reapAfter = 50 * time.Millisecond
+	// ackTimeout is when a frame that is not acknowledged is published again. When the
+	// stream's leader changes, acknowledgements get lost, and the output stands still
+	// for that long; a disk that is slower than it gets frames twice.
+	ackTimeout = 2 * time.Second
 )
 
 // logSpace is what the logs of one tenant may take of a node and its streams.
@@ -236,7 +240,7 @@ func (l *execLog) settleOldest() {
 	for {
 		m := nats.NewMsg(l.subject)
 		m.Data = u.msg.Data
-		try, cancelTry := context.WithTimeout(ctx, 2*time.Second)
+		try, cancelTry := context.WithTimeout(ctx, ackTimeout)
 		ack, err := l.js.PublishMsg(try, m)
 		cancelTry()
 		if err == nil {

@@ -215,7 +215,7 @@ func (n *Node) stateID() string {
 
 func (n *Node) bindStreams(ctx context.Context) error {
 	var err error
-	if n.js, err = jetstream.New(n.cfg.Store, jetstream.WithPublishAsyncTimeout(5*time.Second)); err != nil {
+	if n.js, err = jetstream.New(n.cfg.Store, jetstream.WithPublishAsyncTimeout(ackTimeout)); err != nil {
 		return err
 	}
 	if err := mesh.EnsureStreams(ctx, n.js, n.cfg.Storage); err != nil {
