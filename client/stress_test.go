@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,34 +71,48 @@ func TestManyClientsStartOnce(t *testing.T) {
 	})
 }
 
-// A slow reader gets everything, and slows nobody down but itself.
+// A reader of 1 MB/s gets everything, of a command that is long done by then, and slows
+// nobody down but itself: others begin and end in the middle of it.
 func TestSlowReaderGetsAll(t *testing.T) {
 	nodetest.Commands(t)
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("w")
-		size := long(200) << 20
-		cmd := ws.Command(ctx, "head", "-c", fmt.Sprint(size), "/dev/zero")
-		n, zero := 0, make([]byte, 1<<20)
-		release := make(chan struct{})
+		size := long(200) << 20 / m.Replicas()
+		line := fmt.Sprintf("head -c %d /dev/zero; until [ -e stop ]; do head -c 1000 /dev/zero; sleep 0.05; done", size)
+		cmd := ws.Command(ctx, "sh", "-c", line)
+		var read atomic.Int64
+		zero, release := make([]byte, 1<<20), make(chan struct{})
 		cmd.Stdout = write(func(b []byte) (int, error) {
-			<-release
+			select {
+			case <-release:
+			case <-time.After(time.Duration(len(b)) * time.Microsecond):
+			}
 			if !bytes.Equal(b, zero[:len(b)]) {
 				t.Error("other bytes than were written")
 			}
-			n += len(b)
+			read.Add(int64(len(b)))
 			return len(b), nil
 		})
 		require.NoError(t, cmd.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		require.Eventually(t, func() bool { // the command ends although nobody reads
-			e, err := ws.Exec(ctx, cmd.ID)
+		for range 5 {
+			require.NoError(t, ws.Command(ctx, "true").Run())
+		}
+		require.Less(t, read.Load(), int64(size))
+		require.NoError(t, ws.WriteFile(ctx, "stop", nil, 0))
+		var e mesh.ExecEntry
+		require.Eventually(t, func() bool { // the command ends although hardly anybody reads
+			var err error
+			e, err = ws.Exec(ctx, cmd.ID)
 			return err == nil && e.Final != nil
 		}, 2*time.Minute, 50*time.Millisecond)
+		require.Less(t, read.Load(), int64(e.Output))
 		require.NoError(t, ws.Command(ctx, "true").Run())
 		close(release)
 		require.NoError(t, <-ended)
-		require.Equal(t, size, n)
+		require.GreaterOrEqual(t, read.Load(), int64(size))
+		require.Equal(t, e.Output, uint64(read.Load()))
 		require.Zero(t, cmd.Final().Missing)
 	})
 }
@@ -118,4 +133,76 @@ func TestNothingHoldsTheEnd(t *testing.T) {
 		require.Equal(t, 124, exit.Code)
 		require.Equal(t, "timeout", exit.Limit)
 	})
+}
+
+// The leader of the log's stream steps down, again and again, and is killed, under a
+// command that writes: its output is whole, live and read again, and has one end.
+func TestOutputSurvivesItsLeader(t *testing.T) {
+	nodetest.Commands(t)
+	m := nodetest.Start(t, meshtest.Cluster(t, 3), nodetest.Config{})
+	ctx, ws := t.Context(), m.Client.Workspace("w")
+	cmd := ws.Command(ctx, "sh", "-c", "i=0; while ! [ -e stop ]; do seq -f %07.0f $i $((i+99)); i=$((i+100)); sleep 0.05; done")
+	var live numbers
+	cmd.Stdout = &live
+	require.NoError(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	goesOn := func() {
+		t.Helper()
+		before := live.seen()
+		require.Eventually(t, func() bool { return live.seen() > before+300 }, time.Minute, 5*time.Millisecond, "the output stands still")
+	}
+	store, stream := m.Store(t, "disturber"), mesh.ExecLogStream(0)
+	for range long(20) {
+		goesOn()
+		require.Eventually(t, func() bool { // nobody answers while there is no leader
+			_, err := store.Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, time.Second)
+			return err == nil
+		}, time.Minute, 20*time.Millisecond)
+	}
+	goesOn()
+	killLeader(t, m, store, stream)
+	goesOn()
+	require.NoError(t, ws.WriteFile(ctx, "stop", nil, 0))
+	require.NoError(t, <-ended)
+	require.NoError(t, live.broken)
+	require.Zero(t, live.seen()%100)
+	require.Equal(t, uint64(8*live.seen()), cmd.Final().Output)
+	require.Zero(t, cmd.Final().Missing)
+
+	x, err := ws.Attach(ctx, cmd.ID)
+	require.NoError(t, err)
+	defer x.Close()
+	var again numbers
+	require.NoError(t, x.Copy(ctx, &again, nil))
+	require.NoError(t, again.broken)
+	require.Equal(t, live.seen(), again.seen())
+	require.Equal(t, cmd.Final(), x.Final())
+}
+
+// numbers takes lines of seven digits that count from 0.
+type numbers struct {
+	mu     sync.Mutex
+	next   int
+	part   []byte
+	broken error
+}
+
+func (n *numbers) Write(b []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.part = append(n.part, b...)
+	for ; len(n.part) >= 8 && n.broken == nil; n.part = n.part[8:] {
+		if want := fmt.Sprintf("%07d\n", n.next); string(n.part[:8]) != want {
+			n.broken = fmt.Errorf("%q instead of %q", n.part[:8], want)
+		}
+		n.next++
+	}
+	return len(b), nil
+}
+
+func (n *numbers) seen() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.next
 }
