@@ -121,6 +121,14 @@
 // of the stream's leader. At most LogWindow frames are on their way at a time, so a
 // number that is so far behind what a reader has seen without a gap will not come.
 //
+// Of the output of one exec a node's bound is kept (256 MiB): a quarter of it from the
+// beginning and the rest from the end. What was between is deleted frame by frame, so
+// its numbers are missing; the final frame counts its bytes. Claim and final frame are
+// never deleted, and the command goes on. A tenant whose logs fill its room on the node
+// stores no further frames (the final frame's limit is log) and begins no further exec
+// (quota). Logs are kept for seven days, and an id is good for half of that: nobody
+// claims it again when its log is gone.
+//
 // An owner that meets an unfinished log whose claim is of its own or an older
 // epoch, and which it is not running, ends it with lost. The claim names the
 // variables of the environment and never their values.

@@ -107,6 +107,11 @@ func (l *execLog) write(stream byte, data []byte, cut int) {
 	if len(data) == 0 {
 		return
 	}
+	if len(data) >= frameBytes && l.size == 0 { // it is a frame as it is
+		l.pending, l.size = []mesh.Chunk{{Stream: stream, Data: data}}, len(data)
+		l.flush()
+		return
+	}
 	if n := len(l.pending); n > 0 && l.pending[n-1].Stream == stream {
 		l.pending[n-1].Data = append(l.pending[n-1].Data, data...)
 	} else {

@@ -36,9 +36,15 @@ func (e *ends) pipes(input bool) (theirs [3]*os.File, err error) {
 	if e.stdout, theirs[1], err = os.Pipe(); err != nil {
 		return theirs, err
 	}
+	widen(e.stdout)
 	e.stderr, theirs[2], err = os.Pipe()
 	return theirs, err
 }
+
+// pipeBytes is what a pipe of a command's output holds, so that the command goes on
+// while we do something else: on a busy machine each change from one to the other
+// takes milliseconds. What it does not hold takes no memory.
+const pipeBytes = 256 << 10
 
 // flow moves input and output while the command runs. The function that it returns
 // is called when the command has ended, and returns when all output is in the log.

@@ -303,7 +303,7 @@ func (x *run) start() (*sandbox.Process, error) {
 // pump moves output into the log until the pipe ends. Beyond the command's own
 // bound it kills and keeps what fits.
 func (x *run) pump(r io.Reader, stream byte, total *atomic.Int64) {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, frameBytes)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
