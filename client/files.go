@@ -79,21 +79,23 @@ func (w *Workspace) Commits(ctx context.Context) iter.Seq2[mesh.HistoryEntry, er
 
 func (w *Workspace) history(ctx context.Context, req mesh.HistoryRequest) iter.Seq2[mesh.HistoryEntry, error] {
 	return func(yield func(mesh.HistoryEntry, error) bool) {
+		ctx, op := w.reads(ctx, "history")
 		req := req
-		pages(func() ([]mesh.HistoryEntry, bool, error) {
+		whole(op, pages(func() ([]mesh.HistoryEntry, bool, error) {
 			page, err := w.HistoryPage(ctx, req)
 			req.Cursor = page.Cursor
 			return page.Entries, page.More, err
-		})(yield)
+		}), yield)
 	}
 }
 
 // HistoryPage asks for one page of History: for callers that hand on its Cursor. A
 // page may be empty and not the last.
 func (w *Workspace) HistoryPage(ctx context.Context, req mesh.HistoryRequest) (mesh.HistoryReply, error) {
+	ctx, op := w.reads(ctx, "history")
 	var page mesh.HistoryReply
 	_, err := w.request(ctx, call{verb: mesh.VerbHistory, args: req, reads: true}, &page)
-	return page, err
+	return page, op.end(err)
 }
 
 // Verify reads everything that the workspace is made of from the store and checks it

@@ -139,6 +139,9 @@ func TestOperationsAreLogged(t *testing.T) {
 			return second(io.ReadAll(f))
 		})},
 		{"Workspace.FS", reads("list", func() error { return second(fs.ReadDir(ws.FS(ctx), "d")) })},
+		{"Workspace.History", reads("history", func() error { return drain(ws.History(ctx)) })},
+		{"Workspace.Commits", reads("history", func() error { return drain(ws.Commits(ctx)) })},
+		{"Workspace.HistoryPage", reads("history", func() error { return second(ws.HistoryPage(ctx, mesh.HistoryRequest{})) })},
 		{"Workspace.Remove", changes("remove", func() error { return ws.Remove(ctx, "d/again") })},
 		{"Workspace.RemoveAll", changes("remove", func() error { return ws.RemoveAll(ctx, "d") })},
 		{"Cmd.Wait", changes("exec", func() error { return ws.Command(ctx, "true").Run() })},
