@@ -95,6 +95,7 @@
 //	place open                the route of a workspace, opened if need be
 //	workspace create list rm
 //	log read list             stored frames of one exec, or its end; may wait for new ones; the execs whose logs are kept
+//	log changes               what changed in a workspace since a cursor; may wait
 //	mem get commit list watch the tenant's memory; watch may wait
 //
 // # Routing and repeats
@@ -171,10 +172,19 @@
 // that history goes on behind the records that are purged. A scope sees of it what
 // happened below its path, and no commits.
 //
-// Each file of an upload or of the copy of a directory is a change of its own. The
-// record of a change that tenants see on ev.v1 has headers only: Mesh-Kind, and
-// Mesh-Paths with kind:path for each, rename:path:to for a renaming, percent-encoded
-// and separated by commas; with Mesh-More there is more than fits.
+// Each file of an upload or of the copy of a directory is a change of its own.
+//
+// # The feed
+//
+// What changes in a workspace is on ev.v1 once it is stored: the headers of its
+// records. Mesh-Paths has kind:path for each change, rename:path:to for a renaming,
+// percent-encoded and separated by commas; with Mesh-More there are more than fit.
+// Republishing is best effort, so a watcher tells only a record that names as its
+// predecessor (Mesh-Prev) the last one that was told; otherwise, and when nothing was
+// heard for a second, it reads the journal (log changes), which any node does without
+// opening the workspace. A cursor is the last record that was told, how many changes
+// of the next one were, and the id of the workspace's record. What a checkpoint has
+// taken out of the journal is told as resync: look at the files anew.
 //
 // Where the tail of a journal or its last commit cannot be read, the owner serves
 // without files. To recover, it makes a commit of an older state, all of which it has

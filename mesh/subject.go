@@ -47,16 +47,17 @@ const (
 	ServiceWorkspace = "workspace"
 	ServiceMemory    = "mem"
 
-	VerbPlaceOpen       = "open"   // route to a workspace, opening it if need be
-	VerbLogRead         = "read"   // frames of one exec from a sequence on
-	VerbLogList         = "list"   // execs whose logs are kept, paged
-	VerbWorkspaceCreate = "create" // make a workspace record
-	VerbWorkspaceList   = "list"   // workspaces of the tenant, paged
-	VerbWorkspaceRemove = "rm"     // remove a workspace and its files
-	VerbMemoryGet       = "get"    // a key's value
-	VerbMemoryCommit    = "commit" // change keys, all or none
-	VerbMemoryList      = "list"   // keys, paged
-	VerbMemoryWatch     = "watch"  // what changed since a cursor; may wait for it
+	VerbPlaceOpen       = "open"    // route to a workspace, opening it if need be
+	VerbLogRead         = "read"    // frames of one exec from a sequence on
+	VerbLogChanges      = "changes" // what changed in a workspace since a cursor; may wait for it
+	VerbLogList         = "list"    // execs whose logs are kept, paged
+	VerbWorkspaceCreate = "create"  // make a workspace record
+	VerbWorkspaceList   = "list"    // workspaces of the tenant, paged
+	VerbWorkspaceRemove = "rm"      // remove a workspace and its files
+	VerbMemoryGet       = "get"     // a key's value
+	VerbMemoryCommit    = "commit"  // change keys, all or none
+	VerbMemoryList      = "list"    // keys, paged
+	VerbMemoryWatch     = "watch"   // what changed since a cursor; may wait for it
 )
 
 // Verbs between nodes.

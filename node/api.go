@@ -26,6 +26,8 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return n.readLog(ctx, a.Tenant, req)
 	case mesh.ServiceLog + "." + mesh.VerbLogList:
 		return n.listLogs(ctx, a.Tenant, req)
+	case mesh.ServiceLog + "." + mesh.VerbLogChanges:
+		return n.readChanges(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceCreate:
 		return n.createWorkspace(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceList:

@@ -106,30 +106,12 @@ func inScope(e mesh.HistoryEntry, scope string) (mesh.HistoryEntry, bool) {
 	if scope == "." {
 		return e, true
 	}
-	from := e.Path != "" && mesh.Inside(scope, string(e.Path))
-	to := e.To != "" && mesh.Inside(scope, string(e.To))
-	switch {
-	case from && to:
-		e.Path, e.To = below(scope, e.Path), below(scope, e.To)
-	case from && e.To != "":
-		e.Kind, e.Path, e.To = objstore.KindRemove, below(scope, e.Path), ""
-	case from:
-		e.Path = below(scope, e.Path)
-	case to:
-		e.Kind, e.Path, e.To = objstore.KindPut, below(scope, e.To), ""
+	if e.Path == "" {
+		return e, false
 	}
-	return e, from || to
-}
-
-// below is a path of the workspace as the scope that it is in has it.
-func below(scope string, p mesh.Path) mesh.Path {
-	switch scope {
-	case ".":
-		return p
-	case string(p):
-		return "."
-	}
-	return p[len(scope)+1:]
+	c, ok := mesh.Change{Kind: e.Kind, Path: e.Path, To: e.To}.In(scope)
+	e.Kind, e.Path, e.To = c.Kind, c.Path, c.To
+	return e, ok
 }
 
 // tell yields what happened to the files behind a place of its history, until yield

@@ -23,11 +23,11 @@ const (
 
 	// What files are. These set state: applied to a tree that has it already they
 	// change nothing, and so may be applied again.
-	KindPut     = "put"     // Path is Entry now, in place of what was there; a directory that is there keeps its entries
-	KindRemove  = "remove"  // Path and all below it is gone
-	KindRename  = "rename"  // Path is To now, with all below it, in place of what was at To
-	KindAttr    = "attr"    // Path has another Mode or ModTime, or both
-	KindRefused = "refused" // nothing changed: what a request was answered that asked for a change
+	KindPut     = mesh.ChangePut    // Path is Entry now, in place of what was there; a directory that is there keeps its entries
+	KindRemove  = mesh.ChangeRemove // Path and all below it is gone
+	KindRename  = mesh.ChangeRename // Path is To now, with all below it, in place of what was at To
+	KindAttr    = mesh.ChangeAttr   // Path has another Mode or ModTime, or both
+	KindRefused = "refused"         // nothing changed: what a request was answered that asked for a change
 
 	KindCheckpoint = "checkpoint" // Ref is a commit of everything up to Sequence
 )
@@ -142,7 +142,11 @@ func (r *Record) Message(subject string) (*nats.Msg, string, error) {
 		id, _, _ := strings.Cut(a.ID, ":")
 		ids = append(ids, id)
 	}
-	paths, more := r.paths()
+	paths, cut := mesh.FormatChanges(r.Changes())
+	more := ""
+	if cut {
+		more = "1"
+	}
 	for name, value := range map[string]string{
 		mesh.HeaderEpoch:  r.Epoch.String(),
 		mesh.HeaderNumber: strconv.FormatUint(r.Number, 10),
@@ -161,36 +165,15 @@ func (r *Record) Message(subject string) (*nats.Msg, string, error) {
 	return m, hashOf(m.Data), nil
 }
 
-// maxPathsHeader bounds the header that names changed paths.
-const maxPathsHeader = 16 << 10
-
-// paths says for watchers what changed: kind:path, or rename:path:to, separated
-// by commas. more is "1" when there is more than fits.
-func (r *Record) paths() (paths, more string) {
-	var b strings.Builder
+// Changes says for watchers what changed.
+func (r *Record) Changes() []mesh.Change {
+	var all []mesh.Change
 	for i := range r.Ops {
-		op := &r.Ops[i]
-		if !op.Changes() {
-			continue
+		if op := &r.Ops[i]; op.Changes() {
+			all = append(all, mesh.Change{Kind: op.Kind, Path: op.Path, To: op.To, Time: r.Time})
 		}
-		s := op.Kind + ":" + escapeName(op.Path)
-		if op.Kind == KindRename {
-			s += ":" + escapeName(op.To)
-		}
-		if b.Len()+1+len(s) > maxPathsHeader {
-			return b.String(), "1"
-		}
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(s)
 	}
-	return b.String(), ""
-}
-
-// escapeName leaves neither colons nor commas.
-func escapeName(p mesh.Path) string {
-	return strings.ReplaceAll(mesh.EscapePath(string(p)), ":", "%3A")
+	return all
 }
 
 func hashOf(b []byte) string {

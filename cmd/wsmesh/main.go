@@ -91,7 +91,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
 		newDev(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
-		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newMem(), newHistory(),
+		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newWatch(), newMem(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)
 	root.AddCommand(laterCommands("init", "nats", "node", "snapshot", "fork", "audit", "restore")...)
