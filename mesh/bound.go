@@ -103,3 +103,14 @@ func (b *Bound) within(scope string) (string, error) {
 func Inside(scope, p string) bool {
 	return scope == "." || p == scope || strings.HasPrefix(p, scope+"/")
 }
+
+// Below is a path that is inside of a scope as the scope has it.
+func Below(scope string, p Path) Path {
+	switch scope {
+	case ".":
+		return p
+	case string(p):
+		return "."
+	}
+	return p[len(scope)+1:]
+}

@@ -34,13 +34,13 @@ func (c Change) In(scope string) (Change, bool) {
 	from, to := Inside(scope, string(c.Path)), c.To != "" && Inside(scope, string(c.To))
 	switch {
 	case from && to:
-		c.Path, c.To = below(scope, c.Path), below(scope, c.To)
+		c.Path, c.To = Below(scope, c.Path), Below(scope, c.To)
 	case from && c.To != "":
-		c.Kind, c.Path, c.To = ChangeRemove, below(scope, c.Path), ""
+		c.Kind, c.Path, c.To = ChangeRemove, Below(scope, c.Path), ""
 	case from:
-		c.Path = below(scope, c.Path)
+		c.Path = Below(scope, c.Path)
 	case to:
-		c.Kind, c.Path, c.To = ChangePut, below(scope, c.To), ""
+		c.Kind, c.Path, c.To = ChangePut, Below(scope, c.To), ""
 	case Inside(string(c.Path), scope) && (c.Kind == ChangeRemove || c.Kind == ChangeRename):
 		c.Kind, c.Path, c.To = ChangeRemove, ".", "" // the scope itself went with what is above it
 		return c, true
@@ -49,13 +49,6 @@ func (c Change) In(scope string) (Change, bool) {
 		return c, true
 	}
 	return c, from || to
-}
-
-func below(scope string, p Path) Path {
-	if string(p) == scope {
-		return "."
-	}
-	return p[len(scope)+1:]
 }
 
 // maxPathsHeader bounds the header that names changed paths.

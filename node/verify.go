@@ -53,7 +53,7 @@ func (w *workspace) verify(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 			if !mesh.Inside(req.Scope, string(b.Path)) {
 				continue
 			}
-			b.Path = below(req.Scope, b.Path)
+			b.Path = mesh.Below(req.Scope, b.Path)
 		}
 		if size += 6*len(b.Path) + len(b.Name) + len(b.Text) + 100; size > mesh.MaxMessage {
 			reply.More = true
