@@ -149,8 +149,9 @@ func (d *disk) count(ctx context.Context, limits mesh.Limits) bool {
 }
 
 // admit refuses a request that adds bytes, with CodeQuota, where they do not fit.
-// What was counted long ago is counted again before that. Of what is there some
-// bytes go again with the end of the request.
+// What was counted long ago is counted again before that; what was added while the
+// files were counted may count twice until then. Of what is there some bytes go again
+// with the end of the request.
 func (d *disk) admit(ctx context.Context, bytes, going int64) error {
 	if !d.has() {
 		return nil
