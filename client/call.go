@@ -94,7 +94,10 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 	c := w.client
 	route, err := c.route(ctx, w.name, k.create)
 	if err != nil && ctx.Err() != nil && t.last != nil {
-		return nil, true, nil // the reason of the tries before says more than the end of time
+		if mesh.CodeOf(err) != mesh.CodeDeadline { // else the reason of the tries before says more
+			t.last = err
+		}
+		return nil, true, nil
 	}
 	doubt := t.unknown && !k.reads
 	switch {
@@ -297,7 +300,9 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 			return nil, err
 		}
 		unknown = unknown || mesh.CodeOf(err) == mesh.CodeDeadline
-		last = err
+		if last == nil || ctx.Err() == nil { // else the end of time cut it off: the tries before say more
+			last = err
+		}
 	}
 	return nil, c.gaveUp(ctx, unknown && changes, last)
 }

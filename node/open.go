@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -213,15 +214,21 @@ func (w *workspace) makeDir() error {
 }
 
 // findTree opens the directory that a tenure of an earlier version has left, which
-// the journal says nothing about. Without it the workspace serves no files: an
-// empty tree would be a lie about acknowledged writes.
-func (w *workspace) findTree() error {
+// the journal says nothing about; first is the node that had the workspace first, and
+// all the time: earlier versions moved none. It opens it, and no other. Without the
+// directory the workspace serves no files: an empty tree would be a lie about
+// acknowledged writes.
+func (w *workspace) findTree(first mesh.Node) error {
 	id, err := w.treeID()
 	if err != nil {
 		return err
 	}
 	_, err = os.Lstat(w.treePath())
 	if id != w.record.ID || w.record.Dir == "" && errors.Is(err, os.ErrNotExist) {
+		if first != "" && first != w.node.cfg.Name {
+			w.home = first
+			return mesh.Errorf(mesh.CodeUnavailable, "the files of workspace %s are on node %s only, which an earlier version served them from; start that node, or give them up with: wsmesh workspace rm %s", w.name, first, w.name)
+		}
 		w.damage = errFilesGone(w.name, w.node.cfg.Name)
 		w.log.Error("the workspace's directory is missing", "dir", w.dir())
 		return nil
@@ -321,12 +328,13 @@ func (w *workspace) hostError(op string, err error) error {
 	return mesh.Errorf(mesh.CodeInternal, "workspace %s: %s: failed on the node; its log has the details", w.name, op)
 }
 
-// release gives ownership up, so that the next owner need not wait.
+// release gives ownership up, so that the next owner need not wait: this node again,
+// or the one that has the files.
 func (w *workspace) release() {
 	w.releasing.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
 	defer cancel()
-	owner := kv.Owner{Node: w.node.cfg.Name, Incarnation: w.node.incarnation}
+	owner := kv.Owner{Node: cmp.Or(w.home, w.node.cfg.Name), Incarnation: w.node.incarnation}
 	if err := w.node.kv.Owners.Release(ctx, w.tenant, w.name, owner, mesh.Epoch(w.epoch.Load())); err != nil {
 		w.log.Debug("ownership not released", "err", err)
 	}

@@ -32,6 +32,18 @@ func (p *past) saysFiles() bool {
 	})
 }
 
+// firstNode is the node of the first tenure that the records tell of.
+func (p *past) firstNode() mesh.Node {
+	for _, r := range p.records {
+		for i := range r.Ops {
+			if r.Ops[i].Kind == objstore.KindOpen {
+				return r.Ops[i].Node
+			}
+		}
+	}
+	return ""
+}
+
 // readPast reads the journal from its last checkpoint to this tenure's open
 // record. An owner before may take records away meanwhile, those before a newer
 // checkpoint: then it begins again. Where it cannot be read, what came before that
@@ -146,7 +158,7 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	case !p.saysFiles():
 		// Only an earlier version has served it: what is on the disk is the truth.
 		f.adopted = true
-		if err := w.findTree(); err != nil || w.damage != nil {
+		if err := w.findTree(p.firstNode()); err != nil || w.damage != nil {
 			return err
 		}
 	case f.trust(ctx):

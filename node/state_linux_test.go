@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -143,6 +144,51 @@ func inodeOf(t *testing.T, p string) uint64 {
 	var st unix.Stat_t
 	require.NoError(t, unix.Lstat(p, &st))
 	return st.Ino
+}
+
+// TestFilesOfAnEarlierVersion: what a node has of a workspace that the journal knows
+// no files of is served by that node, taken into the journal, and then by any. Until
+// then another node says where the files are, and does not keep the workspace.
+func TestFilesOfAnEarlierVersion(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("acknowledged"), 0o640))
+		m.StopNode(t)
+		// As an earlier version leaves it: a journal without files, and no ledger.
+		require.NoError(t, os.Remove(filepath.Join(hostTree(m), "../ledger")))
+		all := journalOf(t, m)
+		js, err := jetstream.New(m.Store(t, "n1"))
+		require.NoError(t, err)
+		stream, err := js.Stream(ctx, mesh.JournalStream(0))
+		require.NoError(t, err)
+		subject := mesh.JournalSubject(0, "acme", "repo")
+		require.NoError(t, stream.Purge(ctx, jetstream.WithPurgeSubject(subject)))
+		old := objstore.Record{Epoch: all[len(all)-1].Epoch, Number: 1, ID: mesh.NewID(), Time: time.Now(), Ops: []objstore.Op{{Kind: objstore.KindOpen, Node: nodetest.NodeName}}}
+		msg, _, err := old.Message(subject)
+		require.NoError(t, err)
+		_, err = mesh.Publish(ctx, js, msg, 0)
+		require.NoError(t, err)
+
+		m.AddNode(t, "n2")
+		short, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		_, err = m.Connect(t, m.Token(t, nodetest.Tenant)).Workspace("repo").ReadFile(short, "d/f")
+		requireCode(t, mesh.CodeUnavailable, err)
+		require.ErrorContains(t, err, "on node n1 only")
+		m.StartNode(t)
+		read := func() {
+			b, err := ws.ReadFile(ctx, "d/f")
+			require.NoError(t, err)
+			require.Equal(t, "acknowledged", string(b))
+		}
+		read()
+		require.Eventually(t, func() bool {
+			info, err := ws.Info(ctx)
+			return err == nil && info.Commit != ""
+		}, 30*time.Second, 20*time.Millisecond, "the files are not taken into the journal")
+		m.StopNode(t)
+		read()
+	})
 }
 
 // TestCheckpoint: after many changes the journal begins behind the record that is

@@ -34,6 +34,7 @@ type workspace struct {
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
 	broken   bool        // the damage is one of the journal or of content
+	home     mesh.Node   // has the files, which this one has not; "" otherwise
 	sub      *nats.Subscription
 
 	epoch     atomic.Uint64 // 0 until taken
@@ -113,7 +114,9 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	defer w.endChanges()
 	if err := w.open(ctx, after); err != nil {
 		w.closeTree()
-		w.openErr = err
+		if w.openErr = err; mesh.CodeOf(err) == mesh.CodeDeadline {
+			w.openErr = unavailable(err) // nothing was done for who asked
+		}
 		close(w.opened)
 		return
 	}

@@ -186,7 +186,7 @@ func TestReadTarBeside(t *testing.T) {
 		var headers []tar.Header
 		for i := range 25 {
 			h := tar.Header{Name: name(), Typeflag: tar.TypeReg, ModTime: time.Unix(int64(1000+i), 0)}
-			switch r.IntN(16) {
+			switch r.IntN(32) {
 			case 0, 1:
 				h.Name, h.Typeflag = dir(), tar.TypeDir
 			case 2:
