@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -67,8 +68,12 @@ func startCluster(t *testing.T, rand *rand.Rand) *cluster {
 			p.kill()
 		}
 	})
-	for _, p := range append(c.servers, c.nodes...) {
-		require.NoError(t, p.start(t.Context()))
+	for _, kind := range [][]*part{c.servers, c.nodes} {
+		var all errgroup.Group // at once: a server that campaigns alone keeps its vote from the others for seconds
+		for _, p := range kind {
+			all.Go(func() error { return p.start(t.Context()) })
+		}
+		require.NoError(t, all.Wait())
 	}
 	c.dial(t, keys.Signer(), strings.Join(urls, ","))
 	return c

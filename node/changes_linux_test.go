@@ -345,7 +345,7 @@ func TestOneOfTwoCreationsWins(t *testing.T) {
 // and the rename: the answer is no success for what is not there, and the journal
 // says in the end what the disk has.
 func TestDirectoryRemovedUnderAChange(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.MkdirAll(ctx, "d/e", 0o755))
@@ -361,6 +361,7 @@ func TestDirectoryRemovedUnderAChange(t *testing.T) {
 				}
 				_ = os.RemoveAll(dir)
 				_ = os.MkdirAll(filepath.Join(dir, "e"), 0o755)
+				_ = os.WriteFile(filepath.Join(dir, "e/k"), nil, 0o644)
 			}
 		}()
 		var wg sync.WaitGroup
@@ -373,9 +374,9 @@ func TestDirectoryRemovedUnderAChange(t *testing.T) {
 					case 0:
 						err = ws.WriteFile(ctx, p, fmt.Append(nil, j), 0)
 					case 1:
-						err = ws.Chmod(ctx, p, 0o600)
+						err = ws.Chmod(ctx, "d/e/k", 0o600)
 					default:
-						err = ws.Rename(ctx, p, p+"x")
+						err = ws.Rename(ctx, "d/e/k", p+"x")
 					}
 					switch mesh.CodeOf(err) {
 					case "", mesh.CodeNotFound, mesh.CodeBusy, mesh.CodeExists:
@@ -404,7 +405,7 @@ func TestDirectoryRemovedUnderAChange(t *testing.T) {
 // A large upload is not as many records as it has names: what waits for the journal
 // goes into one record.
 func TestUploadIsFewRecords(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		archive := t.TempDir()
 		const files = 300

@@ -22,35 +22,36 @@ import (
 // Trees of every kind of name and attribute, changed in every way, come back as they
 // were: from the journal, from a commit and what follows it, and on another node.
 func TestEveryTreeComesBack(t *testing.T) {
-	nodetest.Commands(t)
-	rounds, servers := 3, meshtest.Server
-	if os.Getenv("WSMESH_LONG") == "1" {
-		rounds, servers = 60, func(t testing.TB) *meshtest.Mesh { return meshtest.Cluster(t, 3) }
+	rounds := 3
+	if meshtest.Long() {
+		rounds = 60
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	m := nodetest.Start(t, servers(t), nodetest.Config{})
-	ctx, ws := t.Context(), m.Client.Workspace("repo")
-	require.NoError(t, ws.WriteFile(ctx, "first", nil, 0))
-	g := &grower{t: t, root: hostTree(m), rand: rand.New(rand.NewPCG(seed, 1))}
-	for round := range rounds {
-		for range 50 {
-			g.step()
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Commands(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "first", nil, 0))
+		g := &grower{t: t, root: hostTree(m), rand: rand.New(rand.NewPCG(seed, 1))}
+		for round := range rounds {
+			for range 50 {
+				g.step()
+			}
+			require.NoError(t, ws.Command(ctx, "true").Run())
+			want := allOf(t, g.root)
+			how := []string{"from the journal", "from a commit", "from a commit and the journal"}[round%3]
+			if how == "from a commit" {
+				m.StopNode(t)
+			}
+			require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, "workspaces")))
+			if how == "from a commit" {
+				m.StartNode(t)
+			}
+			_, err := ws.Stat(ctx, ".")
+			require.NoError(t, err)
+			require.Equal(t, want, allOf(t, g.root), "round %d, %s", round, how)
 		}
-		require.NoError(t, ws.Command(ctx, "true").Run())
-		want := allOf(t, g.root)
-		how := []string{"from the journal", "from a commit", "from a commit and the journal"}[round%3]
-		if how == "from a commit" {
-			m.StopNode(t)
-		}
-		require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, "workspaces")))
-		if how == "from a commit" {
-			m.StartNode(t)
-		}
-		_, err := ws.Stat(ctx, ".")
-		require.NoError(t, err)
-		require.Equal(t, want, allOf(t, g.root), "round %d, %s", round, how)
-	}
+	})
 }
 
 // allOf is treeLines with extended attributes and where files have data.

@@ -150,7 +150,7 @@ func inodeOf(t *testing.T, p string) uint64 {
 // no files of is served by that node, taken into the journal, and then by any. Until
 // then another node says where the files are, and does not keep the workspace.
 func TestFilesOfAnEarlierVersion(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("acknowledged"), 0o640))
 		m.StopNode(t)
@@ -170,7 +170,7 @@ func TestFilesOfAnEarlierVersion(t *testing.T) {
 		require.NoError(t, err)
 
 		m.AddNode(t, "n2")
-		short, cancel := context.WithTimeout(ctx, 5*time.Second)
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		_, err = m.Connect(t, m.Token(t, nodetest.Tenant)).Workspace("repo").ReadFile(short, "d/f")
 		requireCode(t, mesh.CodeUnavailable, err)

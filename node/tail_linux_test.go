@@ -86,7 +86,7 @@ func TestTailIsBounded(t *testing.T) {
 // Content that is too large for a record and has no room in packs: quota, and
 // nothing of the change is seen.
 func TestFullPacks(t *testing.T) {
-	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		old := bytes.Repeat([]byte("old"), objstore.MaxInline)
 		require.NoError(t, ws.WriteFile(ctx, "f", old, 0))
