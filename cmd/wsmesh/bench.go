@@ -33,7 +33,7 @@ func newBench() *cobra.Command {
 			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream\n" +
 			"mcp_exec  a command through the MCP gateway of client.json, against our exec of it\n" +
 			"mcp_read  a file of 4 KiB through the gateway, against our read of it\n" +
-			"exec_output  1 MiB of a command's output, 8 in a row, against the same bytes through a NATS stream\n" +
+			"exec_output  a command that writes 1 MiB, against the same bytes published to a NATS stream\n" +
 			"and without a floor:\n" +
 			"exit_lag     from the last act of a command to when its client knows of its end\n" +
 			"open         a new workspace, up to the output of its first command\n" +

@@ -6,7 +6,7 @@
 // whatever else the machine does meets both, and the first operations of each
 // are dropped. One operation is under way at a time, and operations per second
 // are those of one caller; rows named _N have N callers, which take turns with N
-// callers of the floor, and exec_output, which is a stream, takes turns too.
+// callers of the floor.
 package bench
 
 import (
@@ -90,7 +90,6 @@ type Setting struct {
 type pair struct {
 	floorName   string
 	callers     int                                                     // of each at a time; 0 is 1
-	turns       bool                                                    // turnOps of ours are one after the other, and then as many of the floor
 	ours, floor func(ctx context.Context, i int) error                  // floor is nil where there is none
 	after       func(ctx context.Context, i int) error                  // undoes ours, untimed; may be nil
 	lag         func(ctx context.Context, i int) (time.Duration, error) // stands for ours where that measures itself
@@ -131,7 +130,7 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	}
 	defer p.close()
 	var ours, floor sample
-	if p.turns || p.callers > 1 {
+	if p.callers > 1 {
 		ours, floor, err = takeTurns(ctx, p, cfg.N)
 	} else {
 		ours, floor, err = alternate(ctx, p, cfg.N)
