@@ -330,8 +330,9 @@ func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
 // and without reading its journal: for one whose owner does not answer, or of which
 // something is broken. Files that are on another node stay there, out of reach.
 func (c *Client) RemoveWorkspaceByForce(ctx context.Context, name string) error {
+	ctx, op := c.Workspace(name).changes(ctx, "workspace remove")
 	defer c.routes.Remove(mesh.Workspace(name))
-	return c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Force: true}, nil)
+	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceRemove, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Force: true}, nil))
 }
 
 // Workspaces yields the tenant's workspaces by name.

@@ -103,6 +103,7 @@ func (w *Workspace) HistoryPage(ctx context.Context, req mesh.HistoryRequest) (m
 // content is large; progress, unless it is nil, is called meanwhile. What is broken is
 // in the reply and no error. CodeBusy: another verification goes on.
 func (w *Workspace) Verify(ctx context.Context, progress func(mesh.VerifyReply)) (reply mesh.VerifyReply, err error) {
+	ctx, op := w.reads(ctx, "verify")
 	for id := mesh.NewID(); err == nil && !reply.Done; {
 		reply = mesh.VerifyReply{}
 		_, err = w.request(ctx, call{verb: mesh.VerbVerify, args: struct{}{}, id: id, reads: true}, &reply)
@@ -110,7 +111,7 @@ func (w *Workspace) Verify(ctx context.Context, progress func(mesh.VerifyReply))
 			progress(reply)
 		}
 	}
-	return reply, err
+	return reply, op.end(err)
 }
 
 // Recover opens a workspace whose files cannot be restored: as it was at a commit, by
@@ -119,6 +120,7 @@ func (w *Workspace) Verify(ctx context.Context, progress func(mesh.VerifyReply))
 // opened, or the commit is not whole; CodeNotFound: there is no such commit, or none
 // that is whole.
 func (w *Workspace) Recover(ctx context.Context, from string, progress func(mesh.RecoverReply)) (reply mesh.RecoverReply, err error) {
+	ctx, op := w.changes(ctx, "recover")
 	for id := mesh.NewID(); err == nil && !reply.Done; {
 		reply = mesh.RecoverReply{}
 		_, err = w.request(ctx, call{verb: mesh.VerbRecover, args: mesh.RecoverRequest{From: from}, id: id}, &reply)
@@ -126,7 +128,7 @@ func (w *Workspace) Recover(ctx context.Context, from string, progress func(mesh
 			progress(reply)
 		}
 	}
-	return reply, err
+	return reply, op.end(err)
 }
 
 // Stat describes a name, following a final symbolic link.

@@ -142,6 +142,13 @@ func TestOperationsAreLogged(t *testing.T) {
 		{"Workspace.History", reads("history", func() error { return drain(ws.History(ctx)) })},
 		{"Workspace.Commits", reads("history", func() error { return drain(ws.Commits(ctx)) })},
 		{"Workspace.HistoryPage", reads("history", func() error { return second(ws.HistoryPage(ctx, mesh.HistoryRequest{})) })},
+		{"Workspace.Cursor", reads("watch", func() error { return second(ws.Cursor(ctx)) })},
+		{"Workspace.Watch", reads("watch", func() error { return drain(ws.Watch(watching, "")) })},
+		{"Workspace.Verify", reads("verify", func() error { return second(ws.Verify(ctx, nil)) })},
+		{"Workspace.Recover", changes("recover", func() error {
+			requireCode(t, mesh.CodeConflict, second(ws.Recover(ctx, "", nil))) // nothing is broken
+			return nil
+		})},
 		{"Workspace.Remove", changes("remove", func() error { return ws.Remove(ctx, "d/again") })},
 		{"Workspace.RemoveAll", changes("remove", func() error { return ws.RemoveAll(ctx, "d") })},
 		{"Cmd.Wait", changes("exec", func() error { return ws.Command(ctx, "true").Run() })},
@@ -188,6 +195,10 @@ func TestOperationsAreLogged(t *testing.T) {
 		{"Memory.Delete", changes("mem delete", func() error { return mem.Delete(ctx, "k") })},
 		{"Memory.DeleteAll", changes("mem delete", func() error { return second(mem.DeleteAll(ctx, "")) })},
 		{"Client.RemoveWorkspace", changes("workspace remove", func() error { return c.RemoveWorkspace(ctx, "w") })},
+		{"Client.RemoveWorkspaceByForce", changes("workspace remove", func() error {
+			require.NoError(t, m.Client.CreateWorkspace(ctx, "w"))
+			return c.RemoveWorkspaceByForce(ctx, "w")
+		})},
 	} {
 		t.Run(test.methods, func(t *testing.T) {
 			for method := range strings.FieldsSeq(test.methods) {
@@ -202,7 +213,7 @@ func TestOperationsAreLogged(t *testing.T) {
 			require.Equal(t, test.name, attrs["op"])
 			require.Equal(t, string(nodetest.Tenant), attrs["tenant"])
 			require.Contains(t, attrs, "dur")
-			if !strings.Contains(test.methods, "Detach") {
+			if test.methods != "Cmd.Detach" && test.methods != "Workspace.Recover" {
 				require.NotContains(t, attrs, "err")
 			}
 		})

@@ -123,7 +123,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 }
 
 func findStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, create bool) (jetstream.Stream, error) {
-	for {
+	for began := time.Now(); ; {
 		stream, err := findOnce(ctx, js, want, create)
 		if err == nil {
 			if field := streamDifference(want, stream.CachedInfo().Config); field != "" {
@@ -135,16 +135,24 @@ func findStream(ctx context.Context, js jetstream.JetStream, want jetstream.Stre
 			continue // another node created it meanwhile
 		}
 		var api jetstream.JetStreamError
-		if errors.As(err, &api) && api.APIError() != nil && api.APIError().Code < 500 {
+		if errors.As(err, &api) && api.APIError() != nil && api.APIError().Code < 500 && (api.APIError().ErrorCode != errCodeNoPeers || time.Since(began) > peersWait) {
 			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
 		}
-		select { // no leader yet
+		select { // no leader yet, or not all servers that it takes
 		case <-ctx.Done():
 			return nil, fmt.Errorf("stream %s: %w (last: %w)", want.Name, ctx.Err(), err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
+
+// errCodeNoPeers says that too few servers are there for a stream's replicas, or
+// that the leader has not heard from them yet.
+const errCodeNoPeers = 10005
+
+// peersWait is how long a stream waits for them: servers that start together know one
+// another by then.
+const peersWait = 15 * time.Second
 
 // findOnce bounds one try: the server may never answer one of several that
 // create a stream at once, and then another try finds the stream.

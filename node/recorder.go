@@ -226,12 +226,19 @@ func (r *recorder) know(p string, below bool) error {
 		return err
 	}
 	defer tree.Close()
+	found := false
 	for it, err := range tree.Below(r.ctx, p) {
 		if err == nil {
 			err = r.item(it, p, p)
 		}
 		if err != nil || !below {
 			return settled(err)
+		}
+		found = true
+	}
+	if !found {
+		if _, err := tree.Stat(p); err != nil { // a command has just removed it
+			return errChanges(p)
 		}
 	}
 	return nil
