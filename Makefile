@@ -32,7 +32,7 @@ dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (AR
 PARALLEL ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 3 ? n : 3)))
 
 test: tools check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
-	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json -p $(PARALLEL) -vet=off $(RACE) -shuffle=on -count=1 -timeout 30m ./...
+	go run ./.ci/testsum -skips .ci/skips.txt -- $(if $(RACE),env CGO_ENABLED=1 )go test -json -p $(PARALLEL) -vet=off $(RACE) -shuffle=on -count=1 -timeout 30m ./node ./client ./sandbox ./chaos ./...
 
 test-long: export WSMESH_LONG = 1
 test-long: test ## the same with the long form of those tests that have one
