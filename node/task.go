@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -178,14 +179,17 @@ func (t *task) tellTruth(ctx context.Context, paths []string, e *mesh.Error) err
 	}
 	defer unlock()
 	var r *recorder
-	for range truthTries { // commands may change what is read
+	for try := range truthTries { // commands may change what is read
+		if try > truthTries/10 { // as fast as it is read
+			time.Sleep(rand.N(5 * time.Millisecond))
+		}
 		r = &recorder{w: t.workspace, ctx: ctx, verb: t.req.Verb}
 		for _, p := range paths {
 			if err = r.state(p); err != nil {
 				break
 			}
 		}
-		if mesh.CodeOf(err) != mesh.CodeBusy {
+		if err == nil || !isUnsteady(mesh.CodeOf(err)) || ctx.Err() != nil {
 			break
 		}
 	}
@@ -198,6 +202,16 @@ func (t *task) tellTruth(ctx context.Context, paths []string, e *mesh.Error) err
 		}
 	}
 	return r.flush()
+}
+
+// isUnsteady tells how reading a tree fails that changes meanwhile: names go, and
+// directories become links.
+func isUnsteady(c mesh.Code) bool {
+	switch c {
+	case mesh.CodeBusy, mesh.CodeConflict, mesh.CodeNotFound, mesh.CodeDenied, mesh.CodeInvalid, mesh.CodeExists:
+		return true
+	}
+	return false
 }
 
 // public is an error as the caller and the journal may have it.
