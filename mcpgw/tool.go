@@ -341,9 +341,10 @@ func unknownTool(next server.ToolHandlerFunc) server.ToolHandlerFunc {
 var errDefect = mesh.Errorf(mesh.CodeInternal, "the tool failed because of a defect in the gateway")
 
 // lastNotificationTime is how long a call waits after its last notification. mcp-go
-// drops one that is still on its way when the result is written; a fifth of a
-// millisecond was enough in all of 300 tries.
-const lastNotificationTime = 2 * time.Millisecond
+// drops one that is still on its way when the result is written. A fifth of a
+// millisecond is mostly enough; on a machine that is busy with other things two were
+// too few once in a thousand calls.
+const lastNotificationTime = 20 * time.Millisecond
 
 // notified is when a call sent its last notification.
 type notified struct {

@@ -298,14 +298,14 @@ func TestTreeGrepWorstText(t *testing.T) {
 	f := newTreeFixture(t)
 	name := strings.Repeat(strings.Repeat("\x02", 255)+"/", 14) + "f"
 	line := strings.Repeat("\x01", 5000) + "\n"
-	f.put(name, strings.Repeat(line, 120))
+	f.put(name, strings.Repeat(line, 60))
 	got, pages := grepAll(t, f.View("."), ".", mesh.GrepRequest{Pattern: "^", Before: mesh.MaxContext, After: mesh.MaxContext})
-	require.Len(t, got.Matches, 120)
-	require.Greater(t, pages, 30)
+	require.Len(t, got.Matches, 60)
+	require.Greater(t, pages, 15)
 	for i, m := range got.Matches {
 		require.Equal(t, int64(i+1), m.Line)
 		require.Len(t, m.Before, min(i, mesh.MaxContext))
-		require.Len(t, m.After, min(119-i, mesh.MaxContext))
+		require.Len(t, m.After, min(59-i, mesh.MaxContext))
 	}
 }
 
