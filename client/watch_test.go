@@ -137,11 +137,14 @@ func TestSlowWatch(t *testing.T) {
 	for c, err := range ws.Watch(ctx, start) {
 		require.NoError(t, err)
 		require.Equal(t, fmt.Sprintf("put %d", next), c.Kind+" "+c.Path)
-		if next++; next > n {
+		if next++; next > n+1 {
 			break
 		}
 		for i := 2; next == 2 && i <= n; i++ {
 			require.NoError(t, ws.WriteFile(ctx, fmt.Sprint(i), nil, 0))
+		}
+		if next == 50 { // heard behind the gap
+			require.NoError(t, ws.WriteFile(ctx, fmt.Sprint(n+1), nil, 0))
 		}
 	}
 	for i := range 20 { // until there is a checkpoint
