@@ -20,6 +20,10 @@ type WorkspaceRecord struct {
 	Shard   int            `json:"shard"` // of its journal and exec log; never recomputed
 	Created time.Time      `json:"created"`
 	Removed bool           `json:"removed,omitempty"`
+	// Served says that its journal has been the whole truth about its files, and that
+	// changes may be acknowledged: a journal that is empty now was lost. It is false as
+	// well where only an earlier version has served the workspace.
+	Served bool `json:"served,omitempty"`
 	// Dir is the directory of the node's host that is the workspace's tree, an
 	// absolute path; "" is the node's own place. Only the operator names it.
 	Dir mesh.Path `json:"dir,omitempty"`
@@ -76,6 +80,15 @@ func (ws *Workspaces) Create(ctx context.Context, r WorkspaceRecord) (WorkspaceR
 // MarkRemoved sets the tombstone of the workspace with this id. One that is
 // gone already, or whose name was used again, is no error.
 func (ws *Workspaces) MarkRemoved(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string) error {
+	return ws.mark(ctx, t, w, id, func(r *WorkspaceRecord) { r.Removed = true })
+}
+
+// MarkServed sets Served of the workspace with this id, unless that is removed.
+func (ws *Workspaces) MarkServed(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string) error {
+	return ws.mark(ctx, t, w, id, func(r *WorkspaceRecord) { r.Served = true })
+}
+
+func (ws *Workspaces) mark(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string, set func(*WorkspaceRecord)) error {
 	for {
 		var r WorkspaceRecord
 		rev, err := ws.get(ctx, ownerKey(t, w), &r)
@@ -85,7 +98,7 @@ func (ws *Workspaces) MarkRemoved(ctx context.Context, t mesh.Tenant, w mesh.Wor
 		if rev == 0 || r.Removed || r.ID != id {
 			return nil
 		}
-		r.Removed = true
+		set(&r)
 		_, err = ws.set(ctx, ownerKey(t, w), r, rev)
 		if !errors.Is(err, mesh.ErrRefused) {
 			return err

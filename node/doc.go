@@ -21,7 +21,10 @@
 //  4. restore: the tree becomes what the journal says up to the own open record.
 //     A crash here leaves the tree that was there, or none: the next opener begins
 //     anew, from the journal.
-//  5. serve: subscribe ws.v1.<tenant>.<workspace>.<epoch>.* on the door.
+//  5. mark, once in its life, the workspace's record as served: what is acknowledged
+//     from now on is in the journal, and one that is empty later was lost. A crash
+//     before leaves a journal that is not empty, and the next opener sets the mark.
+//  6. serve: subscribe ws.v1.<tenant>.<workspace>.<epoch>.* on the door.
 //
 // A node that meets a higher epoch steps down: it kills the workspace's execs,
 // answers nothing more, and touches the journal never again.
@@ -103,7 +106,8 @@
 //
 // A workspace whose directory was removed behind the node's back is closed, and
 // restored when it is opened again: an empty tree would be a lie about acknowledged
-// writes. One whose journal or commit cannot be read serves no files: each verb that
+// writes. One whose journal or commit cannot be read, or whose journal is empty
+// although it has been served, serves no files: each verb that
 // needs them is CodeInternal. It can be described, verified, and removed, by force also
 // without its owner; its history is read around the damage; and it can be recovered, to
 // the newest state that is whole or to a commit: see recoverWorkspace.

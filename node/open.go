@@ -148,8 +148,10 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		return w.finishRemoval(ctx, last.Sequence) // a crash came between the journal and the record
 	}
 	// No tenure has served this workspace yet, so there are no files to miss. They
-	// have their place before the journal says that there was one.
-	fresh := last == nil || removedID(last) != ""
+	// have their place before the journal says that there was one. Where one has, the
+	// journal was lost: the open record says nothing of files then (readPast).
+	empty := last == nil || removedID(last) != ""
+	fresh := empty && !w.record.Served
 	if fresh && w.tree == nil {
 		if err := w.makeDir(); err != nil {
 			return err
@@ -159,7 +161,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		}
 	}
 	var unfinished []mesh.ExecID
-	if !fresh && last.ID != "" { // the logs of a removed workspace are gone, and with them their ends
+	if !empty && last.ID != "" { // the logs of a removed workspace are gone, and with them their ends
 		if unfinished, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
 			return err
 		}

@@ -128,6 +128,9 @@ func (r *recovery) find(ctx context.Context, from string) (*past, error) {
 	if passing(err) {
 		return nil, err
 	}
+	if err != nil {
+		r.because(err)
+	}
 	for c, err := range r.w.commits(ctx, p.ref, p.ref.IsZero()) {
 		if err != nil {
 			return nil, err

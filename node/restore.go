@@ -51,9 +51,13 @@ func (p *past) firstNode() mesh.Node {
 func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 	for range 5 {
 		p, err = w.readPastOnce(ctx)
-		if !errors.Is(err, objstore.ErrGap) {
-			return p, err
+		switch {
+		case errors.Is(err, objstore.ErrGap):
+			continue
+		case err == nil && w.record.Served && w.record.Dir == "" && !p.saysFiles():
+			err = mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s was lost: the workspace has been served, and its journal is empty", w.name)
 		}
+		return p, err
 	}
 	return p, mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s is damaged: %s", w.name, err)
 }
@@ -137,7 +141,7 @@ func (w *workspace) restore(ctx context.Context) error {
 	w.log.Error("the workspace's files cannot be restored", "err", err)
 	w.broken = true
 	w.damage = mesh.Errorf(mesh.CodeInternal, "the files of workspace %s cannot be restored: %s; see what is damaged with: wsmesh workspace verify %s; "+
-		"go back to the newest state that is whole with: wsmesh workspace recover %s; or give it up with: wsmesh workspace rm %s",
+		"go back to the newest state that is whole with: wsmesh workspace recover %s; or give it up with: wsmesh workspace rm --force %s",
 		w.name, mesh.AsError(err).Text, w.name, w.name, w.name)
 	return nil
 }

@@ -154,7 +154,8 @@ func TestFilesOfAnEarlierVersion(t *testing.T) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("acknowledged"), 0o640))
 		m.StopNode(t)
-		// As an earlier version leaves it: a journal without files, and no ledger.
+		// As an earlier version leaves it: a journal without files, no ledger, and no mark.
+		unmark(t, m)
 		require.NoError(t, os.Remove(filepath.Join(hostTree(m), "../ledger")))
 		all := journalOf(t, m)
 		js, err := jetstream.New(m.Store(t, "n1"))

@@ -172,10 +172,30 @@ func (w *workspace) open(ctx context.Context, after mesh.Epoch) error {
 		}
 	}()
 	err := w.restore(w.restoring)
+	if err == nil {
+		err = w.markServed(w.restoring)
+	}
 	if err != nil {
 		w.release()
 	}
 	return err
+}
+
+// markServed notes, once in the workspace's life, that the journal says what the files
+// are, before anything is acknowledged that only the journal has. The open record that
+// says it is stored: a crash between the two leaves a journal that is not empty, and
+// the next opener sets the mark.
+func (w *workspace) markServed(ctx context.Context) error {
+	if w.record.Served || w.files == nil || w.files.adopted {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*mesh.DefaultSettle)
+	defer cancel()
+	if err := w.node.kv.Workspaces.MarkServed(ctx, w.tenant, w.name, w.record.ID); err != nil {
+		return err
+	}
+	w.record.Served = true
+	return nil
 }
 
 // serve lets requests come in.
