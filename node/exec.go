@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -188,6 +189,7 @@ func (w *workspace) exec(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		defer w.forgetRun(x)
 		x.run()
 	}()
+	runtime.Gosched() // the command first: to write the reply takes longer than to let it begin
 	return &mesh.Reply{Args: mesh.ExecReply{}}, nil
 }
 

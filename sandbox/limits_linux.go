@@ -275,11 +275,34 @@ func (g *group) leave() error {
 
 // kill ends every process in the group and returns when none is left.
 func (g *group) kill() error {
+	if g.empty() {
+		return nil
+	}
 	var dirs []string
 	if dir := g.where(); dir != "" {
 		dirs = append(dirs, dir)
 	}
 	return killAll(dirs, g.spare)
+}
+
+// empty reports whether the kernel counts nothing in the group, which is cheaper to
+// ask than who is in it. It counts a process until it is reaped, so it is not empty
+// for a moment longer.
+func (g *group) empty() bool {
+	if g.where() == "" || g.bare {
+		return false
+	}
+	controller := ""
+	if g.kind == limitsCgroup1 {
+		controller = "pids"
+	}
+	f, err := g.file(controller, "pids.current")
+	if err != nil {
+		return false
+	}
+	var count [2]byte
+	n, _ := f.ReadAt(count[:], 0)
+	return n > 0 && string(count[:n]) == "0\n"
 }
 
 // where is the one hierarchy that processes are looked for in: a process of the

@@ -159,7 +159,7 @@ func leftOver(ctx context.Context, js jetstream.JetStream, name string) bool {
 
 // settings asks the operator's side for what the node works with.
 func settings(ctx context.Context, conn *nats.Conn, info mesh.InfoReply) (Setting, error) {
-	s := Setting{Isolation: info.Isolation, Durability: "none"}
+	s := Setting{Isolation: info.Isolation, Durability: "sync"}
 	m, err := mesh.NewRequest(mesh.AdminSubject(mesh.VerbAdminStatus), "", "", struct{}{}, nil)
 	if err != nil {
 		return s, err
