@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -491,3 +492,20 @@ func (f *treeFixture) purgeAll(t *testing.T) {
 }
 
 func modeBits(st os.FileInfo) uint32 { return st.Sys().(*syscall.Stat_t).Mode & 0o7777 }
+
+// A directory that comes to be where a file is about to be replaced stays, and the new
+// file does not.
+func TestTreeReplaceMeetsDirectory(t *testing.T) {
+	eachWalk(t, func(t *testing.T, f *treeFixture) {
+		f.put("d/f", "old")
+		there := filepath.Join(f.cfg.Dir, "d/f")
+		v := f.View(".").Gated(func(Change) (func(error) error, error) {
+			require.NoError(t, os.Remove(there))
+			require.NoError(t, os.MkdirAll(filepath.Join(there, "kept"), 0o755))
+			return func(err error) error { return err }, nil
+		})
+		_, err := v.Write("d/f", []byte("new"), WriteOptions{})
+		require.Error(t, err)
+		require.DirExists(t, filepath.Join(there, "kept"))
+	})
+}

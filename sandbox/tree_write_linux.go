@@ -133,14 +133,14 @@ func checkRevision(at *place, want string) error {
 // place moves what is finished in the stage to its path, whose missing parents are
 // made. After a failure it is still in the stage.
 func (t *Tree) place(tmp, p string, replace bool) error {
-	flags := uint(unix.RENAME_NOREPLACE)
+	move := func(at *place) error { return unix.Renameat2(t.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE) }
 	if replace {
-		flags = 0
+		move = func(at *place) error { return t.replace(tmp, at) }
 	}
 	for range maxTries {
 		at, err := t.reach(p, true)
 		if err == nil {
-			err = unix.Renameat2(t.stage, tmp, at.dir, at.name, flags)
+			err = move(at)
 			at.close()
 		}
 		if errors.Is(err, unix.EEXIST) {
@@ -151,4 +151,23 @@ func (t *Tree) place(tmp, p string, replace bool) error {
 		}
 	}
 	return t.errBusy()
+}
+
+// replace moves a file of the stage to where at is, in place of the file there. The two
+// change places and then the old one goes: ext4 begins to write a file to the disk when
+// it is renamed over another one, in the way of the next sync of the journal, and who
+// needs a tree after a loss of power restores it anyway.
+func (t *Tree) replace(tmp string, at *place) error {
+	swap := func() error { return unix.Renameat2(t.stage, tmp, at.dir, at.name, unix.RENAME_EXCHANGE) }
+	switch err := swap(); err {
+	case nil:
+	case unix.ENOENT, unix.EINVAL, unix.ENOSYS: // nothing is there, or the file system cannot swap
+		return unix.Renameat(t.stage, tmp, at.dir, at.name)
+	default:
+		return err
+	}
+	if err := unix.Unlinkat(t.stage, tmp, 0); err != nil { // a command has just put a directory there
+		return errors.Join(err, swap())
+	}
+	return nil
 }
