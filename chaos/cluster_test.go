@@ -5,143 +5,106 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
-	"github.com/wsmesh/wsmesh/mesh/natsd"
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// threeServers is how a mesh of three NATS servers keeps its streams.
-var threeServers = mesh.Storage{Shards: 1, Replicas: 3}
-
-// cluster is a mesh of three NATS servers and two nodes, each a process, and a
-// client of it. It belongs to one test.
+// cluster is a fleet of three NATS servers and two nodes, a client of it, and a look
+// into its streams. It belongs to one test.
 type cluster struct {
-	servers, nodes []*part
-	client         *client.Client
-	js             jetstream.JetStream // as a node's
-	rand           *rand.Rand
+	*Fleet
+	client  *client.Client
+	js      jetstream.JetStream // as a node's
+	storage mesh.Storage
+	shard   int // of the workspace
+	rand    *rand.Rand
 }
 
 const (
-	clusterTenant    = mesh.Tenant("acme")
+	clusterTenant    = mesh.Tenant("dev")
 	clusterWorkspace = mesh.Workspace("main")
 )
 
 func startCluster(t *testing.T, rand *rand.Rand) *cluster {
 	t.Helper()
-	dir := t.TempDir()
-	keys, err := auth.LoadOrCreate(filepath.Join(dir, "keys"))
+	f, err := NewFleet(t.Context(), program(t, ""), filepath.Join(t.TempDir(), "mesh"), 3, 2)
 	require.NoError(t, err)
-	c := &cluster{rand: rand}
-	ports := freePorts(t, 6)
-	var urls, routes []string
-	for i := range 3 {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
-		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", ports[3+i]))
-	}
-	for i := range 3 {
-		name := fmt.Sprintf("nats-%d", i+1)
-		c.servers = append(c.servers, &part{
-			Name: name, Dir: filepath.Join(dir, name), Keys: filepath.Join(dir, "keys"), Port: ports[i],
-			Cluster: natsd.Cluster{Name: "chaos", Port: ports[3+i], Routes: routes},
-		})
-	}
-	for i := range 2 {
-		name := fmt.Sprintf("n%d", i+1)
-		c.nodes = append(c.nodes, &part{Name: name, Dir: filepath.Join(dir, name), Keys: filepath.Join(dir, "keys"), URL: strings.Join(urls, ",")})
-	}
-	t.Cleanup(func() {
-		for _, p := range append(c.nodes, c.servers...) {
-			p.kill()
-		}
-	})
-	for _, kind := range [][]*part{c.servers, c.nodes} {
-		var all errgroup.Group // at once: a server that campaigns alone keeps its vote from the others for seconds
-		for _, p := range kind {
-			all.Go(func() error { return p.start(t.Context()) })
-		}
-		require.NoError(t, all.Wait())
-	}
-	c.dial(t, keys.Signer(), strings.Join(urls, ","))
+	t.Cleanup(f.Kill)
+	require.NoError(t, f.Start(t.Context()))
+	c := &cluster{Fleet: f, rand: rand}
+	c.client, err = f.Dial(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.client.Close() }) //nolint:errcheck // the mesh is going too
+	c.look(t)
 	return c
 }
 
-// dial connects as a tenant, which it makes, and as a node.
-func (c *cluster) dial(t *testing.T, signer *auth.Signer, url string) {
-	creds, err := signer.Store("observer")
+// look connects as a node does and makes the workspace, to see where it lives.
+func (c *cluster) look(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(c.Dir, "node.creds"))
 	require.NoError(t, err)
-	conn, err := connect(url, creds)
+	node, err := auth.ParseNodeCreds(raw)
+	require.NoError(t, err)
+	c.storage = node.Storage
+	creds, err := node.Signer.Store("observer")
+	require.NoError(t, err)
+	conn, err := nats.Connect(c.urls, append(mesh.ConnOptions(creds.Name, creds.Inbox), creds.Option())...)
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
 	c.js, err = jetstream.New(conn)
 	require.NoError(t, err)
-	creds, err = signer.Admin()
+	require.NoError(t, c.client.CreateWorkspace(t.Context(), string(clusterWorkspace)))
+	_, err = c.workspace().Info(t.Context()) // opens it: the journal has a record
 	require.NoError(t, err)
-	admin, err := connect(url, creds)
-	require.NoError(t, err)
-	defer admin.Close()
-	req, err := mesh.NewRequest(mesh.AdminSubject(mesh.VerbAdminTenantCreate), "", "", mesh.TenantRequest{Tenant: clusterTenant}, nil)
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { // interest takes a moment to reach every server
-		answer, err := admin.RequestMsg(req, 5*time.Second)
-		if err == nil {
-			_, err = mesh.DecodeReply(answer, nil)
+	for c.shard = 0; c.shard < c.storage.Shards; c.shard++ {
+		stream, err := c.js.Stream(t.Context(), mesh.JournalStream(c.shard))
+		require.NoError(t, err)
+		if _, err := stream.GetLastMsgForSubject(t.Context(), c.journal()); err == nil {
+			return
 		}
-		return err == nil || mesh.CodeOf(err) == mesh.CodeExists
-	}, patience, 20*time.Millisecond)
-	token, err := signer.Tenant(auth.TokenSpec{Tenant: clusterTenant, Generation: 1})
-	require.NoError(t, err)
-	c.client, err = client.Dial(t.Context(), client.Config{URL: url, Token: token.JWT, Name: "chaos"})
-	require.NoError(t, err)
-	t.Cleanup(func() { c.client.Close() }) //nolint:errcheck // the mesh is going too
+	}
+	require.Fail(t, "no stream has the workspace's journal")
 }
 
-func freePorts(t *testing.T, n int) (ports []int) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close() // all are held until the last is found
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
+func (c *cluster) journal() string {
+	return mesh.JournalSubject(c.shard, clusterTenant, clusterWorkspace)
 }
 
 func (c *cluster) workspace() *client.Workspace { return c.client.Workspace(string(clusterWorkspace)) }
 
 // owner is the node that has the workspace.
-func (c *cluster) owner(t *testing.T) *part {
+func (c *cluster) owner(t *testing.T) *Process {
 	info, err := c.workspace().Info(t.Context())
 	require.NoError(t, err)
-	return named(c.nodes, string(info.Node))
+	return named(c.Nodes, string(info.Node))
 }
 
 // leader is the server that leads the journal.
-func (c *cluster) leader(t *testing.T) *part {
+func (c *cluster) leader(t *testing.T) *Process {
 	var name string
 	require.Eventually(t, func() bool {
-		stream, err := c.js.Stream(t.Context(), mesh.JournalStream(0))
+		stream, err := c.js.Stream(t.Context(), mesh.JournalStream(c.shard))
 		if err == nil {
 			name = stream.CachedInfo().Cluster.Leader
 		}
 		return name != ""
 	}, patience, 50*time.Millisecond)
-	return named(c.servers, name)
+	return named(c.Servers, name)
 }
 
-func named(parts []*part, name string) *part {
+func named(parts []*Process, name string) *Process {
 	for _, p := range parts {
 		if p.Name == name {
 			return p
@@ -164,7 +127,7 @@ func (c *cluster) whole(t *testing.T) {
 func (c *cluster) missing(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	for _, cfg := range mesh.Streams(threeServers) {
+	for _, cfg := range mesh.Streams(c.storage) {
 		stream, err := c.js.Stream(ctx, cfg.Name)
 		if err != nil {
 			return fmt.Errorf("%s: %w", cfg.Name, err)
@@ -186,9 +149,9 @@ func (c *cluster) missing(ctx context.Context) error {
 // it begins at the first one or behind a commit.
 func (c *cluster) chain(t *testing.T) {
 	t.Helper()
-	stream, err := c.js.Stream(t.Context(), mesh.JournalStream(0))
+	stream, err := c.js.Stream(t.Context(), mesh.JournalStream(c.shard))
 	require.NoError(t, err)
-	subject := mesh.JournalSubject(0, clusterTenant, clusterWorkspace)
+	subject := c.journal()
 	for try := 0; ; try++ {
 		last, err := stream.GetLastMsgForSubject(t.Context(), subject)
 		require.NoError(t, err)
@@ -215,23 +178,15 @@ func (c *cluster) chain(t *testing.T) {
 	}
 }
 
-func (c *cluster) log() string {
-	var b strings.Builder
-	for _, p := range append(c.nodes, c.servers...) {
-		fmt.Fprintf(&b, "== %s\n%s", p.Name, p.log.String())
-	}
-	return b.String()
-}
-
 // faults are what one round breaks: the parts that are killed at one time.
 var faults = []struct {
 	name   string
-	broken func(*cluster, *testing.T) []*part
+	broken func(*cluster, *testing.T) []*Process
 }{
-	{"the owner", func(c *cluster, t *testing.T) []*part { return []*part{c.owner(t)} }},
-	{"the journal's leader", func(c *cluster, t *testing.T) []*part { return []*part{c.leader(t)} }},
-	{"a server", func(c *cluster, _ *testing.T) []*part { return []*part{c.servers[c.rand.IntN(3)]} }},
-	{"the owner and the journal's leader", func(c *cluster, t *testing.T) []*part { return []*part{c.owner(t), c.leader(t)} }},
+	{"the owner", func(c *cluster, t *testing.T) []*Process { return []*Process{c.owner(t)} }},
+	{"the journal's leader", func(c *cluster, t *testing.T) []*Process { return []*Process{c.leader(t)} }},
+	{"a server", func(c *cluster, _ *testing.T) []*Process { return []*Process{c.Servers[c.rand.IntN(3)]} }},
+	{"the owner and the journal's leader", func(c *cluster, t *testing.T) []*Process { return []*Process{c.owner(t), c.leader(t)} }},
 }
 
 // TestClusterCrash kills nodes and NATS servers of a mesh of three servers and two
@@ -253,14 +208,14 @@ func TestClusterCrash(t *testing.T) {
 				w := &Workload{Workspace: c.workspace(), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8, Commands: canIsolate()}
 				calls := c.crash(t, w, (first+round)%len(faults))
 				final := finalOf(t, w)
-				verdict(t, c.log, Judge(calls, final))
+				verdict(t, c.Log, Judge(calls, final))
 				c.chain(t)
 				before, ended = append(before, w), append(ended, final)
 			}
-			for _, n := range c.nodes {
-				n.kill()
-				require.NoError(t, os.RemoveAll(n.Dir))
-				require.NoError(t, n.start(t.Context()))
+			for _, n := range c.Nodes {
+				n.Kill()
+				require.NoError(t, os.RemoveAll(n.Data))
+				require.NoError(t, n.Start(t.Context()))
 			}
 			for i, w := range before {
 				require.Equal(t, ended[i], finalOf(t, w), "%s after the loss of all disks of nodes", w.Dir)
@@ -279,19 +234,19 @@ func (c *cluster) crash(t *testing.T, w *Workload, which int) []Call {
 		wait, lose := c.rand.IntN(2) == 0, c.rand.IntN(2) == 0
 		began := time.Now()
 		for _, p := range broken {
-			p.kill()
+			p.Kill()
 		}
 		if wait {
 			goesOn()
 			t.Logf("%s went on without %s after %s", w.Dir, fault.name, time.Since(began).Round(time.Millisecond))
 		}
 		for _, p := range broken {
-			if lose && p.Port == 0 { // a server's disk is not for two to lose
-				require.NoError(t, os.RemoveAll(p.Dir))
+			if lose && slices.Contains(c.Nodes, p) { // a server's disk is not for two to lose
+				require.NoError(t, os.RemoveAll(p.Data))
 			}
-			require.NoError(t, p.start(t.Context()))
+			require.NoError(t, p.Start(t.Context()))
 		}
 		goesOn()
-		t.Logf("%s: %s is back after %s; its disk is lost: %t", w.Dir, fault.name, time.Since(began).Round(time.Millisecond), lose && broken[0].Port == 0)
+		t.Logf("%s: %s is back after %s; its disk is lost: %t", w.Dir, fault.name, time.Since(began).Round(time.Millisecond), lose && slices.Contains(c.Nodes, broken[0]))
 	})
 }

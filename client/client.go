@@ -34,6 +34,7 @@ const (
 type Config struct {
 	URL   string        // NATS server, or several with commas between
 	Token string        // a tenant's token; who has it is that tenant
+	CA    []byte        // in PEM: who vouches for servers at tls:// URLs; none: whom the machine trusts
 	Name  string        // of the connection, for the operator; default "wsmesh client"
 	Wait  time.Duration // how long one call may take; default DefaultWait
 
@@ -81,7 +82,20 @@ func DataDir() (string, error) {
 	return filepath.Join(home, ".local", "share", "wsmesh"), nil
 }
 
-// ReadFile reads a client.json.
+// CAFile is the name of the file beside a client.json that has Config.CA; a mesh in
+// plain text has none.
+const CAFile = "ca.pem"
+
+// ReadCA reads the file, if there is one.
+func ReadCA(path string) ([]byte, error) {
+	ca, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, mesh.Errorf(mesh.CodeOf(err), "read %s: %s", path, err)
+	}
+	return ca, nil
+}
+
+// ReadFile reads a client.json, and the CAFile beside it.
 func ReadFile(path string) (Config, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,17 +108,19 @@ func ReadFile(path string) (Config, error) {
 	if err := json.Unmarshal(raw, &f); err != nil || f.URL == "" || f.Token == "" {
 		return Config{}, mesh.Errorf(mesh.CodeInvalid, "%s is not a client.json with url and token", path)
 	}
-	return Config{URL: f.URL, Token: f.Token}, nil
+	ca, err := ReadCA(filepath.Join(filepath.Dir(path), CAFile))
+	return Config{URL: f.URL, Token: f.Token, CA: ca}, err
 }
 
-// ConfigFromEnv takes WSMESH_URL and WSMESH_TOKEN, and what they leave open from
-// the context in use in DataDir, which is its client.json unless another was
-// chosen. The context's token is for the context's servers only: CodeDenied where
+// ConfigFromEnv takes WSMESH_URL, WSMESH_TOKEN and WSMESH_CA, the name of a file, and
+// what they leave open from the context in use in DataDir, which is its client.json
+// unless another was chosen. The context's token is for the context's servers only: CodeDenied where
 // WSMESH_URL names another one and WSMESH_TOKEN is not set.
 func ConfigFromEnv() (Config, error) {
 	cfg := Config{URL: os.Getenv("WSMESH_URL"), Token: os.Getenv("WSMESH_TOKEN")}
-	if cfg.URL != "" && cfg.Token != "" {
-		return cfg, nil
+	var err error
+	if cfg.CA, err = CAFromEnv(); err != nil || cfg.URL != "" && cfg.Token != "" {
+		return cfg, err
 	}
 	dir, err := DataDir()
 	if err != nil {
@@ -115,6 +131,19 @@ func ConfigFromEnv() (Config, error) {
 		return Config{}, err
 	}
 	return in.Fill(cfg)
+}
+
+// CAFromEnv reads the file that WSMESH_CA names, if it does.
+func CAFromEnv() ([]byte, error) {
+	path := os.Getenv("WSMESH_CA")
+	if path == "" {
+		return nil, nil
+	}
+	ca, err := ReadCA(path)
+	if err == nil && ca == nil {
+		err = mesh.Errorf(mesh.CodeInvalid, "WSMESH_CA: %s does not exist", path)
+	}
+	return ca, err
 }
 
 // FromEnv is Dial with ConfigFromEnv.
@@ -174,7 +203,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := append(mesh.ConnOptions(cfg.Name, mesh.InboxPrefix(string(claims.Tenant), string(claims.ID))), mesh.TokenOption(cfg.Token))
+	secure, err := mesh.TLSOption(cfg.URL, cfg.CA)
+	if err != nil {
+		return nil, err
+	}
+	opts := append(mesh.ConnOptions(cfg.Name, mesh.InboxPrefix(string(claims.Tenant), string(claims.ID))), mesh.TokenOption(cfg.Token), secure)
 	if until, ok := ctx.Deadline(); ok {
 		opts = append(opts, nats.Timeout(max(time.Millisecond, min(5*time.Second, time.Until(until)))))
 	}
@@ -186,7 +219,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		if denied := refused(cfg.Token, claims.Tenant, err); denied != nil {
 			return nil, denied
 		}
-		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", cfg.URL, err)
+		hint := "a mesh of one machine is started with: wsmesh dev"
+		if strings.Contains(err.Error(), "certificate signed by unknown authority") {
+			hint = "its certificate is of the mesh's own CA: name its ca.pem with WSMESH_CA, or put it beside client.json"
+		}
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is it running? %s", cfg.URL, err, hint)
 	}
 	return c, nil
 }

@@ -25,6 +25,7 @@ type Context struct {
 	Token     string `json:"token"`
 	Tenant    string `json:"tenant"`              // whose token it is
 	Workspace string `json:"workspace,omitempty"` // used where none is named
+	CA        string `json:"ca,omitempty"`        // in PEM, see Config
 }
 
 // Contexts is what DIR/contexts.json holds. It is secret, as client.json is.
@@ -70,7 +71,7 @@ func ContextIn(dir string) (Context, error) {
 	}
 	if all.Default() {
 		file, err := ReadFile(filepath.Join(dir, "client.json"))
-		return Context{Name: DefaultContext, URL: file.URL, Token: file.Token}, err
+		return Context{Name: DefaultContext, URL: file.URL, Token: file.Token, CA: string(file.CA)}, err
 	}
 	i := all.Find(all.Current)
 	if i < 0 {
@@ -85,6 +86,9 @@ func ContextIn(dir string) (Context, error) {
 func (x *Context) Fill(cfg Config) (Config, error) {
 	if cfg.URL == "" {
 		cfg.URL = x.URL
+	}
+	if len(cfg.CA) == 0 && SameServers(cfg.URL, x.URL) {
+		cfg.CA = []byte(x.CA)
 	}
 	if cfg.Token != "" {
 		return cfg, nil

@@ -198,6 +198,24 @@ func (ts *Tenants) Create(ctx context.Context, t mesh.Tenant) (TenantRecord, err
 	return r, err
 }
 
+// CreateFirst makes the first tenant of a mesh, with the record of a token that was
+// issued for it before, or ends what another node has begun of that. Whatever has
+// become of the tenant since stays: it does nothing then. Each node calls it before it
+// answers anybody, so that nobody else gets the first number.
+func (ts *Tenants) CreateFirst(ctx context.Context, token TokenRecord) error {
+	const number = 1
+	_, err := ts.set(ctx, tenantCount, uint32(number), 0)
+	if err != nil && !errors.Is(err, mesh.ErrRefused) {
+		return err
+	}
+	r := TenantRecord{Name: token.Tenant, Number: number, Generation: token.Generation, Created: token.Issued}
+	_, err = ts.set(ctx, string(r.Name), r, 0)
+	if err != nil && !errors.Is(err, mesh.ErrRefused) {
+		return err
+	}
+	return ts.PutToken(ctx, token)
+}
+
 // SetLimits replaces the limits of a tenant and returns its record.
 func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Limits) (TenantRecord, error) {
 	for {

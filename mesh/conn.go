@@ -1,6 +1,9 @@
 package mesh
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +30,19 @@ func ConnOptions(name, inbox string) []nats.Option {
 		nats.DrainTimeout(10 * time.Second),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
+}
+
+// TLSOption trusts a mesh's own CA, in PEM, besides nobody else; without one it trusts
+// whom the machine does. It says nothing where no server of urls speaks TLS.
+func TLSOption(urls string, ca []byte) (nats.Option, error) {
+	if len(ca) == 0 || !strings.Contains(urls, "tls://") {
+		return func(*nats.Options) error { return nil }, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, Errorf(CodeInvalid, "the CA's certificate is not in PEM; it is the ca.pem that wsmesh init has written")
+	}
+	return nats.Secure(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}), nil
 }
 
 // TokenOption authenticates a connection with a bearer token. The token is

@@ -220,6 +220,7 @@ type TokenListReply struct {
 // NodeStatus describes a live node.
 type NodeStatus struct {
 	Node       Node           `json:"node"`
+	State      string         `json:"state"` // up, or silent: it does not answer
 	Version    string         `json:"version"`
 	Started    time.Time      `json:"started"`
 	Workspaces int            `json:"workspaces"`      // open now
@@ -234,6 +235,12 @@ type NodeStatus struct {
 	Net    string `json:"net"`
 	Egress any    `json:"egress,omitempty"`
 }
+
+// States of a node, as status has them.
+const (
+	NodeUp     = "up"
+	NodeSilent = "silent"
+)
 
 // WarmStatus is the sandboxes that a node keeps, and the memory that their own
 // processes take.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/wsmesh/wsmesh/kv"
@@ -123,11 +124,16 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		return nil, err
 	}
 	reply := mesh.StatusReply{Nodes: []mesh.NodeStatus{}, Limits: Limits()}
-	for _, r := range records {
-		if r.Draining {
+	answers := n.whoAnswers(ctx, records)
+	for i, r := range records {
+		state := mesh.NodeUp
+		if !answers[i] {
+			state = mesh.NodeSilent
+		}
+		if r.Draining || state == mesh.NodeSilent && time.Since(r.Renewed) > forgetAfter {
 			continue
 		}
-		s := mesh.NodeStatus{Node: r.Node, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
+		s := mesh.NodeStatus{Node: r.Node, State: state, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
@@ -140,6 +146,22 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		reply.Nodes = append(reply.Nodes, s)
 	}
 	return &mesh.Reply{Args: reply}, nil
+}
+
+// forgetAfter is how long status goes on showing a node that is gone without a word.
+const forgetAfter = 24 * time.Hour
+
+// whoAnswers asks every node on record at the same time.
+func (n *Node) whoAnswers(ctx context.Context, all []kv.NodeEntry) []bool {
+	answers := make([]bool, len(all))
+	var wg sync.WaitGroup
+	for i, r := range all {
+		if !r.Draining {
+			wg.Go(func() { answers[i] = n.router.Answers(ctx, r.Node) })
+		}
+	}
+	wg.Wait()
+	return answers
 }
 
 func (n *Node) listTenants(ctx context.Context) (*mesh.Reply, error) {

@@ -44,14 +44,15 @@ const (
 // has returned.
 type Config struct {
 	Name      mesh.Node
-	Data      string       // directory for workspaces; one node at a time
-	Door      *nats.Conn   // with the door's credential
-	Store     *nats.Conn   // with the store's credential
-	Signer    *auth.Signer // issues tokens; nil: token issue is unsupported
-	Storage   mesh.Storage // zero: one shard, one replica
-	Sync      string       // how NATS syncs, if known here; shown in status
-	Isolation string       // auto (default), bwrap, software, none
-	HostDirs  bool         // the operator may make a directory of the host a workspace
+	Data      string          // directory for workspaces; one node at a time
+	Door      *nats.Conn      // with the door's credential
+	Store     *nats.Conn      // with the store's credential
+	Signer    *auth.Signer    // issues tokens; nil: token issue is unsupported
+	First     auth.FirstToken // of a tenant that is made with the mesh; zero: none
+	Storage   mesh.Storage    // zero: one shard, one replica
+	Sync      string          // how NATS syncs, if known here; shown in status
+	Isolation string          // auto (default), bwrap, software, none
+	HostDirs  bool            // the operator may make a directory of the host a workspace
 
 	// Network of commands, as egress.Parse reads it.
 	Net       string        // of those that name none, in workspaces that have none; default none
@@ -223,6 +224,12 @@ func (n *Node) bindStreams(ctx context.Context) error {
 	}
 	if n.kv, err = kv.Open(ctx, n.js); err != nil {
 		return err
+	}
+	if t := n.cfg.First; t.ID != "" {
+		first := kv.TokenRecord{ID: t.ID, Tenant: t.Tenant, Generation: auth.FirstGeneration, Issued: t.Issued}
+		if err := n.kv.Tenants.CreateFirst(ctx, first); err != nil {
+			return fmt.Errorf("make the first tenant: %w", err)
+		}
 	}
 	n.memory = kv.NewMemory(n.cfg.Store, n.js, n.cfg.Storage)
 	for i := range n.cfg.Storage.Shards {

@@ -143,6 +143,12 @@ func (r *Router) Alive(ctx context.Context, n mesh.Node) bool {
 	return !errors.Is(err, nats.ErrNoResponders)
 }
 
+// Answers reports whether a process answers under the node's name now.
+func (r *Router) Answers(ctx context.Context, n mesh.Node) bool {
+	_, err := r.ping(ctx, n, mesh.NodePingRequest{})
+	return err == nil
+}
+
 // ping asks a node for the state of a workspace. nats.ErrNoResponders means,
 // after the pauses of deadAfter, that the node is gone.
 func (r *Router) ping(ctx context.Context, n mesh.Node, p mesh.NodePingRequest) (string, error) {

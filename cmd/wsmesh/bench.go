@@ -71,7 +71,7 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 		return nil, err
 	}
 	defer floor.Close()
-	echo, err := connectOperator(floor.url, floor.creds)
+	echo, err := connectOperator(floor.url, floor.creds, floor.ca)
 	if err != nil {
 		return nil, err
 	}

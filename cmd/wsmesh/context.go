@@ -33,6 +33,7 @@ func newContext() *cobra.Command {
 func newContextAdd() *cobra.Command {
 	var x client.Context
 	var t target
+	var caFile string
 	cmd := &cobra.Command{
 		Use:   "add NAME --url URL --token-file FILE [-w WORKSPACE]",
 		Short: "Give a mesh and a token a name; nothing is asked of the mesh",
@@ -47,6 +48,13 @@ func newContextAdd() *cobra.Command {
 			}
 			if x.Token, err = readToken(t.tokenFile); err != nil {
 				return err
+			}
+			if caFile != "" {
+				ca, err := os.ReadFile(caFile)
+				if err != nil {
+					return mesh.Errorf(mesh.CodeOf(err), "--ca: %s", err)
+				}
+				x.CA = string(ca)
 			}
 			if err := x.Check(); err != nil {
 				return err
@@ -64,6 +72,7 @@ func newContextAdd() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&x.URL, "url", "", "NATS `URL` of the mesh, or several with commas between")
 	f.StringVar(&t.tokenFile, "token-file", "", "`FILE` with the token, which is copied")
+	f.StringVar(&caFile, "ca", "", "`FILE`, in PEM, of who vouches for servers at tls:// URLs; it is copied (default whom this machine trusts)")
 	f.StringVarP(&x.Workspace, "workspace", "w", "", "`WORKSPACE` of commands that name none")
 	t.bindData(cmd)
 	return cmd

@@ -57,7 +57,7 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 			cmd.PrintErrln(line)
 		}
 	}
-	gateway := startGateway(l, box.URL(), mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
+	gateway := startGateway(l, &watchedMesh{url: box.URL()}, mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
 	d.banner(cmd.OutOrStdout(), box.URL(), httpURL(l, false), dir, nodesOf(ctx, box.URL(), dir))
 	return d.wait(cmd, box, gateway)
 }

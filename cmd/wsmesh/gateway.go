@@ -6,15 +6,19 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mcpgw"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/auth"
 )
 
 // defaultHTTP is where the gateway of a one box listens.
@@ -48,7 +52,7 @@ func newGateway() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&g.nats, "nats", "", "`URL` of a NATS server of the mesh, or several with commas between")
-	f.StringVar(&g.creds, "creds", "", "`FILE`; not needed, since requests bring their own tokens")
+	f.StringVar(&g.creds, "creds", "", "`FILE`: the mesh's gateway.creds, with which it watches the mesh; ca.pem is read from beside it")
 	f.StringVar(&g.http, "http", defaultHTTP, "`HOST:PORT` to listen on; port 0 takes a free one")
 	f.StringVar(&g.certFile, "tls-cert", "", "`FILE` with the certificate; without one only loopback is served")
 	f.StringVar(&g.keyFile, "tls-key", "", "`FILE` with its key")
@@ -93,13 +97,18 @@ func (g *gatewayFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	watched, err := watchMesh(g.nats, g.creds)
+	if err != nil {
+		return err
+	}
+	defer watched.close()
 	secure := g.certFile != ""
 	l, err := listenHTTP(cmd, g.http, secure)
 	if err != nil {
 		return err
 	}
 	cmd.PrintErrf("wsmesh %s serves MCP at %s/mcp\n", version, httpURL(l, secure))
-	server := startGateway(l, g.nats, mcpgw.HTTPConfig{
+	server := startGateway(l, watched, mcpgw.HTTPConfig{
 		Version: version, Log: log, Origins: g.origins, Grace: max(g.grace, time.Millisecond), CertFile: g.certFile, KeyFile: g.keyFile,
 	})
 	select {
@@ -152,13 +161,13 @@ type gateway struct {
 	err  error
 }
 
-// startGateway serves on l the tenants of the mesh at natsURL.
-func startGateway(l net.Listener, natsURL string, cfg mcpgw.HTTPConfig) *gateway {
+// startGateway serves on l the tenants of a mesh.
+func startGateway(l net.Listener, m *watchedMesh, cfg mcpgw.HTTPConfig) *gateway {
 	if l == nil {
 		return nil
 	}
-	cfg.Pool = client.NewPool(client.PoolConfig{Client: client.Config{URL: natsURL, Name: "wsmesh gateway"}})
-	cfg.Reachable = func(ctx context.Context) error { return reach(ctx, natsURL) }
+	cfg.Pool = client.NewPool(client.PoolConfig{Client: client.Config{URL: m.url, CA: m.ca, Name: "wsmesh gateway"}})
+	cfg.Reachable = m.reachable
 	ctx, stop := context.WithCancel(context.Background())
 	g := &gateway{pool: cfg.Pool, stop: stop, done: make(chan struct{})}
 	go func() {
@@ -186,6 +195,59 @@ func (g *gateway) Close() error {
 	<-g.done
 	g.pool.Close()
 	return g.err
+}
+
+// watchedMesh is the mesh of a gateway, and whether it is there.
+type watchedMesh struct {
+	url  string
+	ca   []byte
+	conn *nats.Conn // nil without credentials
+}
+
+// watchMesh connects with the credentials in a file, if there is one, or goes on trying
+// to: the mesh may start later.
+func watchMesh(url, file string) (*watchedMesh, error) {
+	m := &watchedMesh{url: url}
+	if file == "" {
+		return m, nil
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, mesh.Errorf(mesh.CodeOf(err), "--creds: %s", err)
+	}
+	creds, err := auth.ParseCreds(raw)
+	if err != nil {
+		return nil, err
+	}
+	if m.ca, err = client.ReadCA(filepath.Join(filepath.Dir(file), client.CAFile)); err != nil {
+		return nil, err
+	}
+	secure, err := mesh.TLSOption(url, m.ca)
+	if err != nil {
+		return nil, err
+	}
+	opts := append(mesh.ConnOptions(creds.Name, creds.Inbox), creds.Option(), secure, nats.RetryOnFailedConnect(true))
+	if m.conn, err = nats.Connect(url, opts...); err != nil {
+		return nil, mesh.Errorf(mesh.CodeDenied, "--creds: the mesh at %s: %s", url, err)
+	}
+	return m, nil
+}
+
+func (m *watchedMesh) close() {
+	if m.conn != nil {
+		m.conn.Close()
+	}
+}
+
+// reachable reports whether a server of the mesh is there.
+func (m *watchedMesh) reachable(ctx context.Context) error {
+	if m.conn == nil {
+		return reach(ctx, m.url)
+	}
+	if !m.conn.IsConnected() {
+		return mesh.Errorf(mesh.CodeUnavailable, "no NATS server at %s", m.url)
+	}
+	return nil
 }
 
 // reach finds out whether one of the servers greets, as NATS servers do before

@@ -71,14 +71,15 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "wsmesh",
 		Short: "Workspaces for AI agents on NATS: files and commands",
-		Long: "Workspaces for AI agents on NATS: files and commands. wsmesh dev runs a whole mesh on this machine.\n\n" +
+		Long: "Workspaces for AI agents on NATS: files and commands. wsmesh dev runs a whole mesh on this machine; wsmesh init\n" +
+			"begins one of several machines.\n\n" +
 			"What commands take where no flag says otherwise:\n" +
 			"  data directory DIR   WSMESH_DATA, else $XDG_DATA_HOME/wsmesh, else ~/.local/share/wsmesh\n" +
 			"  mesh and token       WSMESH_URL and WSMESH_TOKEN, else the context in use in DIR (wsmesh context),\n" +
 			"                       which is DIR/client.json until another one is chosen\n" +
 			"  workspace            WSMESH_WORKSPACE, else that of the token or the context, else main\n" +
 			"  tenant               that of the token; dev in DIR/client.json\n" +
-			"  flags of dev         WSMESH_<FLAG>, such as WSMESH_GRACE=10s\n\n" +
+			"  flags of servers     WSMESH_<FLAG>, such as WSMESH_GRACE=10s\n\n" +
 			"Exit codes: 0 fine, 1 the mesh refused or failed, 2 the command line is wrong. exec ends as its command\n" +
 			"does; 124 is a timeout, 125 the mesh, 126 and 127 are a shell's, 128+s is signal s.\n" +
 			"Results are on standard output, words on standard error: wsmesh: CODE: text.",
@@ -90,10 +91,10 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
-		newDev(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
+		newDev(), newInit(), newNATS(), newNode(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
 		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newWatch(), newMem(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
 	)
-	root.AddCommand(laterCommands("init", "nats", "node", "snapshot", "fork", "audit", "restore")...)
+	root.AddCommand(laterCommands("snapshot", "fork", "audit", "restore")...)
 	return root
 }

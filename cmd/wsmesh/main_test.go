@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +81,7 @@ func runScripts(t *testing.T, files []string, start func(ts *testscript.TestScri
 			"shorten":    shorten,
 			"inherit":    inherit,
 			"address":    address,
+			"freeport":   freePort,
 			"url":        urlOf,
 			"bigfile":    bigFile,
 			"mode":       mode,
@@ -269,6 +271,21 @@ func address(ts *testscript.TestScript, _ bool, args []string) {
 	cfg, err := client.ReadFile(ts.MkAbs(args[1]))
 	ts.Check(err)
 	ts.Setenv(args[0], strings.TrimPrefix(cfg.URL, "nats://"))
+}
+
+// freePort NAME sets a variable to a port that nobody has, nor the one for servers.
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if port+clusterPorts < 65536 {
+			ts.Setenv(args[0], strconv.Itoa(port))
+			return
+		}
+	}
+	ts.Fatalf("no free port")
 }
 
 // shorten FILE N keeps the first N bytes.

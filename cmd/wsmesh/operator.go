@@ -24,6 +24,7 @@ type operator struct {
 	conn  *nats.Conn
 	creds auth.Creds
 	url   string
+	ca    []byte
 }
 
 // operator connects with DIR/admin.creds to the mesh that DIR/client.json names;
@@ -62,18 +63,22 @@ func (t *target) operator() (*operator, error) {
 	if !client.SameServers(cfg.URL, file.URL) {
 		return nil, mesh.Errorf(mesh.CodeDenied, "the operator's credentials in %s are for %s and not sent to %s; name that mesh's own data directory with --data DIR", dir, file.URL, cfg.URL)
 	}
-	return connectOperator(cfg.URL, creds)
+	return connectOperator(cfg.URL, creds, file.CA)
 }
 
-func connectOperator(url string, creds auth.Creds) (*operator, error) {
-	conn, err := nats.Connect(url, append(mesh.ConnOptions("wsmesh operator", creds.Inbox), creds.Option())...)
+func connectOperator(url string, creds auth.Creds, ca []byte) (*operator, error) {
+	secure, err := mesh.TLSOption(url, ca)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := nats.Connect(url, append(mesh.ConnOptions("wsmesh operator", creds.Inbox), creds.Option(), secure)...)
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
 		return nil, mesh.Errorf(mesh.CodeDenied, "the mesh at %s refuses admin.creds: they belong to another mesh; name the right data directory with --data DIR", url)
 	case err != nil:
-		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is wsmesh dev running?", url, err)
+		return nil, mesh.Errorf(mesh.CodeUnavailable, "no mesh answers at %s (%s); is it running?", url, err)
 	}
-	return &operator{conn: conn, creds: creds, url: url}, nil
+	return &operator{conn: conn, creds: creds, url: url, ca: ca}, nil
 }
 
 func (o *operator) Close() { o.conn.Close() }

@@ -55,8 +55,11 @@ func (t *target) given() (client.Config, error) {
 	if cfg.URL == "" {
 		cfg.URL = os.Getenv("WSMESH_URL")
 	}
+	var err error
+	if cfg.CA, err = client.CAFromEnv(); err != nil {
+		return cfg, err
+	}
 	if t.tokenFile != "" {
-		var err error
 		if cfg.Token, err = readToken(t.tokenFile); err != nil {
 			return cfg, err
 		}
@@ -86,7 +89,7 @@ func (t *target) config() (cfg client.Config, workspace string, err error) {
 func (t *target) ownConfig() (client.Config, error) {
 	cfg, _, err := t.filled(func(dir string) (client.Context, error) {
 		file, err := client.ReadFile(filepath.Join(dir, "client.json"))
-		return client.Context{Name: client.DefaultContext, URL: file.URL, Token: file.Token}, err
+		return client.Context{Name: client.DefaultContext, URL: file.URL, Token: file.Token, CA: string(file.CA)}, err
 	})
 	return cfg, err
 }

@@ -35,6 +35,7 @@ const (
 // use. It holds secrets: it is never logged and never leaves the box.
 type Keys struct {
 	operator *jwt.OperatorClaims
+	encoded  string // operator, as its JWT
 	system   Account
 	mesh     Account
 	signer   *Signer
@@ -49,6 +50,9 @@ type Account struct {
 
 // Operator returns the claims a server trusts. The caller must not change them.
 func (k *Keys) Operator() *jwt.OperatorClaims { return k.operator }
+
+// OperatorJWT is Operator as the configuration file of a server has it.
+func (k *Keys) OperatorJWT() string { return k.encoded }
 
 // System returns the account of the servers' own traffic. It has no users.
 func (k *Keys) System() Account { return k.system }
@@ -146,7 +150,7 @@ func (s seeds) keys() (*Keys, error) {
 		return nil, err
 	}
 	k := &Keys{signer: &Signer{account: account.public, key: signing}, routes: routePassword(s.Mesh)}
-	if k.operator, err = operatorClaims(operator, system); err != nil {
+	if k.operator, k.encoded, err = operatorClaims(operator, system); err != nil {
 		return nil, err
 	}
 	if k.system, err = systemClaims(operator, system); err != nil {
@@ -156,13 +160,13 @@ func (s seeds) keys() (*Keys, error) {
 	return k, err
 }
 
-func operatorClaims(operator, system keyPair) (*jwt.OperatorClaims, error) {
+func operatorClaims(operator, system keyPair) (*jwt.OperatorClaims, string, error) {
 	c := jwt.NewOperatorClaims(operator.public)
 	c.Name = operatorName
 	c.SystemAccount = system.public
 	// Encode fills in the issuer and the version, which a server checks.
-	_, err := c.Encode(operator)
-	return c, err
+	encoded, err := c.Encode(operator)
+	return c, encoded, err
 }
 
 func systemClaims(operator, system keyPair) (Account, error) {

@@ -12,6 +12,9 @@ import (
 // the operator.
 const principalDoor = "_door"
 
+// principalGateway is the principal of a gateway's own connection.
+const principalGateway = "_gateway"
+
 // BenchStreams is how many streams the operator's credentials own for
 // measurements. NATS has no wildcard inside a token, so each is named in the
 // JWT; four are as many as one run needs at a time, and keep the JWT well below
@@ -90,6 +93,12 @@ func storeRole(id string) role {
 		},
 		sub: []string{"node.v1.>"},
 	}
+}
+
+// gatewayRole is connected and nothing else: a gateway works with its callers' tokens,
+// and wants to know whether there is a mesh to pass them to.
+func gatewayRole(id string) role {
+	return role{principal: principalGateway, id: id, pubDeny: []string{">"}}
 }
 
 // adminRole asks nodes on behalf of the operator and measures on streams of

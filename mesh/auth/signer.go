@@ -43,6 +43,10 @@ func (s *Signer) Store(node mesh.Node) (Creds, error) { return s.creds(storeRole
 // Admin makes the operator's credentials. They do not expire.
 func (s *Signer) Admin() (Creds, error) { return s.creds(adminRole(string(mesh.NewTokenID()))) }
 
+// Gateway makes the credentials of a gateway's own connection, which may do nothing.
+// They do not expire.
+func (s *Signer) Gateway() (Creds, error) { return s.creds(gatewayRole(string(mesh.NewTokenID()))) }
+
 // nodeID starts with the node's name, which a server's log then shows, and is
 // fresh, so that a restarted node does not hear replies to its predecessor.
 func nodeID(node mesh.Node) string { return string(node) + "-" + string(mesh.NewTokenID()) }

@@ -2,9 +2,10 @@
 // and for the servers of a mesh. It is the only package that knows nats-server.
 //
 // A server is in operator mode from its first start (package auth), stores
-// streams below its data directory, listens on loopback only, takes no
-// signals and opens no monitoring port. One data directory belongs to one
-// running server, by a lock that the kernel drops with the process.
+// streams below its data directory, takes no signals and opens no monitoring port.
+// Start listens on loopback only; a server of a mesh of several machines is started
+// from its configuration file, which speaks TLS (File, StartFile). One data directory
+// belongs to one running server, by a lock that the kernel drops with the process.
 package natsd
 
 import (
@@ -55,7 +56,7 @@ const (
 // Config says what server to start. Dir and Keys are required.
 type Config struct {
 	Dir     string     // data directory; made with mode 0700 and the server's alone
-	Host    string     // "" is DefaultHost; only loopback, since there is no TLS yet
+	Host    string     // "" is DefaultHost; only loopback, since it is plain text
 	Port    int        // 0 is any free port
 	Sync    string     // "" is SyncAlways
 	Keys    *auth.Keys // whom to trust
@@ -98,7 +99,7 @@ func (c *Config) check() error {
 	case c.Port < 0 || c.Port > 65535:
 		return mesh.Errorf(mesh.CodeInvalid, "port %d is not 0 to 65535", c.Port)
 	case !loopback(c.Host):
-		return mesh.Errorf(mesh.CodeUnsupported, "listening on %s needs TLS, which is not there yet; use %s", c.Host, DefaultHost)
+		return mesh.Errorf(mesh.CodeUnsupported, "listening on %s needs TLS: make a mesh with wsmesh init, or use %s", c.Host, DefaultHost)
 	case c.Cluster != nil && (c.Cluster.Name == "" || c.Cluster.Port <= 0 || c.Cluster.Port > 65535 || len(c.Cluster.Routes) == 0):
 		return mesh.Errorf(mesh.CodeInvalid, "a cluster needs a name, a port and the routes of its servers")
 	}
@@ -119,25 +120,22 @@ func (c *Config) options() (*server.Options, error) {
 		}
 	}
 	o := &server.Options{
-		ServerName:             c.Name,
-		Host:                   c.Host,
-		Port:                   c.Port,
-		AccountResolver:        accounts,
-		SystemAccount:          c.Keys.System().ID,
-		JetStream:              true,
-		StoreDir:               c.Dir,
-		SyncAlways:             c.Sync == SyncAlways,
-		SyncInterval:           DefaultSyncInterval,
-		MaxPayload:             mesh.MaxPayload,
-		MaxPending:             DefaultMaxPendingBytes,
-		PingInterval:           DefaultPingInterval,
-		MaxPingsOut:            2,
-		WriteDeadline:          DefaultWriteDeadline,
-		LameDuckDuration:       2 * DefaultLameDuck,
-		LameDuckGracePeriod:    DefaultLameDuck,
-		DisableJetStreamBanner: true,
-		NoSigs:                 true,
+		ServerName:      c.Name,
+		Host:            c.Host,
+		Port:            c.Port,
+		AccountResolver: accounts,
+		SystemAccount:   c.Keys.System().ID,
+		JetStream:       true,
+		StoreDir:        c.Dir,
+		SyncAlways:      c.Sync == SyncAlways,
+		SyncInterval:    DefaultSyncInterval,
+		MaxPayload:      mesh.MaxPayload,
+		MaxPending:      DefaultMaxPendingBytes,
+		PingInterval:    DefaultPingInterval,
+		MaxPingsOut:     maxPings,
+		WriteDeadline:   DefaultWriteDeadline,
 	}
+	ours(o)
 	o.TrustedOperators = append(o.TrustedOperators, c.Keys.Operator())
 	if c.Port == 0 {
 		o.Port = server.RANDOM_PORT
@@ -148,20 +146,34 @@ func (c *Config) options() (*server.Options, error) {
 	return o, nil
 }
 
+// ours sets what is so of every server that this package runs.
+func ours(o *server.Options) {
+	o.LameDuckDuration, o.LameDuckGracePeriod = 2*DefaultLameDuck, DefaultLameDuck
+	o.DisableJetStreamBanner, o.NoSigs, o.NoLog = true, true, true
+	if o.SyncAlways { // a file can say but one of the two
+		o.SyncInterval = DefaultSyncInterval
+	}
+}
+
+// maxPings may be unanswered before a peer is gone.
+const maxPings = 2
+
+// routeUser is who servers are to each other.
+const routeUser = "server"
+
 func (c *Config) clusterOptions(o *server.Options) {
-	const user = "server"
 	password := c.Keys.RoutePassword()
 	o.Cluster = server.ClusterOpts{
 		Name:         c.Cluster.Name,
 		Host:         c.Host,
 		Port:         c.Cluster.Port,
-		Username:     user,
+		Username:     routeUser,
 		Password:     password,
 		PingInterval: DefaultPingInterval,
-		MaxPingsOut:  2,
+		MaxPingsOut:  maxPings,
 	}
 	for _, r := range c.Cluster.Routes {
-		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", User: url.UserPassword(user, password), Host: r})
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", User: url.UserPassword(routeUser, password), Host: r})
 	}
 }
 

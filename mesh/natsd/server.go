@@ -26,9 +26,13 @@ const startTimeout = 10 * time.Second
 // Server is a running NATS server. All methods may be called concurrently.
 // Whoever started it ends it, with Shutdown or Kill.
 type Server struct {
-	cfg  Config
-	srv  *server.Server
-	lock *flock.Flock
+	opts    *server.Options
+	account string // of the mesh
+	hint    string // how a person chooses another port for clients
+	log     *slog.Logger
+	srv     *server.Server
+	lock    *flock.Flock
+	port    int
 
 	stop sync.Once // releases the lock once the server is gone
 }
@@ -60,15 +64,24 @@ func start(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	lock, err := openDir(cfg.Dir)
+	o, err := cfg.options()
 	if err != nil {
-		return nil, err
+		return nil, mesh.Errorf(mesh.CodeInternal, "accounts: %v", err)
 	}
-	s := &Server{cfg: cfg, lock: lock}
+	s := &Server{opts: o, account: cfg.Keys.Mesh().ID, hint: portFlag, log: cfg.Log}
+	return s, s.begin()
+}
+
+// begin takes the data directory and runs the server. After an error nothing is left
+// of it.
+func (s *Server) begin() (err error) {
+	if s.lock, err = openDir(s.opts.StoreDir); err != nil {
+		return err
+	}
 	if err := s.checkAddrs(); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return errors.Join(err, s.lock.Close())
 	}
-	return s, s.launch()
+	return s.launch()
 }
 
 // launch runs the server, or leaves neither it nor the lock behind.
@@ -80,29 +93,27 @@ func (s *Server) launch() error {
 	return err
 }
 
+func (s *Server) clustered() bool { return s.opts.Cluster.Port != 0 }
+
 func (s *Server) checkAddrs() error {
-	if s.cfg.Cluster != nil {
-		if err := checkAddr(hostPort(s.cfg.Host, s.cfg.Cluster.Port), ""); err != nil {
+	if s.clustered() {
+		if err := checkAddr(hostPort(s.opts.Cluster.Host, s.opts.Cluster.Port), ""); err != nil {
 			return err
 		}
 	}
-	if s.cfg.Port == 0 {
+	if s.opts.Port == server.RANDOM_PORT {
 		return nil
 	}
-	return checkAddr(hostPort(s.cfg.Host, s.cfg.Port), portFlag)
+	return checkAddr(hostPort(s.opts.Host, s.opts.Port), s.hint)
 }
 
 // run starts the server and waits for it; after an error launch kills it.
-func (s *Server) run() error {
-	o, err := s.cfg.options()
-	if err != nil {
-		return mesh.Errorf(mesh.CodeInternal, "accounts: %v", err)
-	}
-	if s.srv, err = server.NewServer(o); err != nil {
+func (s *Server) run() (err error) {
+	if s.srv, err = server.NewServer(s.opts); err != nil {
 		return mesh.Errorf(mesh.CodeInvalid, "%v", err)
 	}
-	log := &serverLog{log: s.cfg.Log}
-	s.srv.SetLogger(log, s.cfg.Log.Enabled(context.Background(), slog.LevelDebug), false)
+	log := &serverLog{log: s.log}
+	s.srv.SetLogger(log, s.log.Enabled(context.Background(), slog.LevelDebug), false)
 	s.srv.Start()
 	deadline := time.Now().Add(startTimeout)
 	for !s.srv.ReadyForConnections(30 * time.Millisecond) {
@@ -115,14 +126,14 @@ func (s *Server) run() error {
 	}
 	// The server knows an account only once it is asked for, and JetStream's
 	// limits come with it: ask now, so that a wrong key file shows here.
-	account, err := s.srv.LookupAccount(s.cfg.Keys.Mesh().ID)
+	account, err := s.srv.LookupAccount(s.account)
 	if err == nil && !account.JetStreamEnabled() {
 		err = errors.New("JetStream is off for the account")
 	}
 	if err != nil {
-		return mesh.Errorf(mesh.CodeInternal, "account %s: %v", s.cfg.Keys.Mesh().ID, err)
+		return mesh.Errorf(mesh.CodeInternal, "account %s: %v", s.account, err)
 	}
-	s.cfg.Port = s.srv.Addr().(*net.TCPAddr).Port
+	s.port = s.srv.Addr().(*net.TCPAddr).Port
 	return nil
 }
 
@@ -132,20 +143,20 @@ func (s *Server) explain(err error) error {
 	switch {
 	case !errors.As(err, &op):
 		return hostError("start", err)
-	case s.cfg.Cluster != nil && s.srv.Addr() != nil: // clients' port is ours, so it is the other
-		return listenError(hostPort(s.cfg.Host, s.cfg.Cluster.Port), "", err)
+	case s.clustered() && s.srv.Addr() != nil: // clients' port is ours, so it is the other
+		return listenError(hostPort(s.opts.Cluster.Host, s.opts.Cluster.Port), "", err)
 	}
-	return listenError(hostPort(s.cfg.Host, s.cfg.Port), portFlag, err)
+	return listenError(hostPort(s.opts.Host, s.opts.Port), s.hint, err)
 }
 
 // Name returns the server's name, as cluster reports give it.
-func (s *Server) Name() string { return s.cfg.Name }
+func (s *Server) Name() string { return s.opts.ServerName }
 
 // Addr returns where the server listens for clients, as host:port.
-func (s *Server) Addr() string { return hostPort(s.cfg.Host, s.Port()) }
+func (s *Server) Addr() string { return hostPort(s.opts.Host, s.port) }
 
 // Port returns the port for clients: the one chosen when Config.Port was 0.
-func (s *Server) Port() int { return s.cfg.Port }
+func (s *Server) Port() int { return s.port }
 
 // URL returns the address for clients as a NATS URL.
 func (s *Server) URL() string { return "nats://" + s.Addr() }
@@ -164,11 +175,11 @@ func (s *Server) InProcess(opts ...nats.Option) (*nats.Conn, error) {
 // has caught up with it; the leader itself, when all servers of the cluster
 // have reported to it.
 func (s *Server) Ready() bool {
-	if s.cfg.Cluster == nil {
+	if !s.clustered() {
 		return s.srv.JetStreamEnabled()
 	}
 	if s.srv.JetStreamIsLeader() {
-		return len(s.srv.JetStreamClusterPeers()) >= len(s.cfg.Cluster.Routes)
+		return len(s.srv.JetStreamClusterPeers()) >= len(s.opts.Routes)
 	}
 	return s.srv.JetStreamIsCurrent()
 }
@@ -207,7 +218,7 @@ func (s *Server) Kill() {
 			s.srv.WaitForShutdown()
 		}
 		if err := s.lock.Close(); err != nil {
-			s.cfg.Log.Warn("data directory not unlocked", "err", err)
+			s.log.Warn("data directory not unlocked", "err", err)
 		}
 	})
 }

@@ -39,7 +39,9 @@ func TestPortTakenAfterTheCheck(t *testing.T) {
 			cfg.setDefaults()
 			lock, err := openDir(cfg.Dir)
 			require.NoError(t, err)
-			s := &Server{cfg: cfg, lock: lock}
+			o, err := cfg.options()
+			require.NoError(t, err)
+			s := &Server{opts: o, account: keys.Mesh().ID, log: cfg.Log, lock: lock}
 			err = s.launch()
 			require.Equal(t, mesh.CodeExists, mesh.CodeOf(err), "%v", err)
 			require.ErrorContains(t, err, taken.Addr().String())
