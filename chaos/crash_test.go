@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,14 +38,45 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// program builds the program under test as people get it, but for the tags.
+// programs are those that were built, by their tags, and the directory that they are
+// in, which TestMain makes and removes.
+var programs struct {
+	sync.Mutex
+	dir   string
+	built map[string]string
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "wsmesh-chaos-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	programs.dir = dir
+	code := m.Run()
+	os.RemoveAll(dir) //nolint:errcheck // a temporary one
+	os.Exit(code)
+}
+
+// program builds the program under test as people get it, but for the tags. Tests
+// share it.
 func program(t *testing.T, tags string) string {
 	t.Helper()
-	at := filepath.Join(t.TempDir(), "wsmesh")
+	p := &programs
+	p.Lock()
+	defer p.Unlock()
+	if at := p.built[tags]; at != "" {
+		return at
+	}
+	at := filepath.Join(p.dir, "wsmesh-"+tags)
 	build := exec.CommandContext(t.Context(), "go", "build", "-tags", tags, "-o", at, "github.com/wsmesh/wsmesh/cmd/wsmesh")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
+	if p.built == nil {
+		p.built = map[string]string{}
+	}
+	p.built[tags] = at
 	return at
 }
 

@@ -67,9 +67,9 @@ func TestCommandsOfABoundToken(t *testing.T) {
 		require.Equal(t, "e\n", string(exit.Stderr))
 		require.Equal(t, "/workspace/a/b\nown", string(out))
 
-		out, err = ws.Command(ctx, "sh", "-c", "for i in 1 2 3; do head -c 1000000 /dev/zero; sleep 0.3; done").Output()
+		out, err = ws.Command(ctx, "sh", "-c", "for i in 1 2 3; do head -c 600000 /dev/zero; sleep 0.1; done").Output()
 		require.NoError(t, err)
-		require.True(t, bytes.Equal(make([]byte, 3_000_000), out), len(out))
+		require.True(t, bytes.Equal(make([]byte, 1_800_000), out), len(out))
 
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
@@ -480,7 +481,11 @@ func testMemoryTwoClients(t *testing.T, m *nodetest.Mesh) {
 		mems = append(mems, m.ConnectTo(t, url, m.Token(t, nodetest.Tenant)).Memory("both"))
 	}
 	mems = append(mems, m.Client.Memory("both"))
-	for i := range 200 {
+	rounds := 60
+	if meshtest.Long() {
+		rounds = 200
+	}
+	for i := range rounds {
 		writer, reader := mems[i%len(mems)], mems[(i+1)%len(mems)]
 		key, value := fmt.Sprintf("k/%d", i%7), fmt.Sprint(i)
 		rev, err := writer.Put(ctx, key, []byte(value))

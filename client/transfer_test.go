@@ -160,7 +160,7 @@ func TestGetOfAFileThatIsReplaced(t *testing.T) {
 func TestTransfersSideBySide(t *testing.T) {
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("w")
-		const size = 8<<20 + 1
+		const size = 3<<20 + 1
 		content := func(i byte) []byte { return noise(i, size) }
 		require.NoError(t, ws.WriteFile(t.Context(), "get", content(1), 0))
 		require.NoError(t, ws.WriteFile(t.Context(), "dir/f", content(2), 0))

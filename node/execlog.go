@@ -25,8 +25,8 @@ const (
 	// streams at a time, 64 MiB; of one tenant a quarter.
 	DefaultLogFrames = 1024
 	// frameBytes is when a frame is full: larger ones gain nothing and delay
-	// other traffic of the connection.
-	frameBytes = 64 << 10
+	// other traffic of the connection. Eight fit into one page of the log.
+	frameBytes = 64<<10 - 256
 	// flushAfter is how long output waits for company. It delays what is shown
 	// live, never the exit: what waits at the end goes into the final frame.
 	flushAfter = 5 * time.Millisecond

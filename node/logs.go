@@ -2,11 +2,11 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -61,10 +61,17 @@ func (n *Node) readLog(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*
 		return &mesh.Reply{Args: mesh.LogReply{}}, nil
 	case a.EndOnly:
 		return logEnd(ctx, n.js, stream, subject)
-	case a.Offset > 0 && a.After == 0:
-		return logFrom(ctx, stream, subject, a.Offset)
 	}
-	return logPage(ctx, stream, subject, a.After)
+	if end.frame.Final == nil && end.sequence <= after && !running { // it has been ended
+		if end, err = lastFrame(ctx, stream, subject); err != nil {
+			return nil, err
+		}
+	}
+	p := logPager{conn: n.js.Conn(), stream: stream, subject: subject, end: end.sequence}
+	if a.Offset > 0 && a.After == 0 {
+		return p.from(ctx, a.Offset)
+	}
+	return p.page(ctx, a.After)
 }
 
 func unknownExec(id mesh.ExecID, w mesh.Workspace) *mesh.Error {
@@ -82,21 +89,25 @@ func logEnd(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 	return &mesh.Reply{Args: reply, Content: mesh.PackFrames([]mesh.StoredFrame{{Sequence: final.sequence, Data: data}})}, err
 }
 
-// logFrom is a page that begins with the frame that has a byte of output, or with
+// logPager reads pages of one log at the leader, up to what is its end by now.
+type logPager struct {
+	conn    *nats.Conn
+	stream  jetstream.Stream
+	subject string
+	end     uint64 // sequence of the last frame
+}
+
+// from is a page that begins with the frame that has a byte of output, or with
 // the last one before it. Frames are stored in the order of their numbers but for
 // those that had to be published again, which a reader finds missing then.
-func logFrom(ctx context.Context, stream jetstream.Stream, subject string, offset uint64) (*mesh.Reply, error) {
-	first, err := firstFrame(ctx, stream, subject)
-	if err != nil {
-		return nil, err
-	}
-	end, err := lastFrame(ctx, stream, subject)
+func (p *logPager) from(ctx context.Context, offset uint64) (*mesh.Reply, error) {
+	first, err := firstFrame(ctx, p.stream, p.subject)
 	if err != nil {
 		return nil, err
 	}
 	at := first
-	for low, high := first.sequence, end.sequence; low < high; {
-		f, err := decodeStored(stream.GetMsg(ctx, low+(high-low+1)/2, jetstream.WithGetMsgSubject(subject)))
+	for low, high := first.sequence, p.end; low < high; {
+		f, err := decodeStored(p.stream.GetMsg(ctx, low+(high-low+1)/2, jetstream.WithGetMsgSubject(p.subject)))
 		if err != nil {
 			return nil, err
 		}
@@ -107,9 +118,9 @@ func logFrom(ctx context.Context, stream jetstream.Stream, subject string, offse
 		}
 	}
 	if at.frame == nil {
-		return logPage(ctx, stream, subject, 0)
+		return p.page(ctx, 0)
 	}
-	reply, err := logPage(ctx, stream, subject, at.sequence-1)
+	reply, err := p.page(ctx, at.sequence-1)
 	if err != nil {
 		return nil, err
 	}
@@ -154,26 +165,25 @@ func (n *Node) awaitFrame(ctx context.Context, stream jetstream.Stream, subject 
 	}
 }
 
-// logPage reads frames from the leader until a message is full.
-func logPage(ctx context.Context, stream jetstream.Stream, subject string, after uint64) (*mesh.Reply, error) {
+// page reads frames until a message is full.
+func (p *logPager) page(ctx context.Context, after uint64) (*mesh.Reply, error) {
 	var frames []mesh.StoredFrame
 	reply := mesh.LogReply{Last: after}
 	size := 0
-	for {
-		raw, err := stream.GetMsg(ctx, reply.Last+1, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
+	for raw, err := range mesh.Messages(ctx, p.conn, p.stream.CachedInfo().Config.Name, p.subject, after+1, p.end) {
 		if err != nil {
 			return nil, fmt.Errorf("read an exec log: %w", unavailable(err))
 		}
 		size += len(raw.Data) + 32
 		if size > mesh.MaxMessage && len(frames) > 0 {
-			reply.More = true
 			break
 		}
 		frames = append(frames, mesh.StoredFrame{Sequence: raw.Sequence, Data: raw.Data})
 		reply.Last = raw.Sequence
+		if size > mesh.MaxMessage-frameBytes {
+			break // what is next may be large too
+		}
 	}
+	reply.More = len(frames) > 0 && reply.Last < p.end
 	return &mesh.Reply{Args: reply, Content: mesh.PackFrames(frames)}, nil
 }

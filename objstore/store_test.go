@@ -495,7 +495,7 @@ func TestMemory(t *testing.T) {
 	_, bucket, _ := newStore(t)
 	s, err := objstore.New(bucket, objstore.Config{Workers: 2})
 	require.NoError(t, err)
-	const size, bound = 320 << 20, 160 << 20
+	const size, bound = 160 << 20, 120 << 20
 	defer debug.SetGCPercent(debug.SetGCPercent(10)) // the heap is what is in use
 	runtime.GC()                                     // what tests before this one left
 	runtime.GC()                                     // and what pools kept of it

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // cgroups is where this process is in each hierarchy: by v1 controller, and by
@@ -97,6 +98,9 @@ func (c *cgroups) sweep(prefix string) (swept int, err error) {
 			}
 			if strings.HasPrefix(entry.Name(), prefix) {
 				dirs = append(dirs, path)
+			}
+			if info, err := entry.Info(); err == nil && info.Sys().(*syscall.Stat_t).Nlink <= 2 {
+				return fs.SkipDir // it has none below, and dozens of files
 			}
 			return nil
 		})

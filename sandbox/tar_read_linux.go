@@ -139,8 +139,13 @@ func (u *unpacker) order(to string, hdr *tar.Header) error {
 	default:
 		return u.settle() // it may be a way to them, or another name of one
 	}
-	for p := to; !below && p != "."; p = path.Dir(p) {
+	for p := to; !below && len(u.beside) > 0; {
 		below = u.beside[p]
+		end := strings.LastIndexByte(p, '/') // of a clean path: path.Dir looks at all of it
+		if end < 0 {
+			break
+		}
+		p = p[:end]
 	}
 	switch {
 	case below || len(u.beside) >= maxBeside:

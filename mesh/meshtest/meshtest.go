@@ -112,7 +112,7 @@ func (m *Mesh) kill() {
 
 func prepare(t testing.TB, n int) *Mesh {
 	t.Helper()
-	dir := t.TempDir()
+	dir := tempDir(t)
 	keys, err := auth.LoadOrCreate(filepath.Join(dir, "keys"))
 	require.NoError(t, err)
 	m := &Mesh{Keys: keys, dir: dir}
@@ -122,6 +122,27 @@ func prepare(t testing.TB, n int) *Mesh {
 	}
 	return m
 }
+
+// tempDir is a directory in memory where the machine has a place for that: the
+// servers of a cluster make some thousand files and sync each of them, and who ends
+// with the process does not need a disk.
+func tempDir(t testing.TB) string {
+	if freeBytes(memoryDir) < memoryFree {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(memoryDir, "meshtest-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) }) //nolint:errcheck // as good as t.TempDir while servers end
+	return dir
+}
+
+const (
+	memoryDir = "/dev/shm"
+	// memoryFree is what must be free there: a container may have 64 MiB.
+	memoryFree = 4 << 30
+)
 
 // startCluster starts all servers with new data, on new ports, or returns with
 // those that started. They start at once: a server campaigns within 0.8 s of

@@ -195,7 +195,7 @@ func (b *Bucket) read(ctx context.Context, subject string) (m *jetstream.RawStre
 	}
 	defer b.reads.Release(1)
 	err = b.ask(ctx, func(ctx context.Context) error {
-		m, err = b.stream.GetLastMsgForSubject(ctx, subject)
+		m, err = mesh.LastMessage(ctx, b.js.Conn(), mesh.PackStream(b.shard), subject)
 		return err
 	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
