@@ -33,6 +33,9 @@ const (
 	// reapAfter is how long an acknowledgement may go unnoticed while the command is
 	// silent.
 	reapAfter = 50 * time.Millisecond
+	// maxLogRead bounds how long the largest log is read to find its end: a minute is
+	// 5 MiB/s.
+	maxLogRead = time.Minute
 	// ackTimeout is when a frame that is not acknowledged is published again. When the
 	// stream's leader changes, acknowledgements get lost, and the output stands still
 	// for that long; a disk that is slower than it gets frames twice.
@@ -348,21 +351,19 @@ func (l *execLog) finish(final *mesh.Final) error {
 	if l.full && final.Limit == "" {
 		final.Limit = "log"
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
-	defer cancel()
-	for {
-		err := l.countFrames(ctx, final)
+	for answered := time.Now(); ; {
+		err := l.countFrames(final)
 		if err == nil {
-			err = l.publishFinal(ctx, final)
+			answered = time.Now()
+			err = l.publishFinal(final)
 		}
 		if !errors.Is(err, mesh.ErrRefused) && mesh.CodeOf(err) != mesh.CodeUnavailable {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if time.Since(answered) > mesh.DefaultSettle {
 			return mesh.Errorf(mesh.CodeLost, "unknown outcome: the end of the exec log cannot be read")
-		case <-time.After(5 * time.Millisecond):
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -370,12 +371,16 @@ var errEndedElsewhere = mesh.Errorf(mesh.CodeConflict, "the exec had been ended 
 
 // countFrames makes sure that no other final frame is among ours. Where the claim
 // is the only one, the expectation of the final frame does; else a log with as many
-// messages as are ours has none of others. After that it is read.
-func (l *execLog) countFrames(ctx context.Context, final *mesh.Final) error {
+// messages as are ours has none of others. After that it is read, which takes as long
+// as it takes: that a leader was busy or changed, and a frame is there twice, is no
+// reason to give the workspace up.
+func (l *execLog) countFrames(final *mesh.Final) error {
 	final.Frames = l.stored
 	if l.number == 1 && !l.recount {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	defer cancel()
 	count, err := mesh.LogCount(ctx, l.js.Conn(), l.stream.CachedInfo().Config.Name, l.subject)
 	if err != nil {
 		return unavailable(err)
@@ -383,7 +388,9 @@ func (l *execLog) countFrames(ctx context.Context, final *mesh.Final) error {
 	if count == l.stored {
 		return nil
 	}
-	first, end, err := finalFrame(ctx, l.js, l.stream, l.subject)
+	reading, stop := context.WithTimeout(context.Background(), maxLogRead)
+	defer stop()
+	first, end, err := finalFrame(reading, l.js, l.stream, l.subject)
 	if err != nil {
 		return err
 	}
@@ -398,7 +405,9 @@ func (l *execLog) countFrames(ctx context.Context, final *mesh.Final) error {
 }
 
 // publishFinal publishes the final frame; mesh.ErrRefused: other frames came.
-func (l *execLog) publishFinal(ctx context.Context, final *mesh.Final) error {
+func (l *execLog) publishFinal(final *mesh.Final) error {
+	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
+	defer cancel()
 	f := mesh.Frame{Kind: mesh.FrameFinal, Number: l.number, Offset: l.offset, Final: final, Chunks: l.pending}
 	m := nats.NewMsg(l.subject)
 	var err error

@@ -26,11 +26,14 @@ func appendExecRecord(t *testing.T, js jetstream.JetStream, id mesh.ExecID) {
 	last, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
 	require.NoError(t, err)
 	r := objstore.Record{
-		Epoch: last.Epoch, Number: last.Number + 1, Prev: last.Sequence, Root: last.Hash, Open: last.Open,
+		Epoch: last.Epoch, Number: last.Number + 1, Prev: last.Sequence, Root: last.Hash, Open: last.Open, Checkpoint: last.Checkpoint,
 		ID: mesh.NewID(), Time: time.Now(), Ops: []objstore.Op{{Kind: objstore.KindExec, Exec: id}},
 	}
 	if r.Open == 0 {
 		r.Open = last.Sequence
+	}
+	if last.Has(objstore.KindCheckpoint) {
+		r.Checkpoint = last.Sequence
 	}
 	m, _, err := r.Message(subject)
 	require.NoError(t, err)

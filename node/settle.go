@@ -163,12 +163,11 @@ func finalFrame(ctx context.Context, js jetstream.JetStream, stream jetstream.St
 	case last.Final == nil && count == last.Number+1:
 		return final, end, nil
 	}
-	for next := uint64(1); next <= end.sequence; {
-		f, err := decodeStored(stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subject)))
-		if err != nil || f.frame == nil || f.frame.Final != nil {
+	for raw, err := range mesh.Messages(ctx, js.Conn(), stream.CachedInfo().Config.Name, subject, 1, end.sequence) {
+		f, err := decodeStored(raw, err)
+		if err != nil || f.frame.Final != nil {
 			return f, end, err
 		}
-		next = f.sequence + 1
 	}
 	return final, end, nil
 }
