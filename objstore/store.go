@@ -23,8 +23,10 @@ type Config struct {
 // Bounds of a Store.
 const (
 	// pieceBytes is how much of a pack is read at once: the part in which a
-	// JetStream bucket keeps it.
-	pieceBytes = mesh.MaxMessage
+	// JetStream bucket keeps it. piecesAhead is how many are, where the one before has
+	// been read: a bucket gets them beside one another.
+	pieceBytes  = mesh.MaxMessage
+	piecesAhead = 4
 	// cachedPieces holds 32 MiB: a restore reads packs in the order they were
 	// written, from a few places at a time.
 	cachedPieces = 64
@@ -190,11 +192,21 @@ func (s *Store) piece(ctx context.Context, p piece) ([]byte, error) {
 		if b, ok := s.pieces.Get(p); ok {
 			return b, nil
 		}
-		b, err := s.bucket.Get(context.WithoutCancel(ctx), p.pack, p.index*pieceBytes, pieceBytes)
-		if err == nil {
-			s.pieces.Add(p, b)
+		n := 1
+		if s.pieces.Contains(piece{p.pack, p.index - 1}) {
+			n = piecesAhead
 		}
-		return b, err
+		b, err := s.bucket.Get(context.WithoutCancel(ctx), p.pack, p.index*pieceBytes, n*pieceBytes)
+		if err != nil {
+			return nil, err
+		}
+		first := b[:min(len(b), pieceBytes)]
+		for index := p.index; len(b) > 0; index++ {
+			k := min(len(b), pieceBytes)
+			s.pieces.Add(piece{p.pack, index}, b[:k:k])
+			b = b[k:]
+		}
+		return first, nil
 	})
 	if err != nil {
 		return nil, err

@@ -100,12 +100,15 @@ func (w *Writer) Keep(ctx context.Context, e Entry) error {
 // from below such a directory. It holds the entries of the directories that are
 // not complete.
 func (w *Writer) Tree(ctx context.Context, items iter.Seq2[Item, error]) (Entry, error) {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(w.s.workers)
-	t := &treeWriter{w: w, ctx: ctx, group: g}
+	t := &treeWriter{w: w, ctx: gctx, group: g}
 	err := t.walk(items)
 	if werr := g.Wait(); werr != nil { // the reason for err, if both failed
 		err = werr
+	}
+	if err == nil {
+		err = w.putLate(ctx)
 	}
 	if err == nil && t.root == nil {
 		err = mesh.Errorf(mesh.CodeInvalid, "a tree without a root was to be stored")
@@ -237,7 +240,7 @@ func (t *treeWriter) done(n *treeNode) error {
 			return fmt.Errorf("%.200q: %w", n.path, err)
 		}
 		var err error
-		if n.entry.Content, err = t.w.Content(t.ctx, bytes.NewReader(b)); err != nil {
+		if n.entry.Content, err = t.w.directory(t.ctx, b); err != nil {
 			return fmt.Errorf("%.200q: %w", n.path, err)
 		}
 	}

@@ -26,6 +26,8 @@ type Writer struct {
 
 	mu    sync.Mutex // guards what follows where calls may run beside each other; not held across I/O
 	pack  packBuilder
+	late  []lateBlob  // directories, which go into a pack together
+	lates int         // bytes of them
 	news  map[ID]bool // blobs that this writer has put
 	packs map[ID]bool // packs that what it was given refers to
 	err   error       // the first failure
@@ -74,28 +76,86 @@ func (w *Writer) known(id ID) (bool, error) {
 // add puts a blob into the pack that is being made, and stores the packs that
 // become full by that.
 func (w *Writer) add(ctx context.Context, id ID, stored []byte, size int) error {
-	var full []packBuilder
 	w.mu.Lock()
 	if w.news[id] || w.err != nil {
 		defer w.mu.Unlock()
 		return w.err
 	}
 	w.news[id] = true
-	if !w.pack.fits(len(stored)) {
-		full = append(full, w.cut())
-	}
-	w.start(&w.pack)
-	w.pack.add(id, stored, size)
-	if w.pack.full() {
-		full = append(full, w.cut())
-	}
+	full := w.fill(lateBlob{id, stored, size})
 	w.mu.Unlock()
+	return w.putAll(ctx, full)
+}
+
+// fill puts blobs into the pack that is being made, and returns the packs that are
+// full; w.mu is held.
+func (w *Writer) fill(blobs ...lateBlob) (full []packBuilder) {
+	for _, b := range blobs {
+		if !w.pack.fits(len(b.stored)) {
+			full = append(full, w.cut())
+		}
+		w.start(&w.pack)
+		w.pack.add(b.id, b.stored, b.size)
+		if w.pack.full() {
+			full = append(full, w.cut())
+		}
+	}
+	return full
+}
+
+func (w *Writer) putAll(ctx context.Context, full []packBuilder) error {
 	for i := range full {
 		if _, err := w.put(ctx, &full[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// maxLate bounds the directories that wait for one another.
+const maxLate = 1 << 20
+
+// lateBlob is a blob as it is stored.
+type lateBlob struct {
+	id     ID
+	stored []byte
+	size   int
+}
+
+// directory is Content for an encoded directory. The directories of a tree stand
+// together in the packs: who reads all of them, which comes first in a restore, reads
+// little else. putLate must follow.
+func (w *Writer) directory(ctx context.Context, data []byte) ([]Chunk, error) {
+	if len(data) > MaxWhole {
+		return w.Content(ctx, bytes.NewReader(data))
+	}
+	c := Chunk{ID: IDOf(data), Size: int64(len(data))}
+	known, err := w.known(c.ID)
+	if known || err != nil {
+		return []Chunk{c}, err
+	}
+	stored := w.s.pack(nil, data)
+	w.mu.Lock()
+	if !w.news[c.ID] {
+		w.news[c.ID] = true
+		w.late = append(w.late, lateBlob{c.ID, stored, len(data)})
+		w.lates += len(stored)
+	}
+	over := w.lates > maxLate
+	w.mu.Unlock()
+	if over {
+		err = w.putLate(ctx)
+	}
+	return []Chunk{c}, err
+}
+
+// putLate puts the directories that wait into packs.
+func (w *Writer) putLate(ctx context.Context) error {
+	w.mu.Lock()
+	full := w.fill(w.late...)
+	w.late, w.lates = nil, 0
+	w.mu.Unlock()
+	return w.putAll(ctx, full)
 }
 
 // start gives an empty pack its memory.

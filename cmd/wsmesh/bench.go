@@ -17,7 +17,7 @@ import (
 func newBench() *cobra.Command {
 	var t target
 	var asJSON, long bool
-	var n int
+	var n, files int
 	cmd := &cobra.Command{
 		Use:   "bench NAME",
 		Short: "Measure a running mesh next to the floor under it (operator)",
@@ -28,6 +28,7 @@ func newBench() *cobra.Command {
 			"write     a file of 4 KiB, against a fenced publish of the same bytes\n" +
 			"upload    a file of 1 MiB, against the same bytes in acknowledged NATS messages\n" +
 			"download  a file of 1 MiB, against the same bytes in replies of NATS\n" +
+			"restore   a tree of 10,000 files that is gone from the node's disk, against tar of the same tree; where the node runs\n" +
 			"mem_get   a value of 4 KiB, against the same reading of a stream's leader\n" +
 			"mem_put   a value of 4 KiB, against the same write to a stream\n" +
 			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream\n" +
@@ -50,7 +51,7 @@ func newBench() *cobra.Command {
 			case n < 0:
 				return wrongUse(cmd, "--n %d is negative", n)
 			}
-			row, err := measure(cmd, &t, bench.Config{Name: args[0], N: n})
+			row, err := measure(cmd, &t, bench.Config{Name: args[0], N: n, Files: files})
 			if err != nil {
 				return err
 			}
@@ -61,7 +62,9 @@ func newBench() *cobra.Command {
 	bindJSON(cmd, &asJSON)
 	cmd.Flags().BoolVar(&long, "long", false, "the whole set (not built yet)")
 	cmd.Flags().IntVar(&n, "n", 0, "measure `N` operations")
-	cmd.Flags().MarkHidden("n") //nolint:errcheck // the flag exists
+	cmd.Flags().IntVar(&files, "files", 0, "restore a tree of `N` files")
+	cmd.Flags().MarkHidden("n")     //nolint:errcheck // the flag exists
+	cmd.Flags().MarkHidden("files") //nolint:errcheck // the flag exists
 	return cmd
 }
 
@@ -90,6 +93,7 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 	if err != nil {
 		return nil, err
 	}
+	cfg.Data = dir
 	if raw, err := os.ReadFile(filepath.Join(dir, "client.json")); err == nil { // without it the rows of MCP say what is missing
 		var file client.File
 		if json.Unmarshal(raw, &file) == nil {

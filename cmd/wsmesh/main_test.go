@@ -190,7 +190,9 @@ func startDev(ts *testscript.TestScript, _ bool, _ []string) {
 // dev leaves there: client.json of a tenant dev, and admin.creds.
 func startCluster(ts *testscript.TestScript, _ bool, _ []string) {
 	t := ts.Value(scriptT{}).(*testing.T)
-	m := nodetest.Start(t, meshtest.Cluster(t, 3), nodetest.Config{})
+	dir := ts.Getenv("WSMESH_DATA")
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	m := nodetest.Start(t, meshtest.Cluster(t, 3), nodetest.Config{Dir: dir})
 	m.CreateTenant(t, defaultTenant)
 	var issued mesh.TokenIssueReply
 	require.NoError(t, m.Ask(t, mesh.VerbAdminTokenIssue, mesh.TokenIssueRequest{Tenant: defaultTenant}, &issued))
@@ -200,8 +202,6 @@ func startCluster(ts *testscript.TestScript, _ bool, _ []string) {
 	require.NoError(t, err)
 	creds, err := admin.Encode()
 	require.NoError(t, err)
-	dir := ts.Getenv("WSMESH_DATA")
-	require.NoError(t, os.MkdirAll(dir, 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "client.json"), file, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "admin.creds"), creds, 0o600))
 	poll(ts, "mesh", func() bool { return ts.Exec("wsmesh", "status") == nil })

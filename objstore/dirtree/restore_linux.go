@@ -28,9 +28,12 @@ func (d *Dir) Restore(ctx context.Context, r *objstore.Reader, root objstore.Ent
 // It holds the attributes of the tree's directories.
 func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, error], chunk func(context.Context, objstore.Chunk) ([]byte, error)) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
-	t := &restore{d: d, chunk: chunk, ctx: gctx, group: g}
+	t := &restore{d: d, chunk: chunk, ctx: gctx, files: make(chan objstore.Item, filesAhead)}
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		g.Go(t.writeFiles)
+	}
 	err := t.names(items)
+	close(t.files)
 	if werr := g.Wait(); werr != nil {
 		err = werr
 	}
@@ -43,17 +46,20 @@ func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, e
 	return ctx.Err()
 }
 
+// filesAhead is how many files wait for who writes them.
+const filesAhead = 64
+
 type restore struct {
 	d     *Dir
 	chunk func(context.Context, objstore.Chunk) ([]byte, error)
 	ctx   context.Context
-	group *errgroup.Group
+	files chan objstore.Item
 	dirs  []objstore.Item
 	links []objstore.Item
 }
 
 // names makes every name but hard links, which need their files first. Content
-// is written by the group. Directories get their attributes at the end: writing
+// is written by writeFiles. Directories get their attributes at the end: writing
 // into them changes their time, and may need a mode that they do not have.
 func (t *restore) names(items iter.Seq2[objstore.Item, error]) error {
 	fd := int(t.d.root.Fd())
@@ -69,7 +75,11 @@ func (t *restore) names(items iter.Seq2[objstore.Item, error]) error {
 				err = unix.Mkdirat(fd, it.Path, 0o700)
 			}
 		case objstore.TypeFile:
-			t.group.Go(func() error { return t.file(it.Path, e) })
+			select {
+			case t.files <- it:
+			case <-t.ctx.Done():
+				err = t.ctx.Err()
+			}
 		case objstore.TypeLink:
 			t.links = append(t.links, it)
 		case objstore.TypeSymlink:
@@ -126,6 +136,18 @@ func (t *restore) link(it objstore.Item) error {
 	return translate(it.Path, err)
 }
 
+func (t *restore) writeFiles() error {
+	for it := range t.files {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+		if err := t.file(it.Path, &it.Entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // file writes one file. Its attributes come last: a write takes setuid and
 // capabilities away.
 func (t *restore) file(p string, e *objstore.Entry) error {
@@ -143,10 +165,13 @@ func (t *restore) file(p string, e *objstore.Entry) error {
 			seed.Close()
 		}
 	}
+	if err == nil {
+		err = t.describe(int(f.Fd()), p, e)
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("%.200q: %w", p, translate(p, err))
 	}
-	return t.attributes(p, e)
+	return nil
 }
 
 // seed opens the file that has the path in the seed; nil where there is none. It is
@@ -205,25 +230,25 @@ func place(data []objstore.Extent, offset int64) (at, left int64) {
 // content writes the chunks of a file, several at once when there are several.
 func (t *restore) content(f, seed *os.File, e *objstore.Entry) error {
 	data := e.Data()
+	write := func(ctx context.Context, c objstore.Chunk, offset int64) error {
+		b := seeded(seed, data, offset, c)
+		if b == nil {
+			var err error
+			if b, err = t.chunk(ctx, c); err != nil {
+				return err
+			}
+		}
+		return writeData(f, data, offset, b)
+	}
+	if len(e.Content) == 1 {
+		return write(t.ctx, e.Content[0], 0)
+	}
 	g, ctx := errgroup.WithContext(t.ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	var at int64
 	for _, c := range e.Content {
 		offset := at
-		write := func() error {
-			b := seeded(seed, data, offset, c)
-			if b == nil {
-				var err error
-				if b, err = t.chunk(ctx, c); err != nil {
-					return err
-				}
-			}
-			return writeData(f, data, offset, b)
-		}
-		if len(e.Content) == 1 {
-			return write()
-		}
-		g.Go(write)
+		g.Go(func() error { return write(ctx, c, offset) })
 		at += c.Size
 	}
 	return g.Wait()
@@ -248,15 +273,43 @@ func writeData(f *os.File, data []objstore.Extent, offset int64, b []byte) error
 	return nil
 }
 
-// attributes gives a file, directory or FIFO what its entry says; the mode after
-// the access control lists, which it is a part of, and the time last.
+// describe gives an open file what its entry says; the mode after the access control
+// lists, which it is a part of, and the time last.
+func (t *restore) describe(fd int, p string, e *objstore.Entry) error {
+	if o := t.d.Owner; o != nil {
+		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
+			return err
+		}
+	}
+	for _, x := range e.Xattrs {
+		if err := mayKeep(p, x); err != nil {
+			return err
+		}
+		if err := unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchmod(fd, e.Mode); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(fd, "", timesOf(e), unix.AT_EMPTY_PATH)
+}
+
+func mayKeep(p string, x objstore.Xattr) error {
+	if keptXattr(x.Name) {
+		return nil
+	}
+	return mesh.Errorf(mesh.CodeInternal, "%.200q has the attribute %.60q, which is never kept", p, x.Name)
+}
+
+// attributes is describe for a directory or FIFO.
 func (t *restore) attributes(p string, e *objstore.Entry) error {
 	if err := t.give(p); err != nil {
 		return err
 	}
 	for _, x := range e.Xattrs {
-		if !keptXattr(x.Name) {
-			return mesh.Errorf(mesh.CodeInternal, "%.200q has the attribute %.60q, which is never kept", p, x.Name)
+		if err := mayKeep(p, x); err != nil {
+			return err
 		}
 		if err := unix.Lsetxattr(xattrPath(int(t.d.root.Fd()), p), x.Name, []byte(x.Value), 0); err != nil {
 			return translate(p, err)
@@ -279,6 +332,9 @@ func (t *restore) give(p string) error {
 }
 
 func (t *restore) time(p string, e *objstore.Entry) error {
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: e.ModTime.Unix(), Nsec: int64(e.ModTime.Nanosecond())}}
-	return translate(p, unix.UtimesNanoAt(int(t.d.root.Fd()), p, ts, unix.AT_SYMLINK_NOFOLLOW))
+	return translate(p, unix.UtimesNanoAt(int(t.d.root.Fd()), p, timesOf(e), unix.AT_SYMLINK_NOFOLLOW))
+}
+
+func timesOf(e *objstore.Entry) []unix.Timespec {
+	return []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: e.ModTime.Unix(), Nsec: int64(e.ModTime.Nanosecond())}}
 }

@@ -10,6 +10,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -24,9 +25,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "warm_memory"}
 	Later = []string{
-		"restore", "capture", "failover", "fork", "snapshot", "scale",
+		"capture", "failover", "fork", "snapshot", "scale",
 	}
 )
 
@@ -53,6 +54,8 @@ type Config struct {
 	Echo   *nats.Conn     // the operator's second, which answers the first
 	HTTP   string         // URL of a gateway, for the rows of MCP
 	Token  string         // the client's, for the gateway
+	Data   string         // the data directory of the node, for restore
+	Files  int            // of the tree of restore; default DefaultFiles
 }
 
 // Row is one result. Times are in microseconds, ratios are ours divided by the
@@ -90,6 +93,7 @@ type Setting struct {
 type pair struct {
 	floorName   string
 	callers     int                                                     // of each at a time; 0 is 1
+	least       int                                                     // operations that are measured; 0 is MinN
 	ours, floor func(ctx context.Context, i int) error                  // floor is nil where there is none
 	after       func(ctx context.Context, i int) error                  // undoes ours, untimed; may be nil
 	lag         func(ctx context.Context, i int) (time.Duration, error) // stands for ours where that measures itself
@@ -179,6 +183,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return openPair(cfg, ws), nil
 	case "download":
 		return downloadPair(ctx, cfg, ws)
+	case "restore":
+		return restorePair(ctx, cfg, ws)
 	case "mcp_exec":
 		return mcpExecPair(cfg, ws)
 	case "mcp_read":
@@ -223,7 +229,7 @@ func alternate(ctx context.Context, p *pair, n int) (ours, floor sample, err err
 			return ours, floor, err
 		}
 	}
-	least := min(n, MinN)
+	least := min(n, cmp.Or(p.least, MinN))
 	for start := time.Now(); len(ours.times) < least || len(ours.times) < n && time.Since(start) < DefaultTime; {
 		a, b, err := both()
 		if err != nil {
