@@ -18,7 +18,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 )
 
@@ -48,7 +47,7 @@ func prove(ctx context.Context, root string, names []string, out io.Writer) (boo
 	}
 	defer os.RemoveAll(dir)
 
-	p := prover{root: root, dir: dir, baseline: map[string]error{}}
+	p := prover{root: root, dir: dir, baseline: map[witness]error{}}
 	well := true
 	for _, m := range mutants {
 		verdict, err := p.try(ctx, m)
@@ -60,7 +59,7 @@ func prove(ctx context.Context, root string, names []string, out io.Writer) (boo
 		}
 		well = well && verdict.caught
 		fmt.Fprintf(out, "%-10s  %-24s %6.1fs  %s: %s\n", verdict.word(), m.name,
-			verdict.took.Seconds(), strings.Join(m.test, " "), m.promise)
+			verdict.took.Seconds(), m.test, m.promise)
 		if !verdict.caught {
 			fmt.Fprintln(out, verdict.detail)
 		}

@@ -18,8 +18,13 @@ type mutant struct {
 	name    string
 	file    string // absolute
 	promise string
-	test    []string // arguments of go test
+	test    witness
 }
+
+// witness is the test that must notice.
+type witness struct{ pkg, run string }
+
+func (w witness) String() string { return w.pkg + " -run " + w.run }
 
 // readMutants reads the named patches, or all of them. That there are none is
 // an error: nothing is proved then.
@@ -68,16 +73,19 @@ func parseMutant(text string) (mutant, error) {
 			m.promise = strings.TrimSpace(v)
 		}
 		if v, ok := strings.CutPrefix(line, "Test:"); ok {
-			var err error
-			if m.test, err = words(strings.TrimSpace(v)); err != nil {
+			args, err := words(strings.TrimSpace(v))
+			if err != nil {
 				return m, err
+			}
+			if len(args) == 3 && args[1] == "-run" {
+				m.test = witness{args[0], args[2]}
 			}
 		}
 	}
 	if m.promise == "" {
 		return m, errors.New("no line 'Promise: …' above the diff")
 	}
-	if len(m.test) < 3 || m.test[1] != "-run" {
+	if m.test == (witness{}) {
 		return m, errors.New("no line 'Test: ./package -run 'TestName'' above the diff")
 	}
 	return m, nil

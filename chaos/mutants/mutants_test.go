@@ -67,12 +67,12 @@ func TestProve(t *testing.T) {
 		"panics":         {header(closedOut, stranger) + diff(word, word+" || word[99] == 0"), "caught", ""},
 		"survives":       {header(closedOut, ". -run TestFriend") + diff(word, `word != ""`), "NOT CAUGHT", "the mutant survives"},
 		"does-not-apply": {header(closedOut, stranger) + diff(`word == "mellon"`, "true"), "NOT CAUGHT", "the patch does not apply"},
-		"does-not-build": {header(closedOut, stranger) + diff(word, "1"), "NOT CAUGHT", "the patched tree does not build"},
+		"does-not-build": {header(closedOut, stranger) + diff(word, "1"), "NOT CAUGHT", "with the patch, the test does not build"},
 		"no-diff":        {header(closedOut, stranger), "NOT CAUGHT", "the patch does not apply"},
 		"test-skips":     {header(closedOut, ". -run TestAway") + diff(word, "true"), "NOT CAUGHT", "the test is skipped"},
 		"test-not-run":   {header(closedOut, ". -run TestGone") + diff(word, "true"), "NOT CAUGHT", "no test was run"},
 		"test-is-red":    {header(closedOut, ". -run TestBroken") + diff(word, "true"), "NOT CAUGHT", "without the patch, the test does not pass"},
-		"package-gone":   {header(closedOut, "./gone -run TestX") + diff(word, "true"), "NOT CAUGHT", "without the patch, the test does not pass"},
+		"package-gone":   {header(closedOut, "./gone -run TestX") + diff(word, "true"), "NOT CAUGHT", "without the patch, the test does not build"},
 	}
 	patches := map[string]string{}
 	for name, c := range cases {
@@ -115,14 +115,15 @@ func TestProveRefuses(t *testing.T) {
 }
 
 func TestParseMutant(t *testing.T) {
-	m, err := parseMutant(header("p", "./mesh -run 'TestA$|Test B' -short") + "diff --git a/x b/x\nPromise: no\n")
+	m, err := parseMutant(header("p", "./mesh -run 'TestA$|Test B'") + "diff --git a/x b/x\nPromise: no\n")
 	require.NoError(t, err)
-	require.Equal(t, mutant{promise: "p", test: []string{"./mesh", "-run", "TestA$|Test B", "-short"}}, m)
+	require.Equal(t, mutant{promise: "p", test: witness{"./mesh", "TestA$|Test B"}}, m)
 
 	bad := map[string]string{
 		"no promise":      "Test: ./mesh -run TestA\n",
 		"no test":         "Promise: p\n",
 		"no -run":         header("p", "./mesh"),
+		"more":            header("p", "./mesh -run TestA -short"),
 		"open quote":      header("p", "./mesh -run 'TestA"),
 		"below the diff":  "diff --git a/x b/x\n" + header("p", stranger),
 		"an empty header": diff("a", "b"),
