@@ -321,7 +321,7 @@ func (w *workspace) publishClaim(ctx context.Context, x *run, claim *mesh.Claim)
 	}
 	seq, err := mesh.Publish(context.WithoutCancel(ctx), w.node.js, m, 0)
 	if err == nil {
-		x.log.last = seq
+		x.log.claimed(seq)
 		return true, nil
 	}
 	if !errors.Is(err, mesh.ErrRefused) {
@@ -332,7 +332,7 @@ func (w *workspace) publishClaim(ctx context.Context, x *run, claim *mesh.Claim)
 		return false, err
 	}
 	if first.frame.Claim != nil && first.frame.Claim.Nonce == x.nonce {
-		x.log.last = first.sequence
+		x.log.claimed(first.sequence)
 		return true, nil
 	}
 	return false, nil

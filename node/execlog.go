@@ -71,6 +71,7 @@ type execLog struct {
 	reaper  *time.Timer
 	number  uint64 // of the next frame
 	offset  uint64 // bytes in frames before it
+	first   uint64 // stream sequence of the claim
 	last    uint64 // highest stream sequence known to be ours
 	stored  uint64 // messages of ours that the log has, as far as is known
 	missing uint64 // bytes of written that are not in the log
@@ -369,14 +370,18 @@ func (l *execLog) finish(final *mesh.Final) error {
 
 var errEndedElsewhere = mesh.Errorf(mesh.CodeConflict, "the exec had been ended by another owner")
 
-// countFrames makes sure that no other final frame is among ours. Where the claim
-// is the only one, the expectation of the final frame does; else a log with as many
-// messages as are ours has none of others. After that it is read, which takes as long
+// claimed notes where the log begins.
+func (l *execLog) claimed(seq uint64) { l.first, l.last = seq, seq }
+
+// countFrames makes sure that no other final frame is among ours. Where ours follow
+// one another in the stream, there is no place for one: the expectation of the final
+// frame is enough. Else a log with as many messages as are ours has none of others.
+// After that it is read, which takes as long
 // as it takes: that a leader was busy or changed, and a frame is there twice, is no
 // reason to give the workspace up.
 func (l *execLog) countFrames(final *mesh.Final) error {
 	final.Frames = l.stored
-	if l.number == 1 && !l.recount {
+	if l.last-l.first+1 == l.stored && !l.recount {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)

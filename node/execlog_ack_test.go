@@ -78,8 +78,9 @@ func TestFramesWithoutAnswer(t *testing.T) {
 			first.Data, err = claim.Encode()
 			require.NoError(t, err)
 			l := newExecLog(&Node{js: &unreliable{js, faults}, cfg: Config{MaxLog: DefaultMaxLog}}, stream, subject, "nonce", endless{})
-			l.last, err = mesh.Publish(t.Context(), js, first, 0)
+			seq, err := mesh.Publish(t.Context(), js, first, 0)
 			require.NoError(t, err)
+			l.claimed(seq)
 			var want bytes.Buffer
 			for i := range 5 {
 				part := bytes.Repeat([]byte(fmt.Sprint(i)), frameBytes)
