@@ -44,7 +44,7 @@
 //
 // A capture may take several records and is not atomic; a final frame names the
 // last of them. What a command changed in directories that are Ephemeral is not
-// captured, and neither are sockets, devices, and paths longer than
+// captured, a restored tree begins without it, and neither are sockets, devices, and paths longer than
 // mesh.MaxPathBytes.
 //
 // After 1,000 changes, 4 MiB of them, 2,000 records of any kind, 30 s of rest, and at

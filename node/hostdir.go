@@ -104,7 +104,7 @@ func overlap(a, b string) bool {
 // tryDir opens the directory as its workspace will, so that what is wrong with it
 // is said to who can mend it. What a crash leaves is swept with the trash.
 func (n *Node) tryDir(dir sandbox.HostDir) error {
-	stage := filepath.Join(n.treeDir(), ".trash", mesh.NewID())
+	stage := filepath.Join(n.trashDir(), tried+mesh.NewID())
 	defer os.RemoveAll(stage)
 	tree, err := sandbox.OpenTree(sandbox.TreeConfig{Dir: dir.Path, Host: true, Stage: stage, UID: dir.UID, GID: dir.GID})
 	if err != nil {

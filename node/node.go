@@ -106,6 +106,7 @@ type Node struct {
 	limits     map[mesh.Tenant]mesh.Limits // as they were set
 	draining   bool
 	open       sync.WaitGroup // workspaces that run
+	trashed    chan struct{}  // something has come into the trash
 }
 
 type key struct {
@@ -145,7 +146,8 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		cfg.MaxTail = DefaultMaxTail
 	}
 	n := &Node{
-		cfg: cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
+		trashed: make(chan struct{}, 1),
+		cfg:     cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
@@ -176,7 +178,6 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.open.Go(n.sweepTrash)
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes})
@@ -287,6 +288,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.watchOwners(bg) })
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
+	g.Go(func() error { return n.emptyTrash(bg) })
 	level := n.runner.Level()
 	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)
 	if serving != nil {

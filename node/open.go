@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/wsmesh/wsmesh/kv"
@@ -301,28 +300,6 @@ func writeSynced(path string, content []byte) error {
 // discardTree discards all that the node keeps of the workspace.
 func (w *workspace) discardTree() error { return w.discard(w.dir()) }
 
-// discard moves a directory aside, which is quick and cannot fail half way, and
-// removes it afterwards. One that is not there is discarded already.
-func (w *workspace) discard(dir string) error {
-	trash := filepath.Join(w.node.treeDir(), ".trash")
-	if err := os.MkdirAll(trash, 0o700); err != nil {
-		return w.hostError("make the trash", err)
-	}
-	aside := filepath.Join(trash, mesh.NewID())
-	if err := os.Rename(dir, aside); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return w.hostError("move a directory aside", err)
-	}
-	w.node.open.Go(func() {
-		if err := os.RemoveAll(aside); err != nil {
-			w.node.log.Warn("removed files remain", "dir", aside, "err", err)
-		}
-	})
-	return nil
-}
-
 // hostError hides the host's paths from the tenant and shows them to the
 // operator.
 func (w *workspace) hostError(op string, err error) error {
@@ -387,20 +364,4 @@ func (w *workspace) finishRemoval(ctx context.Context, deleted uint64) error {
 		return err
 	}
 	return errRemoved(w.name)
-}
-
-// sweepTrash removes what an earlier process had moved aside.
-func (n *Node) sweepTrash() {
-	trash := filepath.Join(n.treeDir(), ".trash")
-	entries, err := os.ReadDir(trash)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if strings.Count(e.Name(), "-") == 4 {
-			if err := os.RemoveAll(filepath.Join(trash, e.Name())); err != nil {
-				n.log.Warn("removed workspace's files remain", "err", err)
-			}
-		}
-	}
 }

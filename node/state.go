@@ -27,7 +27,8 @@ const DefaultMaxFiles = 500_000
 const DefaultHistory = 10_000
 
 // Ephemeral are the directories, at any depth, whose content commands can make
-// again: what they change there is not captured.
+// again: what they change there is not captured, and gone once the tree is restored, on
+// another node or after a crash on this one.
 var Ephemeral = []string{".cache/", ".npm/", ".cargo/registry/", "go/pkg/mod/"}
 
 // isEphemeral reports whether dir is one of Ephemeral; what is below it is not
