@@ -132,6 +132,14 @@ func (f *Fleet) Dial(ctx context.Context) (*client.Client, error) {
 	return client.Dial(ctx, cfg)
 }
 
+// Run runs the program with arguments as the operator and returns its output.
+func (f *Fleet) Run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, f.Program, args...)
+	cmd.Env = append(os.Environ(), "WSMESH_URL=", "WSMESH_TOKEN=", "WSMESH_WORKSPACE=", "WSMESH_DATA="+f.Dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // Log is what the processes said.
 func (f *Fleet) Log() string {
 	var b strings.Builder

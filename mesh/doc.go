@@ -7,7 +7,7 @@
 //
 //	ws.v1.<tenant>.<workspace>.<epoch>.<verb>   client → the owner of the workspace
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
-//	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, their limits, tokens, status,
+//	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, their limits, tokens, moves, status,
 //	                                            a workspace in a directory of the node's host
 //	node.v1.<node>.<verb>                       router → node: open ping settle remove
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored

@@ -46,6 +46,13 @@ type NodeSettleReply struct {
 	Running bool `json:"running"` // it runs here, and its log is not ended
 }
 
+// NodeMoveRequest asks the owner to give a workspace to another node (node move). The
+// reply says that it has begun.
+type NodeMoveRequest struct {
+	NodePingRequest
+	To Node `json:"to"`
+}
+
 // NodePingReply answers NodePingRequest. State is one of the Ping… constants.
 type NodePingReply struct {
 	State string `json:"state"`
@@ -169,6 +176,22 @@ type WorkspaceDirRequest struct {
 	Workspace Workspace `json:"workspace"`
 	Dir       Path      `json:"dir"`           // absolute
 	Net       string    `json:"net,omitempty"` // as in WorkspaceRequest
+}
+
+// WorkspaceMoveRequest asks for a workspace to be on a node. It is asked again until
+// the reply says that it is.
+type WorkspaceMoveRequest struct {
+	Tenant    Tenant    `json:"tenant"`
+	Workspace Workspace `json:"workspace"`
+	Node      Node      `json:"node"`
+	FromDead  bool      `json:"from_dead,omitempty"` // the owner does not answer, and never will
+}
+
+// WorkspaceMoveReply answers it. Node and Epoch say where the workspace is once Done.
+type WorkspaceMoveReply struct {
+	Done  bool  `json:"done"`
+	Node  Node  `json:"node,omitempty"`
+	Epoch Epoch `json:"epoch,omitempty"`
 }
 
 // TenantRequest names a tenant to create.

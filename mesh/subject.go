@@ -66,6 +66,7 @@ const (
 	VerbNodePing   = "ping"
 	VerbNodeRemove = "remove"
 	VerbNodeSettle = "settle"
+	VerbNodeMove   = "move"
 )
 
 // Verbs of the operator.
@@ -77,6 +78,7 @@ const (
 	VerbAdminTokenIssue   = "token-issue"
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
+	VerbAdminMove         = "workspace-move"
 )
 
 // OwnerSubject addresses the owner of a workspace in one tenure:

@@ -32,6 +32,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return n.issueToken(ctx, req)
 	case mesh.VerbAdminWorkspaceDir:
 		return nil, n.createInDir(ctx, req)
+	case mesh.VerbAdminMove:
+		return n.moveWorkspace(ctx, req)
 	case mesh.VerbAdminTokenList:
 		return n.listTokens(ctx)
 	default:
@@ -146,6 +148,36 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		reply.Nodes = append(reply.Nodes, s)
 	}
 	return &mesh.Reply{Args: reply}, nil
+}
+
+// moveTry bounds one request to move a workspace; who wants it asks again.
+const moveTry = 5 * time.Second
+
+func (n *Node) moveWorkspace(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.WorkspaceMoveRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if _, err := mesh.ParseTenant(string(a.Tenant)); err != nil {
+		return nil, err
+	}
+	if _, err := mesh.ParseWorkspace(string(a.Workspace)); err != nil {
+		return nil, err
+	}
+	if _, err := mesh.ParseNode(string(a.Node)); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, moveTry)
+	defer cancel()
+	record, err := n.kv.Workspaces.Get(ctx, a.Tenant, a.Workspace)
+	if err != nil {
+		return nil, err
+	}
+	if record.Dir != "" {
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of its node's machine, and stays there", a.Workspace)
+	}
+	reply, err := n.router.Move(ctx, a.Tenant, a.Workspace, a.Node, a.FromDead)
+	return &mesh.Reply{Args: reply}, err
 }
 
 // forgetAfter is how long status goes on showing a node that is gone without a word.

@@ -209,6 +209,9 @@ func (w *workspace) reserve(c *command) (*run, *mesh.Reply, error) {
 			return nil, nil, mesh.Errorf(mesh.CodeBusy, "exec %s is being claimed; try again", c.ID)
 		}
 	}
+	if w.leaving {
+		return nil, nil, errNotOwner
+	}
 	if !w.node.execs.Take(string(w.tenant)) {
 		return nil, nil, mesh.Errorf(mesh.CodeBusy, "node %s is running as many commands as it may, at all or of one tenant; try again", w.node.cfg.Name)
 	}

@@ -472,7 +472,7 @@ func (n *Node) drain(subs []*nats.Subscription) {
 	}
 	var wg sync.WaitGroup
 	for _, w := range n.list() {
-		wg.Go(func() { w.drain(n.cfg.Grace) })
+		wg.Go(func() { w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the node was stopped")) })
 	}
 	wg.Wait()
 	n.open.Wait()

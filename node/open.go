@@ -37,6 +37,12 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 			return nil, err
 		}
 		return n.settle(ctx, settle)
+	case mesh.VerbNodeMove:
+		var move mesh.NodeMoveRequest
+		if err := req.Args(&move); err != nil {
+			return nil, err
+		}
+		return nil, n.giveWorkspace(move)
 	case mesh.VerbNodeRemove:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {
@@ -314,9 +320,31 @@ func (w *workspace) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), mesh.DefaultSettle)
 	defer cancel()
 	owner := kv.Owner{Node: cmp.Or(w.home, w.node.cfg.Name), Incarnation: w.node.incarnation}
+	if heir := w.heir.Load(); heir != nil {
+		owner.Node = *heir
+	}
 	if err := w.node.kv.Owners.Release(ctx, w.tenant, w.name, owner, mesh.Epoch(w.epoch.Load())); err != nil {
 		w.log.Debug("ownership not released", "err", err)
 	}
+}
+
+// giveWorkspace begins to give a workspace to another node: as when this one stops, its
+// commands have the grace to end. Who reads the record of the owner then finds the
+// other's name in it.
+func (n *Node) giveWorkspace(m mesh.NodeMoveRequest) error {
+	n.mu.Lock()
+	w := n.workspaces[key{m.Tenant, m.Workspace}]
+	n.mu.Unlock()
+	switch {
+	case w == nil || mesh.Epoch(w.epoch.Load()) != m.Epoch || !w.serving.Load():
+		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, m.Workspace)
+	case w.record.Dir != "":
+		return mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of node %s, and stays there", m.Workspace, n.cfg.Name)
+	}
+	if w.heir.CompareAndSwap(nil, &m.To) {
+		go w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the workspace was moved to node %s", m.To)) // ends with the tenure
+	}
+	return nil
 }
 
 // removeWorkspace ends a workspace for good. The deleted record is the commit

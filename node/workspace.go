@@ -63,7 +63,9 @@ type workspace struct {
 	working map[string]*answer
 	answers *lru.Cache[string, *answer]
 
+	heir      atomic.Pointer[mesh.Node] // who gets the workspace next; nil: whoever is asked for it
 	execMu    sync.Mutex
+	leaving   bool // no command begins any more
 	execs     map[mesh.ExecID]*run
 	endless   []mesh.ExecID // ended here, but their final frame could not be stored
 	execDone  sync.WaitGroup
@@ -277,8 +279,10 @@ func (w *workspace) abortAll(verdict *mesh.Error) {
 	}
 }
 
-// drain lets requests and commands finish, then gives the workspace up.
-func (w *workspace) drain(grace time.Duration) {
+// drain gives the workspace up once its commands have ended, or the grace has. Until
+// then everything but a new command is answered as ever; that one waits, at its caller,
+// for the next owner. What is being answered in the end is done to its end.
+func (w *workspace) drain(grace time.Duration, why *mesh.Error) {
 	w.endOpening()
 	<-w.opened
 	if w.openErr != nil {
@@ -287,19 +291,22 @@ func (w *workspace) drain(grace time.Duration) {
 	}
 	end := time.After(grace)
 	idle := make(chan struct{})
-	go func() { // ends with the last command, at the latest when quiesce has killed it
+	go func() { // ends with the last command and answer, at the latest when quiesce has ended them
 		defer close(idle)
-		w.gate.Lock()
-		w.closed = true // what comes now is answered stale and goes to the next owner
-		w.gate.Unlock()
+		w.execMu.Lock()
+		w.leaving = true
+		w.execMu.Unlock()
 		w.execDone.Wait()
+		w.gate.Lock()
+		w.closed = true
+		w.gate.Unlock()
 	}()
 	select {
 	case <-idle:
 	case <-end:
 	case <-w.stopped:
 	}
-	w.stop(mesh.Errorf(mesh.CodeCanceled, "the node was stopped"))
+	w.stop(why)
 	<-w.done
 	<-idle
 }

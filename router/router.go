@@ -114,6 +114,46 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, sta
 	}
 }
 
+// Move makes node to the host of a workspace that exists. Until the reply says that it
+// is, the caller asks again. dead says that an owner who does not answer never will:
+// it is passed over then, and if it lives after all, finds itself fenced out.
+// CodeUnavailable: node to does not answer. CodeBusy: the owner does not. CodeConflict:
+// it does, although it is called dead.
+func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to mesh.Node, dead bool) (reply mesh.WorkspaceMoveReply, err error) {
+	if !r.Answers(ctx, to) {
+		return reply, mesh.Errorf(mesh.CodeUnavailable, "node %s does not answer; wsmesh status shows those that do", to)
+	}
+	owner, epoch, err := r.cfg.Owners.Get(ctx, t, w)
+	if err != nil {
+		return reply, fmt.Errorf("move %s/%s: %w", t, w, err)
+	}
+	if epoch != 0 && !owner.Released {
+		tenure := mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch}
+		state, err := r.ping(ctx, owner.Node, tenure)
+		switch {
+		case err == nil && state == mesh.PingOpening:
+			return reply, nil
+		case err == nil && state == mesh.PingOpen && owner.Node == to:
+			return mesh.WorkspaceMoveReply{Done: true, Node: to, Epoch: epoch}, nil
+		case err == nil && state == mesh.PingOpen && dead:
+			return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
+		case err == nil && state == mesh.PingOpen:
+			return reply, r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead:
+			return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
+		}
+	}
+	var route mesh.Route
+	err = r.request(ctx, mesh.NodeSubject(to, mesh.VerbNodeOpen), mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch}, &route)
+	switch code := mesh.CodeOf(err); {
+	case err == nil && route.Node == to:
+		return mesh.WorkspaceMoveReply{Done: true, Node: to, Epoch: route.Epoch}, nil
+	case err == nil || code == mesh.CodeBusy || code == mesh.CodeConflict || code == mesh.CodeStale || code == mesh.CodeDeadline:
+		return reply, nil // somebody else took it, or it is being restored
+	}
+	return reply, err
+}
+
 // choose picks a node for a workspace that never had one.
 func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
 	entries, err := r.cfg.Nodes.List(ctx)

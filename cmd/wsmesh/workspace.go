@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,8 +14,7 @@ import (
 
 func newWorkspace() *cobra.Command {
 	cmd := &cobra.Command{Use: "workspace", Short: "List, create, remove and describe workspaces", RunE: needsSubcommand}
-	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover())
-	cmd.AddCommand(laterCommands("move")...)
+	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover(), newWorkspaceMove())
 	return cmd
 }
 
@@ -109,6 +109,57 @@ func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
 	}
 	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Net: net}
 	return t.request(cmd.Context(), mesh.VerbAdminWorkspaceDir, req, nil)
+}
+
+func newWorkspaceMove() *cobra.Command {
+	var t target
+	var tenant string
+	var dead bool
+	cmd := &cobra.Command{
+		Use:   "move W NODE",
+		Short: "Have another node host a workspace (operator)",
+		Long: "Have another node host a workspace, and return when it does. Its commands have the grace of their node to end;\n" +
+			"files can be used meanwhile, and calls that come during the change wait for the new node. With --from-dead its\n" +
+			"node is not waited for: that is for one that is frozen or cut off, and finds itself shut out if it comes back.",
+		Args: between(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := mesh.WorkspaceMoveRequest{Tenant: mesh.Tenant(tenant), Workspace: mesh.Workspace(args[0]), Node: mesh.Node(args[1]), FromDead: dead}
+			if tenant == "" {
+				cfg, err := t.ownConfig()
+				if err != nil {
+					return err
+				}
+				token, err := mesh.ParseToken(cfg.Token)
+				if err != nil {
+					return err
+				}
+				req.Tenant = token.Tenant
+			}
+			o, err := t.operator()
+			if err != nil {
+				return err
+			}
+			defer o.Close()
+			for said := false; ; said = true {
+				var reply mesh.WorkspaceMoveReply
+				if err := o.ask(cmd.Context(), mesh.VerbAdminMove, req, &reply); err != nil || reply.Done {
+					return err
+				}
+				if !said {
+					cmd.PrintErrln("wsmesh: moving; commands that run have the grace of their node to end")
+				}
+				select {
+				case <-cmd.Context().Done():
+					return mesh.Errorf(mesh.CodeCanceled, "the move goes on without you; see wsmesh workspace info %s", args[0])
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		},
+	}
+	t.bindOwn(cmd)
+	cmd.Flags().StringVar(&tenant, "tenant", "", "`TENANT` of the workspace (default that of DIR/client.json)")
+	cmd.Flags().BoolVar(&dead, "from-dead", false, "its node is dead for certain: do not wait for it")
+	return cmd
 }
 
 func newWorkspaceRm() *cobra.Command {

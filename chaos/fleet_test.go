@@ -1,0 +1,117 @@
+package chaos
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// TestFleetKeepsWorking does to a mesh of three servers and two nodes what an operator
+// does, and what happens to machines that are not dead, while eight clients work: none
+// of them notices more than a wait.
+func TestFleetKeepsWorking(t *testing.T) {
+	all := rand.New(rand.NewPCG(seed(t), 0))
+	c := startCluster(t, all)
+	work := func(name string) *Workload {
+		return &Workload{Workspace: c.workspace(), Dir: name, Seed: all.Uint64(), Writers: 8, Commands: canIsolate()}
+	}
+	t.Run("rolling restart", func(t *testing.T) {
+		w := work("restart")
+		calls := during(t, w, acknowledged, 0, func(goesOn func()) {
+			for _, n := range c.Nodes {
+				n.Stop()
+				require.NoError(t, n.Start(t.Context()))
+				goesOn()
+			}
+		})
+		noFailure(t, calls)
+		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	})
+	t.Run("moves", func(t *testing.T) {
+		w := work("moves")
+		calls := during(t, w, acknowledged, 0, func(goesOn func()) {
+			for range 2 {
+				for _, n := range c.Nodes {
+					out, err := c.Run(t.Context(), "workspace", "move", string(clusterWorkspace), n.Name)
+					require.NoError(t, err, out)
+					require.Same(t, n, c.owner(t))
+					goesOn()
+				}
+			}
+		})
+		noFailure(t, calls)
+		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	})
+	t.Run("a command outlives the wish to move", func(t *testing.T) {
+		if !canIsolate() {
+			t.Skip("commands cannot be isolated here")
+		}
+		from := c.owner(t)
+		to := c.Nodes[0]
+		if to == from {
+			to = c.Nodes[1]
+		}
+		cmd := c.workspace().Command(t.Context(), "sh", "-c", "echo began; sleep 2; echo ended > moved")
+		require.NoError(t, cmd.Start())
+		out, err := c.Run(t.Context(), "workspace", "move", string(clusterWorkspace), to.Name)
+		require.NoError(t, err, out)
+		require.NoError(t, cmd.Wait())
+		require.Same(t, to, c.owner(t))
+		content, err := c.workspace().ReadFile(t.Context(), "moved")
+		require.NoError(t, err)
+		require.Equal(t, "ended\n", string(content))
+	})
+	t.Run("frozen owner", func(t *testing.T) {
+		w := work("frozen")
+		owner := c.owner(t)
+		before := len(owner.log.String())
+		calls := during(t, w, acknowledged, 0, func(goesOn func()) {
+			began := time.Now()
+			require.NoError(t, owner.Freeze())
+			defer owner.Thaw() //nolint:errcheck // thawed below
+			goesOn()
+			t.Logf("the work went on after %s", time.Since(began).Round(time.Millisecond))
+			require.NotSame(t, owner, c.owner(t))
+			require.NoError(t, owner.Thaw())
+			require.Eventually(t, func() bool { return strings.Contains(owner.log.String()[before:], "stepped down") }, patience, 10*time.Millisecond)
+		})
+		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	})
+	t.Run("what is moved wrongly", func(t *testing.T) {
+		other := c.Nodes[0]
+		if other == c.owner(t) {
+			other = c.Nodes[1]
+		}
+		for _, r := range []struct {
+			says string
+			args []string
+		}{
+			{"unavailable: node nobody does not answer", []string{"main", "nobody"}},
+			{"not_found: ", []string{"none", "n1"}},
+			{"invalid: ", []string{"main", "No One"}},
+			{"conflict: ", []string{"main", other.Name, "--from-dead"}},
+		} {
+			out, err := c.Run(t.Context(), append([]string{"workspace", "move"}, r.args...)...)
+			require.Error(t, err)
+			require.Contains(t, out, r.says)
+		}
+	})
+}
+
+// noFailure says that nobody noticed anything, and how long the longest wait was.
+func noFailure(t *testing.T, calls []Call) {
+	t.Helper()
+	var took []time.Duration
+	for _, call := range calls {
+		require.True(t, call.Outcome == Done || mesh.CodeOf(call.Err) == mesh.CodeNotFound, "%s %s: %v", call.Kind, call.Path, call.Err)
+		took = append(took, call.End-call.Start)
+	}
+	slices.Sort(took)
+	t.Logf("%d calls, p99 %s, longest %s", len(took), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+}
