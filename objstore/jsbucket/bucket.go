@@ -97,9 +97,6 @@ func (b *Bucket) Put(ctx context.Context, id objstore.ID, data []byte) error {
 		end.Data = data[last*mesh.MaxMessage:]
 		err = b.publish(ctx, end)
 	}
-	if mesh.CodeOf(err) == mesh.CodeLost { // whether it is stored makes no difference to anybody: nothing refers to it
-		err = mesh.Errorf(mesh.CodeUnavailable, "content could not be stored in time; try again")
-	}
 	if err != nil {
 		return fmt.Errorf("put %s: %w", id, err)
 	}
@@ -112,6 +109,9 @@ func (b *Bucket) publish(ctx context.Context, m *nats.Msg) error {
 	_, err := mesh.Publish(ctx, b.js, m, 0)
 	if errors.Is(err, mesh.ErrRefused) {
 		return nil
+	}
+	if mesh.CodeOf(err) == mesh.CodeLost { // whether it is stored makes no difference: nothing refers to it
+		return mesh.Errorf(mesh.CodeUnavailable, "content could not be stored in time; try again")
 	}
 	return err
 }
