@@ -320,7 +320,7 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return nil, errNotOwner
 	}
 	defer w.gate.RUnlock()
-	if w.closed {
+	if w.closed || w.ends() {
 		return nil, errNotOwner
 	}
 	v, known := verbs[req.Verb]
@@ -395,14 +395,20 @@ func (w *workspace) checked(err error) error {
 	return gone
 }
 
-// damaged says that the tenure ends because there are no files.
-func (w *workspace) damaged() bool {
+// ends says that stop was called: what is asked now is for the next tenure, which may
+// have what this one has not.
+func (w *workspace) ends() bool {
 	select {
 	case <-w.stopped:
-		return w.tree == nil || w.tree.Gone()
+		return true
 	default:
 		return false
 	}
+}
+
+// damaged says that the tenure ends because there are no files.
+func (w *workspace) damaged() bool {
+	return w.ends() && (w.tree == nil || w.tree.Gone())
 }
 
 func errFilesGone(w mesh.Workspace, n mesh.Node) *mesh.Error {
