@@ -69,7 +69,7 @@ func (r *recovery) do(ctx context.Context, from string) (any, error) {
 	}
 	f := newFileState(w)
 	f.resume(p)
-	if err := f.load(ctx, p); err != nil {
+	if _, err := f.load(ctx, p); err != nil {
 		return nil, err
 	}
 	m := f.moment()

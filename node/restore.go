@@ -156,7 +156,10 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	switch {
 	case w.tree != nil: // no tenure has served it before
 	case host: // the directory of the host is the truth
-		if err := errors.Join(f.load(ctx, p), w.makeDir()); err != nil {
+		if _, err := f.load(ctx, p); err != nil {
+			return err
+		}
+		if err := w.makeDir(); err != nil {
 			return err
 		}
 	case !p.saysFiles():
@@ -168,10 +171,11 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	case f.trust(ctx):
 		w.log.Debug("the local tree is what the journal says")
 	default:
-		if err := f.load(ctx, p); err != nil {
+		base, err := f.load(ctx, p)
+		if err != nil {
 			return err
 		}
-		if err := f.restoreTree(ctx); err != nil {
+		if err := f.restoreTree(ctx, base); err != nil {
 			return err
 		}
 	}
@@ -202,17 +206,14 @@ func (f *fileState) resume(p *past) {
 	}
 }
 
-// load makes the ledger what the journal says.
-func (f *fileState) load(ctx context.Context, p *past) error {
-	if p.commit == nil {
-		return nil // the records, from the first one on, are applied
-	}
+// load makes the ledger what the journal says, and returns the reader of its content.
+func (f *fileState) load(ctx context.Context, p *past) (*objstore.Reader, error) {
 	_, base, err := f.base(ctx)
-	if err != nil {
-		return err
+	if err != nil || p.commit == nil { // the records, from the first one on, are applied
+		return base, err
 	}
 	if f.ledger, err = dirtree.LoadLedger(ctx, base, p.commit.Root); err != nil {
-		return err
+		return nil, err
 	}
 	for _, r := range p.records {
 		for i := range r.Ops {
@@ -221,13 +222,13 @@ func (f *fileState) load(ctx context.Context, p *past) error {
 			}
 		}
 	}
-	return nil
+	return base, nil
 }
 
 // restoreTree makes the tree aside and puts it in place of what is there, whose
 // content it takes where that is the wanted one: a crash before leaves that, and what
 // it leaves aside is made anew.
-func (f *fileState) restoreTree(ctx context.Context) error {
+func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) error {
 	w := f.w
 	aside := w.treePath() + ".new"
 	if err := w.discard(aside); err != nil {
@@ -245,10 +246,6 @@ func (f *fileState) restoreTree(ctx context.Context) error {
 		d.Owner = &dirtree.Owner{UID: w.uid, GID: w.gid}
 	}
 	began := time.Now()
-	_, base, err := f.base(ctx)
-	if err != nil {
-		return err
-	}
 	if d.Seed, err = dirtree.Open(w.treePath()); err == nil {
 		defer d.Seed.Close()
 	}
