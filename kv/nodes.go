@@ -26,6 +26,7 @@ type NodeRecord struct {
 	Replicas    int             `json:"replicas"`
 	Draining    bool            `json:"draining,omitempty"`
 	Isolation   json.RawMessage `json:"isolation,omitempty"` // as the sandbox reports it
+	Capture     string          `json:"capture,omitempty"`   // how it finds what commands change, see mesh.CaptureScan
 	Net         string          `json:"net,omitempty"`       // the most network that its commands may have
 }
 

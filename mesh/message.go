@@ -138,8 +138,9 @@ type InfoReply struct {
 
 // Values of InfoReply.Capture.
 const (
-	CaptureScan = "scan" // the tree is compared with what the journal says
-	CaptureNone = "none" // not at all: a directory of the host has its files, and the mesh keeps no copy of what is changed there
+	CaptureFanotify = "fanotify" // the kernel says what changed, and that is compared with what the journal says
+	CaptureScan     = "scan"     // the whole tree is compared with what the journal says
+	CaptureNone     = "none"     // not at all: a directory of the host has its files, and the mesh keeps no copy of what is changed there
 )
 
 // WorkspaceRequest names a workspace to create or remove (api workspace).
@@ -248,6 +249,7 @@ type NodeStatus struct {
 	Started    time.Time      `json:"started"`
 	Workspaces int            `json:"workspaces"`      // open now
 	Isolation  any            `json:"isolation"`       // the sandbox's level, as it reports it
+	Capture    string         `json:"capture"`         // how changes of commands are found: CaptureFanotify or CaptureScan
 	Files      int            `json:"files,omitempty"` // that a command may have open; of the node that answers only
 	Warm       WarmStatus     `json:"warm"`            // sandboxes that are kept, of the node that answers only
 	Sync       string         `json:"sync"`            // always or interval: when NATS syncs; empty where the node does not know

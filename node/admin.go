@@ -135,7 +135,7 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 		if r.Draining || state == mesh.NodeSilent && time.Since(r.Renewed) > forgetAfter {
 			continue
 		}
-		s := mesh.NodeStatus{Node: r.Node, State: state, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
+		s := mesh.NodeStatus{Node: r.Node, State: state, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Capture: r.Capture, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}

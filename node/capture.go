@@ -173,18 +173,28 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 	begun, number := f.begun.Load(), f.captures.number.Load()
 	live := f.live.Load()
 	store := &captureContent{f: f}
-	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Content: store.put, Workers: objstore.DefaultWorkers()}
+	dirty := f.watch.Take()
+	left := true
+	defer func() {
+		if left {
+			f.watch.Return(dirty)
+		}
+	}()
+	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
-	changes, err := f.dir.Changes(ctx, &scan, tree)
-	if err != nil || len(changes) == 0 {
+	found, err := f.dir.Changes(ctx, &scan, tree)
+	if err != nil {
 		return false, err
 	}
+	changes := found.Changes
 	if n := tree.Len() + len(changes); n > DefaultMaxFiles && n-removals(changes) > DefaultMaxFiles {
 		return false, mesh.Errorf(mesh.CodeQuota, "the workspace has more than %d files, which is how many are kept; remove some", DefaultMaxFiles)
 	}
-	packs, err := store.flush(ctx)
-	if err != nil {
-		return false, err
+	var packs []objstore.ID
+	if len(changes) > 0 {
+		if packs, err = store.flush(ctx); err != nil {
+			return false, err
+		}
 	}
 	if live == 0 && f.begun.Load() == begun {
 		number = 0 // nobody could write while it was read
@@ -201,6 +211,7 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 		again = again || changed
 		changes = changes[n:]
 	}
+	left = again || found.Left > 0
 	return again, nil
 }
 
@@ -272,7 +283,7 @@ func (f *fileState) admit(ctx context.Context, changes []dirtree.Change, packs [
 	}
 	for _, c := range good {
 		if c.Seen != (dirtree.Stat{}) {
-			f.ledger.Seen(string(c.Op.Path), c.Seen, number)
+			again = !f.ledger.Seen(string(c.Op.Path), c.Seen, number) || again
 		}
 	}
 	return again, nil

@@ -34,8 +34,9 @@
 // The journal is the truth about a workspace's files; the directory is a copy of it
 // that commands work in. What a file verb changes is in the journal before it is on
 // the disk. What a command changes is on the disk first, and captured: when its
-// processes are gone the directory is compared with the ledger, which is what the
-// journal says, and what differs goes into the journal before the final frame tells
+// processes are gone the names that the kernel has told changes of (dirtree.Watch), or
+// all names where it tells none or has lost some, are compared with the ledger, which is
+// what the journal says, and what differs goes into the journal before the final frame tells
 // the exit (durability sync; async captures as well and waits for nothing, none
 // leaves it to a later capture). A capture admits a path only while no file verb is
 // between journal and disk, and only if it is still as it was read. What was read

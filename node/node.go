@@ -23,6 +23,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
 	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
 	"github.com/wsmesh/wsmesh/router"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -52,6 +53,7 @@ type Config struct {
 	Storage   mesh.Storage    // zero: one shard, one replica
 	Sync      string          // how NATS syncs, if known here; shown in status
 	Isolation string          // auto (default), bwrap, software, none
+	Capture   string          // how changes of commands are found: auto (default), fanotify, scan
 	HostDirs  bool            // the operator may make a directory of the host a workspace
 
 	// Network of commands, as egress.Parse reads it.
@@ -83,6 +85,7 @@ type Node struct {
 	shards  []shard
 	router  *router.Router
 	runner  *sandbox.Runner
+	watcher *dirtree.Watcher // of the data directory's file system; nil: captures scan
 	network network
 	door    *mesh.Responder // answers tenants and the operator
 	peers   *mesh.Responder // answers nodes
@@ -178,6 +181,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.watcher, err = n.listen(); err != nil {
+		return nil, err
+	}
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes})
@@ -197,6 +203,35 @@ func (n *Node) lockData() error {
 		return mesh.Errorf(mesh.CodeBusy, "another node runs on the data directory %s", n.cfg.Data)
 	}
 	return nil
+}
+
+// listen begins to hear what changes in workspaces, where that is possible and
+// wanted. CodeUnsupported says why fanotify, asked for by name, is not.
+func (n *Node) listen() (*dirtree.Watcher, error) {
+	switch n.cfg.Capture {
+	case "", "auto", mesh.CaptureFanotify:
+	case mesh.CaptureScan:
+		return nil, nil
+	default:
+		return nil, mesh.Errorf(mesh.CodeInvalid, "capture %.20q is not auto, fanotify or scan", n.cfg.Capture)
+	}
+	w, err := dirtree.NewWatcher(n.treeDir())
+	if err == nil {
+		return w, nil
+	}
+	if n.cfg.Capture == mesh.CaptureFanotify {
+		return nil, fmt.Errorf("capture fanotify: %w", err)
+	}
+	n.log.Info("changes of commands are found by scans", "err", err)
+	return nil, nil
+}
+
+// capture is how changes are found in workspaces that are not directories of the host.
+func (n *Node) capture() string {
+	if n.watcher == nil {
+		return mesh.CaptureScan
+	}
+	return mesh.CaptureFanotify
 }
 
 func (n *Node) treeDir() string { return filepath.Join(n.cfg.Data, "workspaces") }
@@ -254,6 +289,9 @@ func (n *Node) Close() error {
 	}
 	if n.runner != nil {
 		n.runner.Close()
+	}
+	if err := n.watcher.Close(); err != nil {
+		n.log.Debug("close the watcher", "err", err)
 	}
 	if n.logs != nil {
 		n.logs.save()
@@ -323,7 +361,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 		Node: n.cfg.Name, Incarnation: n.incarnation, Version: n.cfg.Version,
 		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
-		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Net: n.network.grant.String(),
+		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Capture: n.capture(), Net: n.network.grant.String(),
 	}
 }
 

@@ -153,6 +153,9 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	}
 	f.resume(p)
 	host := w.record.Dir != ""
+	if !host {
+		f.listen()
+	}
 	switch {
 	case w.tree != nil: // no tenure has served it before
 	case host: // the directory of the host is the truth
@@ -165,6 +168,7 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	case !p.saysFiles():
 		// Only an earlier version has served it: what is on the disk is the truth.
 		f.adopted = true
+		f.watch.Lose()
 		if err := w.findTree(p.firstNode()); err != nil || w.damage != nil {
 			return err
 		}
@@ -188,6 +192,22 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 		return nil
 	}
 	return f.openDir(w.treePath())
+}
+
+// listen begins to hear what changes in the workspace's directory, and in those where
+// its tree is made.
+func (f *fileState) listen() {
+	w := f.w
+	if w.node.watcher == nil {
+		return
+	}
+	err := os.MkdirAll(w.dir(), 0o700)
+	if err == nil {
+		f.watch, err = w.node.watcher.Watch(w.dir())
+	}
+	if err != nil {
+		w.log.Info("changes in the workspace are found by scans", "err", err)
+	}
 }
 
 // resume takes what is known of the records and of the commit before them, but for
@@ -283,6 +303,7 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 }
 
 func (f *fileState) ledgerOf(ctx context.Context) error {
+	f.watch.Take() // what was restored is described here
 	return f.dir.Describe(ctx, &dirtree.Scan{Skip: isEphemeral}, f.ledger)
 }
 
@@ -359,6 +380,7 @@ func (f *fileState) begin() {
 func (f *fileState) finish() {
 	ctx, cancel := context.WithTimeout(f.w.tenure, 2*mesh.DefaultSettle)
 	defer cancel()
+	f.watch.Lose() // once, all is looked at: the next opening does so, too
 	_, err := f.capture(ctx, 0)
 	if err == nil {
 		err = f.checkpoint(ctx, "release")

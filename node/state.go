@@ -49,7 +49,8 @@ type fileState struct {
 	w       *workspace
 	ledger  *dirtree.Ledger
 	dir     *dirtree.Dir
-	adopted bool // what is on the disk is the truth, and the journal does not say it yet
+	watch   *dirtree.Watch // hears what changes in it; nil: nobody does, and captures look at all of it
+	adopted bool           // what is on the disk is the truth, and the journal does not say it yet
 
 	mu        sync.Mutex // guards what follows; held with every record that is applied
 	place     objstore.Place
@@ -186,8 +187,8 @@ func (f *fileState) done(c *sandbox.Change) {
 	if f.w.record.Dir != "" {
 		return // never captured, never trusted
 	}
-	f.see(c.Missing...)
-	f.see(pathsOf(c)...)
+	f.see(true, c.Missing...)
+	f.see(c.Kind == sandbox.ChangePut && c.LinkTo == "", pathsOf(c)...)
 	if c.Kind == sandbox.ChangeAttr || c.Kind == sandbox.ChangeNone {
 		return
 	}
@@ -197,15 +198,25 @@ func (f *fileState) done(c *sandbox.Change) {
 			if err := f.dir.SetTime(dir, e.ModTime); err != nil {
 				f.w.log.Debug("time of a directory not set", "err", err)
 			}
-			f.see(dir)
+			f.see(false, dir)
 		}
 	}
 }
 
-func (f *fileState) see(paths ...string) {
+// see notes how paths are described now; written: their content is what was just
+// recorded, and not what somebody may have stored to through memory meanwhile.
+func (f *fileState) see(written bool, paths ...string) {
+	var number uint64
+	if f.live.Load() > 0 {
+		number = f.captures.number.Load()
+	}
 	for _, p := range paths {
-		if st, err := f.dir.Stat(p); err == nil {
+		switch st, err := f.dir.Stat(p); {
+		case err != nil:
+		case written:
 			f.ledger.Seen(p, st, 0)
+		default:
+			f.ledger.Moved(p, st, number)
 		}
 	}
 }
@@ -217,6 +228,9 @@ func (f *fileState) describe(info *mesh.InfoReply) {
 	info.Capture, info.Lag = mesh.CaptureNone, f.ops
 	if f.w.record.Dir == "" {
 		info.Capture = mesh.CaptureScan
+		if f.watch != nil {
+			info.Capture = mesh.CaptureFanotify
+		}
 		for _, e := range Ephemeral {
 			info.Ephemeral = append(info.Ephemeral, mesh.Path(e))
 		}
@@ -236,7 +250,11 @@ func (f *fileState) describe(info *mesh.InfoReply) {
 
 // close gives the directory back.
 func (f *fileState) close() {
-	if f == nil || f.dir == nil {
+	if f == nil {
+		return
+	}
+	f.watch.Close()
+	if f.dir == nil {
 		return
 	}
 	if err := f.dir.Close(); err != nil {

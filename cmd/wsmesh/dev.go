@@ -22,12 +22,12 @@ import (
 const defaultGrace = 30 * time.Second
 
 type devFlags struct {
-	data, http, nats     string
-	isolation, net, sync string
-	s3                   string
-	origins, netExcept   []string
-	grace                time.Duration
-	logFormat, logLevel  string
+	data, http, nats              string
+	isolation, capture, net, sync string
+	s3                            string
+	origins, netExcept            []string
+	grace                         time.Duration
+	logFormat, logLevel           string
 }
 
 func newDev() *cobra.Command {
@@ -43,7 +43,7 @@ func newDev() *cobra.Command {
 			if cmd.Flags().Changed("data") && d.data == "" { // in the environment that is as good as none
 				return wrongUse(cmd, "--data is empty; leave it out for the default directory")
 			}
-			names := []string{"data", "http", "origin", "nats", "isolation", "net", "net-except", "sync", "s3", "grace", "log-format", "log-level"}
+			names := []string{"data", "http", "origin", "nats", "isolation", "capture", "net", "net-except", "sync", "s3", "grace", "log-format", "log-level"}
 			if err := flagsFromEnv(cmd, names...); err != nil {
 				return err
 			}
@@ -56,6 +56,7 @@ func newDev() *cobra.Command {
 	bindOrigins(cmd, &d.origins)
 	f.StringVar(&d.nats, "nats", "127.0.0.1:4222", "`HOST:PORT` of the NATS server; port 0 takes a free one")
 	f.StringVar(&d.isolation, "isolation", "auto", "auto, bwrap, software or none")
+	f.StringVar(&d.capture, "capture", "auto", captureUsage)
 	bindNet(cmd, &d.net, &d.netExcept)
 	f.StringVar(&d.sync, "sync", "always", "when NATS syncs to disk: always or interval")
 	f.StringVar(&d.s3, "s3", "", "mirror to `URL` (not built yet)")
@@ -94,6 +95,9 @@ func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) 
 	if err := checkIsolation(cmd, d.isolation); err != nil {
 		return "", 0, err
 	}
+	if err := checkCapture(cmd, d.capture); err != nil {
+		return "", 0, err
+	}
 	if d.sync != "always" && d.sync != "interval" {
 		return "", 0, wrongUse(cmd, "--sync %q is not always or interval", d.sync)
 	}
@@ -118,6 +122,17 @@ func checkIsolation(cmd *cobra.Command, isolation string) error {
 		return nil
 	}
 	return wrongUse(cmd, "--isolation %q is not auto, bwrap, software or none", isolation)
+}
+
+const captureUsage = "how changes of commands are found: auto, fanotify (the kernel tells them) or scan"
+
+// checkCapture checks a --capture flag.
+func checkCapture(cmd *cobra.Command, capture string) error {
+	switch capture {
+	case "auto", mesh.CaptureFanotify, mesh.CaptureScan:
+		return nil
+	}
+	return wrongUse(cmd, "--capture %q is not auto, fanotify or scan", capture)
 }
 
 func (d *devFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {

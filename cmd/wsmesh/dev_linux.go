@@ -37,7 +37,7 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	}
 	ctx := cmd.Context()
 	box, err := onebox.Start(ctx, onebox.Config{
-		Data: dir, Host: host, Port: port, Sync: d.sync, Isolation: d.isolation, Net: d.net, NetExcept: d.netExcept,
+		Data: dir, Host: host, Port: port, Sync: d.sync, Isolation: d.isolation, Capture: d.capture, Net: d.net, NetExcept: d.netExcept,
 		Grace: d.grace, HTTP: httpURL(l, false), Version: version, Log: log,
 	})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 type nodeFlags struct {
 	nats, creds, data, name string
-	isolation, net          string
+	isolation, capture, net string
 	netExcept               []string
 	grace                   time.Duration
 	logFormat, logLevel     string
@@ -30,7 +30,7 @@ func newNode() *cobra.Command {
 			"Ctrl-C stops at once. Each flag can also be given as WSMESH_<FLAG>.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := flagsFromEnv(cmd, "nats", "creds", "data", "name", "isolation", "net", "net-except", "grace", "log-format", "log-level")
+			err := flagsFromEnv(cmd, "nats", "creds", "data", "name", "isolation", "capture", "net", "net-except", "grace", "log-format", "log-level")
 			if err != nil {
 				return err
 			}
@@ -43,6 +43,7 @@ func newNode() *cobra.Command {
 	f.StringVar(&n.data, "data", "", "`DIR` for workspaces, this node's alone")
 	f.StringVar(&n.name, "name", "", "`ID` of the node (default the machine's name)")
 	f.StringVar(&n.isolation, "isolation", "auto", "auto, bwrap, software or none")
+	f.StringVar(&n.capture, "capture", "auto", captureUsage)
 	bindNet(cmd, &n.net, &n.netExcept)
 	f.DurationVar(&n.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&n.logFormat, "log-format", "text", "text or json")
@@ -61,6 +62,9 @@ func (n *nodeFlags) check(cmd *cobra.Command) (mesh.Node, error) {
 		return "", wrongUse(cmd, "--nats: %s", errorText(err))
 	}
 	if err := checkIsolation(cmd, n.isolation); err != nil {
+		return "", err
+	}
+	if err := checkCapture(cmd, n.capture); err != nil {
 		return "", err
 	}
 	if err := checkNets(cmd, n.net, n.netExcept); err != nil {

@@ -33,7 +33,7 @@ func (n *nodeFlags) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
 	cfg := node.Config{
 		Name: name, Data: n.data, Signer: m.creds.Signer, Storage: m.creds.Storage, First: m.creds.First,
-		Isolation: n.isolation, Net: n.net, MaxNet: n.net, NetExcept: n.netExcept, Own: strings.Split(n.nats, ","),
+		Isolation: n.isolation, Capture: n.capture, Net: n.net, MaxNet: n.net, NetExcept: n.netExcept, Own: strings.Split(n.nats, ","),
 		Grace: n.grace, Version: version, Log: log,
 	}
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {

@@ -36,6 +36,7 @@ type Config struct {
 	Port      int           // 0 chooses a free one
 	Sync      string        // always (default) or interval: when NATS syncs to disk
 	Isolation string        // auto (default), bwrap, software, none
+	Capture   string        // auto (default), fanotify, scan: how changes of commands are found
 	Net       string        // network for commands: none (default), full or allow:HOST,…; see node/egress
 	NetExcept []string      // addresses that are not public, and that they may reach all the same
 	Grace     time.Duration // how long Close lets commands finish; default node.DefaultGrace
@@ -138,7 +139,7 @@ func (b *Box) connect(signer *auth.Signer) error {
 func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	n, err := node.New(ctx, node.Config{
 		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync, HostDirs: true,
-		Isolation: cfg.Isolation, Net: cfg.Net, MaxNet: cfg.Net, NetExcept: cfg.NetExcept, Own: []string{b.server.URL(), cfg.HTTP}, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
+		Isolation: cfg.Isolation, Capture: cfg.Capture, Net: cfg.Net, MaxNet: cfg.Net, NetExcept: cfg.NetExcept, Own: []string{b.server.URL(), cfg.HTTP}, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

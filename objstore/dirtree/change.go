@@ -15,11 +15,21 @@ type Scan struct {
 	// read while somebody could write it (see Ledger.Seen): a mapping of memory can
 	// be written to without a sign. 0 is all of that.
 	Since uint64
+	// Dirty are the names that may have changed, see Watch.Take: only those are looked
+	// at, and what is below them where that may have changed too. Nil: all.
+	Dirty *Dirty
 	// Content stores the data of a file, of so many bytes, and returns its chunks;
 	// or keeps it as one chunk that is returned. Called by several workers.
 	Content func(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error)
 	// Workers is how many files are read at once; 0 is one.
 	Workers int
+}
+
+// Changed is what Changes has found.
+type Changed struct {
+	Changes []Change
+	Left    int  // names that were being written to, which a later scan finds
+	Whole   bool // every name was looked at
 }
 
 // Change is one thing that a ledger says and a directory does not.

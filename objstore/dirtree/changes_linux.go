@@ -24,23 +24,24 @@ import (
 // that only the description is another one.
 //
 // What is written to at that moment is left out, with a Note: a later scan finds
-// it. Renames are a put and a remove.
-func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) ([]Change, error) {
-	found, err := d.compare(ctx, s, tree)
+// it, if that looks at all names, or at those of the same Dirty again. Renames are a
+// put and a remove.
+func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, error) {
+	found, whole, err := d.compare(ctx, s, tree)
 	if err != nil || len(found) == 0 {
-		return nil, err
+		return Changed{Whole: whole}, err
 	}
 	found = complete(found, &tree)
 	slices.SortFunc(found, func(a, b difference) int { return comparePaths(a.path, b.path) })
-	c := &changes{d: d, ctx: ctx, s: s, tree: tree, first: map[inode]*difference{}, taken: map[*node]inode{}, touched: map[string]bool{}}
+	c := &changes{d: d, ctx: ctx, s: s, tree: tree, first: map[inode]*difference{}, lead: map[inode]*difference{}, taken: map[*node]inode{}, touched: map[string]bool{}}
 	if err := c.read(found); err != nil {
-		return nil, err
+		return Changed{}, err
 	}
 	for i := range found {
 		c.decide(&found[i])
 	}
 	c.times(found)
-	return append(append(c.puts, c.removes...), c.dirs...), nil
+	return Changed{Changes: append(append(c.puts, c.removes...), c.dirs...), Left: c.left, Whole: whole}, nil
 }
 
 // comparePaths sorts as a walk goes: what is in a directory follows it.
@@ -100,12 +101,14 @@ type changes struct {
 	ctx     context.Context
 	s       *Scan
 	tree    Snapshot
-	first   map[inode]*difference // the first name of each file with several
+	first   map[inode]*difference // the name under which a file with several is read
+	lead    map[inode]*difference // the first name that was read: it may have got others meanwhile
 	taken   map[*node]inode       // which file goes on as one that had several names
 	touched map[string]bool       // directories whose time an op changes
 	puts    []Change
 	removes []Change
 	dirs    []Change
+	left    int // names that were left out
 }
 
 // read finds out what each name is now, files with several workers.
@@ -143,7 +146,7 @@ func (c *changes) inspect(ctx context.Context, f *difference) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, fs.ErrNotExist), mesh.CodeOf(err) == mesh.CodeUnsupported, mesh.CodeOf(err) == mesh.CodeDenied && ctx.Err() == nil && c.vanished(f):
+		case errors.Is(err, fs.ErrNotExist), mesh.CodeOf(err) == mesh.CodeUnsupported, mesh.CodeOf(err) != mesh.CodeConflict && ctx.Err() == nil && c.vanished(f):
 			f.entry = nil
 			return nil
 		case mesh.CodeOf(err) != mesh.CodeConflict:
@@ -155,8 +158,8 @@ func (c *changes) inspect(ctx context.Context, f *difference) error {
 	return nil
 }
 
-// vanished reports whether a name is another file by now: it is not to be opened
-// as what it was.
+// vanished reports whether a name is another file by now, or none: it is not to be
+// opened as what it was.
 func (c *changes) vanished(f *difference) bool {
 	st, err := c.d.stat(f.path)
 	return err != nil || st.Ino != f.st.Ino || st.Mode != f.st.Mode
@@ -194,12 +197,18 @@ func (c *changes) decide(f *difference) {
 		return
 	}
 	key := inode{f.st.Dev, f.st.Ino}
-	if f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 && c.first[key] != f {
-		c.link(f, c.first[key])
-		return
+	if f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 {
+		if lead := c.lead[key]; lead != nil {
+			c.link(f, lead)
+			return
+		}
 	}
 	if f.entry == nil {
+		c.left++ // or it was not read because of another name, which was not read either
 		return
+	}
+	if f.st.kind() == objstore.TypeFile {
+		c.lead[key] = f
 	}
 	change := Change{Seen: f.st}
 	change.Op.Path = mesh.Path(f.path)
@@ -233,9 +242,6 @@ func (c *changes) stolen(f *difference, key inode) bool {
 
 // link says that a name is another one of a file.
 func (c *changes) link(f, first *difference) {
-	if first.entry == nil {
-		return // not read: later
-	}
 	if f.node != nil && f.node == first.node && !first.fresh {
 		c.puts = append(c.puts, Change{Op: objstore.Op{Path: mesh.Path(f.path)}, Seen: first.st})
 		return

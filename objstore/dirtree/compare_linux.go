@@ -3,7 +3,6 @@ package dirtree
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path"
 	"runtime"
 	"sync"
@@ -52,21 +51,29 @@ type directory struct {
 	node *node // nil: the ledger has none
 }
 
-// compare returns, in no order, what differs.
-func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) ([]difference, error) {
+// compare returns, in no order, what differs, and whether it has looked at all
+// names.
+func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []difference, whole bool, err error) {
 	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, workers: 1}
 	c.wake.L = &c.mu
 	st, err := d.stat(".")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if now := statOf(&st); c.differs(tree.root, now) {
 		c.found = append(c.found, difference{path: ".", st: now, node: tree.root})
 	}
+	if s.Dirty != nil {
+		root := len(c.found)
+		if err := c.only(s.Dirty); !errors.Is(err, errUnclear) {
+			return c.found, false, err
+		}
+		c.found, c.dirs = c.found[:root], nil
+	}
 	c.dirs = []directory{{".", tree.root}}
 	c.work()
 	c.group.Wait()
-	return c.found, c.err
+	return c.found, true, c.err
 }
 
 func (c *comparer) differs(n *node, now Stat) bool {
@@ -116,8 +123,10 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 		return nil, nil, err
 	}
 	names, stats, err := c.d.describe(dir.path, buf)
-	if errors.Is(err, fs.ErrNotExist) && dir.path != "." {
-		return nil, nil, nil // it is being removed: whoever does it is captured later
+	if err != nil && dir.path != "." {
+		if st, err := c.d.stat(dir.path); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return nil, nil, nil // it is being removed: whoever does it is captured later
+		}
 	}
 	if err != nil {
 		return nil, nil, translate(dir.path, err)
@@ -128,25 +137,13 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 	}
 	here := make(map[string]bool, len(known)) // names that the ledger has, and the directory as well
 	for i, name := range names {
-		now, n, p := stats[i], c.tree.resolve(known[name]), path.Join(dir.path, name)
-		isDir := now.kind() == objstore.TypeDir
-		if now.kind() == 0 || len(p) > mesh.MaxPathBytes || isDir && c.skipped(p) && (n == nil || n.entry.Type != objstore.TypeDir) {
-			continue // not kept
-		}
-		if n != nil {
+		n, p := c.tree.resolve(known[name]), path.Join(dir.path, name)
+		kept, into := c.name(p, stats[i], n, &found)
+		if kept && n != nil {
 			here[name] = true
 		}
-		if isDir && c.skipped(p) {
-			continue
-		}
-		if c.differs(n, now) {
-			found = append(found, difference{path: p, st: now, node: n})
-		}
-		if isDir {
-			if n != nil && n.entry.Type != objstore.TypeDir {
-				n = nil
-			}
-			dirs = append(dirs, directory{p, n})
+		if into {
+			dirs = append(dirs, directory{p, dirNode(n)})
 		}
 	}
 	for name, n := range known {
@@ -156,6 +153,42 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 		}
 	}
 	return found, dirs, nil
+}
+
+// name compares one name that is there with what the ledger says, and adds it to
+// found if it differs. kept: it is one that a ledger has; into: it is a directory
+// that is looked at.
+func (c *comparer) name(p string, now Stat, n *node, found *[]difference) (kept, into bool) {
+	isDir := now.kind() == objstore.TypeDir
+	skipped := isDir && c.skipped(p)
+	if now.kind() == 0 || len(p) > mesh.MaxPathBytes || skipped && dirNode(n) == nil {
+		return false, false
+	}
+	if skipped {
+		return true, false
+	}
+	if c.differs(n, now) {
+		*found = append(*found, difference{path: p, st: now, node: n})
+	}
+	return true, isDir
+}
+
+// dirNode is what a ledger says of a directory; nil where it says something else.
+func dirNode(n *node) *node {
+	if n == nil || n.entry.Type != objstore.TypeDir {
+		return nil
+	}
+	return n
+}
+
+// within reports whether a directory is skipped, or in one that is.
+func (c *comparer) within(dir string) bool {
+	for ; dir != "."; dir = path.Dir(dir) {
+		if c.skipped(dir) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *comparer) skipped(dir string) bool { return c.skip != nil && c.skip(dir) }
@@ -207,7 +240,7 @@ func statOf(st *unix.Stat_t) Stat {
 // Differs reports whether any name is described in another way than when the
 // ledger last knew it.
 func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error) {
-	found, err := d.compare(ctx, s, tree)
+	found, _, err := d.compare(ctx, s, tree)
 	return len(found) > 0, err
 }
 
@@ -215,7 +248,7 @@ func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error)
 // that was just made from it. A name that is another than the ledger says is left
 // for a scan to find.
 func (d *Dir) Describe(ctx context.Context, s *Scan, l *Ledger) error {
-	found, err := d.compare(ctx, s, l.Snapshot())
+	found, _, err := d.compare(ctx, s, l.Snapshot())
 	for i := range found {
 		if f := &found[i]; f.node != nil && !f.gone {
 			l.Seen(f.path, f.st, 0)

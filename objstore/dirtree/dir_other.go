@@ -40,7 +40,9 @@ func (d *Dir) RestoreItems(context.Context, iter.Seq2[objstore.Item, error], fun
 }
 
 // Changes fails with CodeUnsupported.
-func (d *Dir) Changes(context.Context, *Scan, Snapshot) ([]Change, error) { return nil, errUnsupported }
+func (d *Dir) Changes(context.Context, *Scan, Snapshot) (Changed, error) {
+	return Changed{}, errUnsupported
+}
 
 // Differs fails with CodeUnsupported.
 func (d *Dir) Differs(context.Context, *Scan, Snapshot) (bool, error) { return false, errUnsupported }
@@ -63,3 +65,33 @@ func (d *Dir) Below(ctx context.Context, _ string) iter.Seq2[objstore.Item, erro
 
 // SetTime fails with CodeUnsupported.
 func (d *Dir) SetTime(string, time.Time) error { return errUnsupported }
+
+// Watcher hears what changes on one file system.
+type Watcher struct{}
+
+// Watch is what changed below one directory. A nil Watch knows nothing.
+type Watch struct{}
+
+// Dirty is what may have changed in a directory.
+type Dirty struct{}
+
+// NewWatcher fails with CodeUnsupported.
+func NewWatcher(string) (*Watcher, error) { return nil, errUnsupported }
+
+// Close does nothing.
+func (w *Watcher) Close() error { return nil }
+
+// Watch fails with CodeUnsupported.
+func (w *Watcher) Watch(string) (*Watch, error) { return nil, errUnsupported }
+
+// Close does nothing.
+func (x *Watch) Close() {}
+
+// Take knows nothing.
+func (x *Watch) Take() *Dirty { return nil }
+
+// Return does nothing.
+func (x *Watch) Return(*Dirty) {}
+
+// Lose does nothing.
+func (x *Watch) Lose() {}

@@ -5,7 +5,8 @@
 // A Ledger is what a journal says that a directory holds. Changes compares the two
 // and yields the ops that the journal does not have yet; it describes every name
 // and reads only those that are described in another way than when they were last
-// known. An op is applied to the ledger, and so is each record when a journal is
+// known. Where a Watcher hears of changes it describes only the names that those may
+// have touched. An op is applied to the ledger, and so is each record when a journal is
 // read: the tree is then restored whole from the ledger's Items, so the records
 // need no directory to be replayed in.
 //

@@ -33,6 +33,8 @@ type Snapshot struct {
 	root  *node
 	links map[uint64]*node // files with several names, by id
 	names int
+
+	provisional uint64 // no node has a later one
 }
 
 // node is a name in its directory.
@@ -393,16 +395,39 @@ func (s *Snapshot) each(p string, n *node, do func(p string, n *node)) {
 
 // Seen notes how the file system describes a path that was read by a scan of that
 // number while somebody could write it; 0: nobody could. It counts if the
-// description fits what the ledger says, or else the next scan reads the file.
-func (l *Ledger) Seen(p string, st Stat, scan uint64) {
+// description fits what the ledger says, which is the answer, or else the next scan
+// that looks at the file reads it.
+func (l *Ledger) Seen(p string, st Stat, scan uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.tree.find(p)
-	if n == nil || n.seen == st && n.provisional == scan || !st.fits(&n.entry) {
+	if n == nil || !st.fits(&n.entry) {
+		return false
+	}
+	if n.seen != st || n.provisional != scan {
+		f := l.file(p)
+		f.seen, f.provisional = st, scan
+		l.tree.provisional = max(l.tree.provisional, scan)
+	}
+	return true
+}
+
+// Moved is Seen of a path of which an op has changed the name or the attributes, and
+// not the content: that stays as provisional as it was. scan counts where the content
+// was recorded just before.
+func (l *Ledger) Moved(p string, st Stat, scan uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.tree.find(p)
+	if n == nil || n.seen == st || !st.fits(&n.entry) {
 		return
 	}
 	f := l.file(p)
-	f.seen, f.provisional = st, scan
+	if f.seen == (Stat{}) {
+		f.provisional = max(f.provisional, scan)
+		l.tree.provisional = max(l.tree.provisional, scan)
+	}
+	f.seen = st
 }
 
 // Knows reports whether a path is what the ledger says, as far as its

@@ -62,21 +62,28 @@ func itemsOf(s dirtree.Snapshot) iter.Seq2[objstore.Item, error] {
 
 // capture brings a ledger up to date, and returns what it was told.
 func capture(t require.TestingT, d *dirtree.Dir, l *dirtree.Ledger, stored contents) (ops []objstore.Op) {
+	ops, _ = captureWith(t, d, l, stored.scan(), 0)
+	return ops
+}
+
+// captureWith is a capture of that number by a scan of one's own.
+func captureWith(t require.TestingT, d *dirtree.Dir, l *dirtree.Ledger, scan *dirtree.Scan, number uint64) (ops []objstore.Op, whole bool) {
 	at := time.Now()
-	changes, err := d.Changes(context.Background(), stored.scan(), l.Snapshot())
+	found, err := d.Changes(context.Background(), scan, l.Snapshot())
 	require.NoError(t, err)
-	for i := range changes {
-		if op := &changes[i].Op; op.Kind != "" {
+	require.Zero(t, found.Left)
+	for i := range found.Changes {
+		if op := &found.Changes[i].Op; op.Kind != "" {
 			l.Apply(op, at)
 			ops = append(ops, *op)
 		}
 	}
-	for _, c := range changes {
+	for _, c := range found.Changes {
 		if c.Seen != (dirtree.Stat{}) {
-			l.Seen(string(c.Op.Path), c.Seen, 0)
+			require.True(t, l.Seen(string(c.Op.Path), c.Seen, number), c.Op.Path)
 		}
 	}
-	return ops
+	return ops, found.Whole
 }
 
 // TestLedgerFollowsADirectory changes a directory at random. What a scan finds
@@ -210,10 +217,11 @@ func TestSkippedDirectories(t *testing.T) {
 	scan.Skip = func(dir string) bool { return filepath.Base(dir) == ".cache" }
 	changes, err := d.Changes(t.Context(), scan, l.Snapshot())
 	require.NoError(t, err)
-	for i := range changes {
-		require.NotContains(t, changes[i].Op.Path, ".cache")
-		if changes[i].Op.Kind != "" {
-			l.Apply(&changes[i].Op, at)
+	for i := range changes.Changes {
+		op := &changes.Changes[i].Op
+		require.NotContains(t, op.Path, ".cache")
+		if op.Kind != "" {
+			l.Apply(op, at)
 		}
 	}
 	var paths []string
@@ -248,8 +256,28 @@ func TestProvisional(t *testing.T) {
 		scan.Since = c.since
 		changes, err := d.Changes(t.Context(), scan, l.Snapshot())
 		require.NoError(t, err)
-		found := slices.ContainsFunc(changes, func(ch dirtree.Change) bool { return ch.Op.Kind == objstore.KindPut })
+		found := slices.ContainsFunc(changes.Changes, func(ch dirtree.Change) bool { return ch.Op.Kind == objstore.KindPut })
 		require.Equal(t, c.again, found, "%v", c)
+	}
+}
+
+// TestLinkedWhileRead: a file gets another name while a scan reads it.
+func TestLinkedWhileRead(t *testing.T) {
+	for _, name := range []string{"z", "0"} { // the new name comes after the other, and before
+		dir, stored, l := t.TempDir(), contents{}, dirtree.NewLedger()
+		d := openDir(t, dir)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("content"), 0o644))
+		scan := stored.scan()
+		keep := scan.Content
+		scan.Content = func(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error) {
+			_ = os.Link(filepath.Join(dir, "f"), filepath.Join(dir, name))
+			return keep(ctx, r, size)
+		}
+		captureWith(t, d, l, scan, 0)
+		_, known := l.Entry("f")
+		require.True(t, known)
+		capture(t, d, l, stored)
+		require.Equal(t, describe(t, dir), describe(t, restored(t, t, l.Snapshot(), stored)))
 	}
 }
 

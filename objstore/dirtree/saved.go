@@ -94,6 +94,7 @@ func readSaved(in *summed, header any) (*Ledger, error) {
 		}
 		f := l.file(n.Path)
 		f.seen, f.provisional = n.Seen, n.Provisional
+		l.tree.provisional = max(l.tree.provisional, n.Provisional)
 	}
 	if l.tree.names != count {
 		return nil, fmt.Errorf("it has %d names and not %d", l.tree.names, count)

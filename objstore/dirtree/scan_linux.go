@@ -325,8 +325,8 @@ func (c *content) Read(b []byte) (int, error) {
 	if x.Length == 0 {
 		c.rest, err = c.rest[1:], nil
 	}
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	if errors.Is(err, io.EOF) { // it is shorter by now
+		err = mesh.Errorf(mesh.CodeConflict, "%.200q changed while it was read; read the tree again", c.path)
 	}
 	return n, err
 }

@@ -1,0 +1,263 @@
+package node_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
+)
+
+// eachCapture runs a test of commands with both ways to find what they change.
+func eachCapture(t *testing.T, test func(t *testing.T, m *nodetest.Mesh)) {
+	for _, capture := range []string{mesh.CaptureFanotify, mesh.CaptureScan} {
+		t.Run(capture, func(t *testing.T) {
+			meshtest.Local(t, func(t *testing.T, servers *meshtest.Mesh) {
+				nodetest.Commands(t)
+				nodetest.Need(t, capture == mesh.CaptureScan || os.Geteuid() == 0, "root", "only root hears what changes on a file system")
+				m := nodetest.Start(t, servers, nodetest.Config{Capture: capture})
+				test(t, m)
+				info, err := m.Client.Workspace("repo").Info(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, capture, info.Capture)
+			})
+		})
+	}
+}
+
+// restoredElsewhere loses the disk of the node, which has no time to say anything, and
+// requires that the tree comes back as it was.
+func restoredElsewhere(t *testing.T, m *nodetest.Mesh) {
+	t.Helper()
+	ws := m.Client.Workspace("repo")
+	reply, err := ws.Verify(t.Context(), nil)
+	require.NoError(t, err)
+	require.Zero(t, reply.Changed, "changes that no capture has found")
+	want := treeLines(t, hostTree(m))
+	require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, "workspaces")))
+	_, err = ws.Stat(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, want, treeLines(t, hostTree(m)))
+}
+
+// putChurn puts a program into the workspace that does random things to its working
+// directory.
+func putChurn(t *testing.T, ws *client.Workspace) {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "churn")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./testdata/churn")
+	build.Dir, build.Env = "../objstore/dirtree", append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	b, err := os.ReadFile(bin)
+	require.NoError(t, err)
+	require.NoError(t, ws.Put(t.Context(), "bin/churn", bytes.NewReader(b), 0o755))
+}
+
+// TestRandomOperationsAreCaptured: commands do random things, alone, beside one
+// another and beside file verbs. What they have done when the last has ended comes
+// back on an empty disk.
+func TestRandomOperationsAreCaptured(t *testing.T) {
+	rounds, operations := 3, 60
+	if meshtest.Long() {
+		rounds, operations = 60, 400
+	}
+	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		putChurn(t, ws)
+		require.NoError(t, ws.MkdirAll(ctx, "work", 0o755))
+		seed := rand.Uint32()
+		t.Log("seed", seed)
+		for i := range rounds {
+			var wg sync.WaitGroup
+			for j := range 1 + i%3 {
+				wg.Go(func() {
+					cmd := ws.Command(ctx, "/workspace/bin/churn", fmt.Sprint(int(seed)+10*i+j), fmt.Sprint(operations))
+					cmd.Dir = "work"
+					out, err := cmd.CombinedOutput()
+					assert.NoError(t, err, "%s", out)
+				})
+			}
+			for j := range i % 3 * 10 { // what is told of them is in TestConcurrentChangesHaveOneOrder
+				_ = ws.WriteFile(ctx, fmt.Sprintf("work/a/%d", j%4), fmt.Append(nil, i, j), 0)
+				_ = ws.Rename(ctx, "work/a", "work/b")
+				_ = ws.Chmod(ctx, "work/b", 0o700)
+			}
+			wg.Wait()
+		}
+		require.NoError(t, ws.Command(ctx, "true").Run())
+		restoredElsewhere(t, m)
+	})
+}
+
+// TestStoresThroughMemory: a process maps a file and stores to it, a capture reads it,
+// and the process stores again, of which nothing tells. When it has ended the file is
+// what it left.
+func TestStoresThroughMemory(t *testing.T) {
+	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
+		nodetest.Need(t, hasPython, "python", "python3 is missing")
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		cmd := ws.Command(ctx, "python3", "-c", `
+import mmap, sys
+f = open('f', 'w+b'); f.truncate(4096)
+m = mmap.mmap(f.fileno(), 4096)
+for line in sys.stdin:
+    m[0:5] = line[:5].encode()
+    print('stored', flush=True)
+`)
+		in, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		read := make([]byte, len("stored\n"))
+		for _, word := range []string{"first", "again", "third"} {
+			_, err := fmt.Fprintln(in, word)
+			require.NoError(t, err)
+			_, err = out.Read(read)
+			require.NoError(t, err)
+			require.NoError(t, ws.Command(ctx, "true").Run())
+		}
+		require.NoError(t, ws.Rename(ctx, "f", "g"), "what is not read again because of that is lost")
+		_, err = fmt.Fprintln(in, "final")
+		require.NoError(t, err)
+		_, err = out.Read(read)
+		require.NoError(t, err)
+		require.NoError(t, in.Close())
+		require.NoError(t, cmd.Wait())
+		restoredElsewhere(t, m)
+		b, err := ws.ReadFile(ctx, "g")
+		require.NoError(t, err)
+		require.Equal(t, "final", string(b[:5]))
+	})
+}
+
+var hasPython = func() bool { _, err := exec.LookPath("python3"); return err == nil }()
+
+// TestCaptureDoesNotUndoWrites: commands write files that file verbs write at the same
+// time, while captures go on. The journal has last what the disk has, and a write that
+// was acknowledged after the command's is not journalled over by what was read before.
+func TestCaptureDoesNotUndoWrites(t *testing.T) {
+	files := 100
+	if meshtest.Long() {
+		files = 10_000
+	}
+	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.MkdirAll(ctx, "d", 0o755))
+		done, captures := make(chan struct{}), make(chan int)
+		go func() { // each end captures what has been written by then
+			n := 0
+			for {
+				select {
+				case <-done:
+					captures <- n
+					return
+				default:
+				}
+				assert.NoError(t, ws.Command(ctx, "true").Run())
+				n++
+			}
+		}()
+		script := fmt.Sprintf(`i=0; while [ $i -lt %d ]; do echo command > d/$i; i=$((i+1)); [ $((i %% 10)) = 0 ] && sleep 0.01; done`, files)
+		var wg sync.WaitGroup
+		for range 2 { // the second finds what the first and the file verbs wrote
+			wg.Go(func() { assert.NoError(t, ws.Command(ctx, "sh", "-c", script).Run()) })
+		}
+		for g := range 4 {
+			wg.Go(func() {
+				for i := g; i < files; i += 4 {
+					assert.NoError(t, ws.WriteFile(ctx, fmt.Sprint("d/", i), []byte("acknowledged"), 0o644))
+				}
+			})
+		}
+		wg.Wait()
+		close(done)
+		n := <-captures
+		require.NoError(t, ws.Command(ctx, "true").Run())
+		acknowledged := 0
+		for i := range files {
+			b, err := os.ReadFile(filepath.Join(hostTree(m), "d", fmt.Sprint(i)))
+			require.NoError(t, err)
+			if string(b) == "acknowledged" {
+				acknowledged++
+			}
+		}
+		t.Logf("%d captures; %d of %d files are as the file verb left them", n, acknowledged, files)
+		require.NotZero(t, acknowledged)
+		restoredElsewhere(t, m)
+	})
+}
+
+// programs are what agents run all day, on files that need no network.
+var programs = []struct {
+	name, program, prepare, check string
+	long                          string // why it needs WSMESH_LONG=1
+}{
+	{
+		name: "git", program: "git",
+		prepare: `git init -q a && cd a && for i in 1 2 3; do echo $i > f$i; git add . && git -c user.name=a -c user.email=a@b commit -qm $i; done
+cd .. && git clone -q a b && git -C b gc -q && echo change >> b/f1`,
+		check: `git -C b fsck --strict 2>&1; git -C b log --format=%s | tr '\n' ' '; git -C b status --short`,
+	},
+	{
+		name: "venv", program: "python3",
+		prepare: `python3 -m venv --without-pip v && mkdir -p v/lib/own && v/bin/python -c 'import sysconfig; open(sysconfig.get_path("purelib") + "/own.py", "w").write("x = 45")' && v/bin/python -c 'import own'`,
+		check:   `v/bin/python -c 'import own, sys; print(own.x, sys.prefix)'`,
+	},
+	{
+		name: "npm", program: "npm", long: "takes npm ten seconds",
+		prepare: `mkdir app own && echo '{"name":"own","version":"1.0.0","main":"index.js","bin":"run.js"}' > own/package.json && echo 'module.exports = 45' > own/index.js &&
+printf '#!/usr/bin/env node\nconsole.log(require("own"))\n' > own/run.js && echo '{"name":"app","version":"1.0.0","dependencies":{"own":"file:../own"}}' > app/package.json &&
+cd app && npm install --offline --no-audit --no-fund --no-update-notifier --install-links=true > said`,
+		check: `cd app && node -p 'require("own")' && npm ls --offline`,
+	},
+	{
+		name: "go", program: "/usr/local/go/bin/go", long: "compiles a standard library",
+		prepare: `mkdir sum && cd sum && printf 'module example.com/sum\n\ngo 1.21\n' > go.mod && printf 'package main\n\nfunc main() { print(45) }\n' > main.go &&
+GOCACHE=$PWD/cache /usr/local/go/bin/go build -o sum .`,
+		check: `cd sum && ./sum 2>&1 && GOCACHE=$PWD/cache /usr/local/go/bin/go build -o again . && cmp sum again && echo same`,
+	},
+}
+
+// TestProgramsGoOnElsewhere: what programs have made works on a disk that had nothing
+// of it.
+func TestProgramsGoOnElsewhere(t *testing.T) {
+	for _, p := range programs {
+		t.Run(p.name, func(t *testing.T) {
+			if _, err := exec.LookPath(p.program); err != nil {
+				nodetest.Need(t, false, filepath.Base(p.program), p.program+" is missing")
+			}
+			if p.long != "" && !meshtest.Long() {
+				t.Skip("SKIPPED: " + p.long + "; set WSMESH_LONG=1 to run it")
+			}
+			nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+				nodetest.Commands(t)
+				ctx, ws := t.Context(), m.Client.Workspace("repo")
+				shell := func(script string) string {
+					t.Helper()
+					out, err := ws.Command(ctx, "sh", "-c", script).CombinedOutput()
+					require.NoError(t, err, "%s", out)
+					return strings.TrimSpace(string(out))
+				}
+				shell(p.prepare)
+				want := shell(p.check)
+				require.NotEmpty(t, want)
+				restoredElsewhere(t, m)
+				require.Equal(t, want, shell(p.check))
+			})
+		})
+	}
+}
