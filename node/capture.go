@@ -159,7 +159,6 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.
 		if !again {
 			break
 		}
-		since = ^uint64(0)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,7 +169,7 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.
 // pass is one scan and the records of what it found; again says that some of it
 // was changed before it could be admitted.
 func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID, sum *captured) (again bool, err error) {
-	begun, number := f.begun.Load(), f.captures.number.Load()
+	begun, number := f.begun.Load(), f.captures.number.Load() // what this capture has read itself is not read again
 	live := f.live.Load()
 	store := &captureContent{f: f}
 	dirty := f.watch.Take()
@@ -180,7 +179,7 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 			f.watch.Return(dirty)
 		}
 	}()
-	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
+	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Until: number, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
 	found, err := f.dir.Changes(ctx, &scan, tree)
 	if err != nil {

@@ -146,6 +146,7 @@ func (t *task) mend(c *sandbox.Change, failure error) error {
 	if t.unlock != nil {
 		t.unlock() // a path above is wanted, whose holders may wait for ours
 	}
+	defer t.files.watch.Lose() // what is recorded of the disk, nothing on the disk tells of
 	paths := pathsOf(c)[:1]
 	if c.To != "" {
 		paths = append(paths, c.To)

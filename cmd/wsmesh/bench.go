@@ -38,6 +38,7 @@ func newBench() *cobra.Command {
 			"and without a floor:\n" +
 			"exit_lag     from the last act of a command to when its client knows of its end\n" +
 			"open         a new workspace, up to the output of its first command\n" +
+			"capture      from the last act of a command that changes nothing to when that is known, in 10,000 files\n" +
 			"warm_memory  what a sandbox without a command takes",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

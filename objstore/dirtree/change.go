@@ -11,10 +11,11 @@ import (
 type Scan struct {
 	// Skip names directories that are not looked at; what a ledger has of them stays.
 	Skip func(dir string) bool
-	// Since makes a scan read again what a scan of that number or a later one has
-	// read while somebody could write it (see Ledger.Seen): a mapping of memory can
-	// be written to without a sign. 0 is all of that.
-	Since uint64
+	// Since makes a scan read again what a scan of that number or a later one, but
+	// before Until, has read while somebody could write it (see Ledger.Seen): a mapping
+	// of memory can be written to without a sign. Since 0 is from the first one on, Until
+	// 0 up to the last.
+	Since, Until uint64
 	// Dirty are the names that may have changed, see Watch.Take: only those are looked
 	// at, and what is below them where that may have changed too. Nil: all.
 	Dirty *Dirty

@@ -34,7 +34,8 @@ type comparer struct {
 	ctx   context.Context
 	tree  Snapshot
 	skip  func(path string) bool
-	since uint64
+	since uint64 // what scans of these numbers have read is read again
+	until uint64
 
 	mu      sync.Mutex // guards the rest
 	wake    sync.Cond
@@ -54,7 +55,7 @@ type directory struct {
 // compare returns, in no order, what differs, and whether it has looked at all
 // names.
 func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []difference, whole bool, err error) {
-	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, workers: 1}
+	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, until: s.Until - 1, workers: 1}
 	c.wake.L = &c.mu
 	st, err := d.stat(".")
 	if err != nil {
@@ -77,7 +78,12 @@ func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []diff
 }
 
 func (c *comparer) differs(n *node, now Stat) bool {
-	return n == nil || n.seen != now || n.provisional != 0 && n.provisional >= c.since
+	return n == nil || n.seen != now || c.again(n)
+}
+
+// again reports whether a file is to be read again although it is described as it was.
+func (c *comparer) again(n *node) bool {
+	return n.provisional != 0 && n.provisional >= c.since && n.provisional <= c.until
 }
 
 // spread is how many directories must wait before another worker is worth it.

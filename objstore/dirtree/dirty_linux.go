@@ -267,7 +267,7 @@ func (s *suspects) others() error {
 		return nil
 	}
 	tree.each(".", tree.root, func(p string, n *node) {
-		if wanted[inode{n.seen.Dev, n.seen.Ino}] || n.provisional != 0 && n.provisional >= s.c.since {
+		if wanted[inode{n.seen.Dev, n.seen.Ino}] || s.c.again(n) {
 			s.look(p)
 		}
 	})

@@ -404,6 +404,9 @@ func (l *Ledger) Seen(p string, st Stat, scan uint64) bool {
 	if n == nil || !st.fits(&n.entry) {
 		return false
 	}
+	if n.entry.Type != objstore.TypeFile {
+		scan = 0 // there is no content to change unseen
+	}
 	if n.seen != st || n.provisional != scan {
 		f := l.file(p)
 		f.seen, f.provisional = st, scan
@@ -423,7 +426,7 @@ func (l *Ledger) Moved(p string, st Stat, scan uint64) {
 		return
 	}
 	f := l.file(p)
-	if f.seen == (Stat{}) {
+	if f.seen == (Stat{}) && f.entry.Type == objstore.TypeFile {
 		f.provisional = max(f.provisional, scan)
 		l.tree.provisional = max(l.tree.provisional, scan)
 	}

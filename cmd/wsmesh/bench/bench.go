@@ -25,9 +25,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "warm_memory"}
 	Later = []string{
-		"capture", "failover", "fork", "snapshot", "scale",
+		"failover", "fork", "snapshot", "scale",
 	}
 )
 
@@ -87,6 +87,7 @@ type Setting struct {
 	Sync       string `json:"sync"`
 	Durability string `json:"durability"`
 	Replicas   int    `json:"replicas"`
+	Capture    string `json:"capture,omitempty"` // of the row capture: how it is done
 }
 
 // pair is one row's two operations; i counts both from 0.
@@ -127,6 +128,9 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	}
 	if cfg.Name == "warm_memory" {
 		return warmMemory(ctx, cfg, ws, setting)
+	}
+	if cfg.Name == "capture" {
+		setting.Capture = info.Capture
 	}
 	p, err := prepare(ctx, cfg, ws, setting)
 	if err != nil {
@@ -179,6 +183,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return outputPair(ctx, cfg, ws, setting.Replicas)
 	case "exit_lag":
 		return exitPair(ws), nil
+	case "capture":
+		return capturePair(ctx, ws)
 	case "open":
 		return openPair(cfg, ws), nil
 	case "download":

@@ -104,3 +104,27 @@ func exitPair(ws *client.Workspace) *pair {
 		close: func() {},
 	}
 }
+
+// capturedFiles is how many the workspace of the row capture has.
+const capturedFiles = 10_000
+
+// capturePair is how long the end of a command that changes nothing waits until the
+// node knows that, in a workspace of many files.
+func capturePair(ctx context.Context, ws *client.Workspace) (*pair, error) {
+	script := fmt.Sprintf(`for d in $(seq %d); do mkdir $d; i=0; while [ $i -lt 100 ]; do echo $d/$i > $d/$i; i=$((i+1)); done; done`, capturedFiles/100)
+	cmd := ws.Command(ctx, "sh", "-c", script)
+	if err := cmd.Run(); err != nil {
+		return nil, err
+	}
+	if n := cmd.Final().Files; n < capturedFiles {
+		return nil, mesh.Errorf(mesh.CodeInternal, "bench: %d of %d files were captured", n, capturedFiles)
+	}
+	return &pair{
+		lag: func(ctx context.Context, _ int) (time.Duration, error) {
+			cmd := ws.Command(ctx, command)
+			err := cmd.Run()
+			return time.Duration(cmd.Final().CaptureUS) * time.Microsecond, err
+		},
+		close: func() {},
+	}, nil
+}
