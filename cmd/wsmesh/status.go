@@ -51,14 +51,14 @@ func showStatus(cmd *cobra.Command, reply *mesh.StatusReply, asJSON bool) error 
 	if asJSON {
 		return newOutput(cmd, true).row(reply)
 	}
-	out := newOutput(cmd, false, "NODE", "VERSION", "WORKSPACES", "ISOLATION", "STARTED", "NETWORK", "STATE", "CAPTURE")
+	out := newOutput(cmd, false, "NODE", "VERSION", "WORKSPACES", "ISOLATION", "STARTED", "NETWORK", "CAPTURE", "STATE")
 	for _, n := range reply.Nodes {
 		level := levelOf(&n)
 		driver := level.Driver
 		if driver == "" {
 			driver = "commands are refused: " + level.Reason
 		}
-		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started), networkOf(&n, level), n.State, orDash(n.Capture)); err != nil {
+		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started), networkOf(&n, level), orDash(n.Capture), n.State); err != nil {
 			return err
 		}
 	}
