@@ -26,7 +26,7 @@ import (
 type cluster struct {
 	*Fleet
 	client  *client.Client
-	js      jetstream.JetStream // as a node's
+	js      jetstream.JetStream // with all rights
 	storage mesh.Storage
 	shard   int // of the workspace
 	rand    *rand.Rand
@@ -51,14 +51,14 @@ func startCluster(t *testing.T, rand *rand.Rand) *cluster {
 	return c
 }
 
-// look connects as a node does and makes the workspace, to see where it lives.
+// look connects as the tools of NATS do and makes the workspace, to see where it lives.
 func (c *cluster) look(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(c.Dir, "node.creds"))
 	require.NoError(t, err)
 	node, err := auth.ParseNodeCreds(raw)
 	require.NoError(t, err)
 	c.storage = node.Storage
-	creds, err := node.Signer.Store("observer")
+	creds, err := node.Signer.Streams()
 	require.NoError(t, err)
 	conn, err := nats.Connect(c.urls, append(mesh.ConnOptions(creds.Name, creds.Inbox), creds.Option())...)
 	require.NoError(t, err)

@@ -25,7 +25,7 @@ type stage struct {
 func newStage(t *testing.T) (*stage, *client.Client) {
 	m := meshtest.Server(t)
 	door := m.Door(t, "n1")
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	s := &stage{js: js, subject: func(id mesh.ExecID) string { return mesh.ExecLogSubject(0, "acme", "w", id) }}

@@ -333,7 +333,7 @@ func disturb(t *testing.T, m *nodetest.Mesh, done chan struct{}) {
 		<-done
 		return
 	}
-	store := m.Store(t, "disturber")
+	store := m.Streams(t)
 	name := mesh.MemoryStream(mesh.MemoryShard(nodetest.Tenant))
 	moves := 0
 	for {

@@ -152,7 +152,7 @@ func TestOutputSurvivesItsLeader(t *testing.T) {
 		before := live.seen()
 		require.Eventually(t, func() bool { return live.seen() > before+300 }, time.Minute, 5*time.Millisecond, "the output stands still")
 	}
-	store, stream := m.Store(t, "disturber"), mesh.ExecLogStream(0)
+	store, stream := m.Streams(t), mesh.ExecLogStream(0)
 	for range long(20) {
 		goesOn()
 		require.Eventually(t, func() bool { // nobody answers while there is no leader

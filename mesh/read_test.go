@@ -20,7 +20,7 @@ import (
 func TestMessages(t *testing.T) {
 	meshtest.Each(t, func(t *testing.T, m *meshtest.Mesh) {
 		ctx := t.Context()
-		conn := m.Store(t, "n1")
+		conn := m.Streams(t)
 		js, err := jetstream.New(conn)
 		require.NoError(t, err)
 		cfg := mesh.Streams(mesh.Storage{Shards: 1, Replicas: m.Replicas()})[1]

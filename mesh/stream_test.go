@@ -28,7 +28,7 @@ func onBoth(t *testing.T, test func(t *testing.T, m *meshtest.Mesh, js jetstream
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := c.start(t)
-			js, err := jetstream.New(m.Store(t, "n1"))
+			js, err := jetstream.New(m.Streams(t))
 			require.NoError(t, err)
 			test(t, m, js)
 		})
@@ -127,7 +127,7 @@ func createWrong(ctx context.Context, js jetstream.JetStream, s mesh.Storage, w 
 // TestStreamsKeepThePromises reads back what the server made of the settings.
 func TestStreamsKeepThePromises(t *testing.T) {
 	m := meshtest.Server(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	names := 0
@@ -288,7 +288,7 @@ func testFullStream(t *testing.T, js jetstream.JetStream, s mesh.Storage) {
 // each record once and in order.
 func TestPublishThroughRestart(t *testing.T) {
 	m := meshtest.Server(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	subject := mesh.JournalSubject(0, "acme", "repo")
@@ -331,7 +331,7 @@ func TestPublishThroughRestart(t *testing.T) {
 // settles once there is one.
 func TestPublishWaitsForTheServer(t *testing.T) {
 	m := meshtest.Server(t)
-	nc := m.Store(t, "n1")
+	nc := m.Streams(t)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))

@@ -35,7 +35,7 @@ import (
 // journalOf reads the whole journal of acme/repo.
 func journalOf(t *testing.T, m *nodetest.Mesh) (all []*objstore.StoredRecord) {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func journalOf(t *testing.T, m *nodetest.Mesh) (all []*objstore.StoredRecord) {
 // replay makes of a journal what the workspace's tree is, as describeTree has it.
 // It knows the ops by their words and shares no code with who wrote them.
 func replay(t *testing.T, m *nodetest.Mesh) map[string]string {
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	bucket, err := jsbucket.Open(t.Context(), js, 0, "acme")
 	require.NoError(t, err)
@@ -579,7 +579,7 @@ func TestWriteOfAnOverruledOwner(t *testing.T) {
 		all := journalOf(t, m)
 		last := all[len(all)-1]
 		// What the next owner leaves, and this one has not heard of yet.
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		r := objstore.Record{
 			Epoch: last.Epoch + 100, Number: last.Number + 1, Prev: last.Sequence, Root: last.Hash,

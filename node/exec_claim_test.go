@@ -53,7 +53,7 @@ func TestClaimOfALaterOwnerIsLeftAlone(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
 		info, err := ws.Info(ctx)
 		require.NoError(t, err)
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		for epoch, want := range map[mesh.Epoch]int{info.Epoch: 1, info.Epoch + 1: 0} {
 			id := mesh.NewExecID()
@@ -83,7 +83,7 @@ func TestExecWithoutItsClaimIsLost(t *testing.T) {
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		m.StopNode(t)
 		id := mesh.NewExecID()
@@ -146,7 +146,7 @@ func TestValuesOfTheEnvironmentAreNotKept(t *testing.T) {
 		require.Equal(t, fmt.Sprintln(len(value)), string(out))
 		m.StopNode(t)
 
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		messages, named := 0, false
 		streams := js.StreamNames(ctx)

@@ -60,7 +60,7 @@ func TestForeignClaimIsNotRun(t *testing.T) {
 		nodetest.Commands(t)
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
-		store, id := m.Store(t, "n1"), mesh.NewExecID()
+		store, id := m.Streams(t), mesh.NewExecID()
 		js, err := jetstream.New(store)
 		require.NoError(t, err)
 		claim := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{Node: "n0", Epoch: 1, Nonce: "other", Hash: "other"}}
@@ -87,7 +87,7 @@ func TestStepDownOnHigherEpoch(t *testing.T) {
 		before, err := ws.Info(ctx)
 		require.NoError(t, err)
 
-		store := m.Store(t, "n2")
+		store := m.Streams(t)
 		js, err := jetstream.New(store)
 		require.NoError(t, err)
 		records, err := kv.Open(ctx, js)
@@ -118,7 +118,7 @@ func TestExecOfADeadNodeIsLost(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
 		info, err := ws.Info(ctx)
 		require.NoError(t, err)
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		m.StopNode(t)
 

@@ -58,7 +58,7 @@ func (endless) leave()        {}
 // output, once more where only the answer was lost, and readers drop that.
 func TestFramesWithoutAnswer(t *testing.T) {
 	m := meshtest.Server(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	stream, err := js.Stream(t.Context(), mesh.ExecLogStream(0))

@@ -124,7 +124,7 @@ func TestLogsOfATenantAreBounded(t *testing.T) {
 // finals is how many final frames a log has.
 func finals(t *testing.T, m *nodetest.Mesh, id string) (n int) {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	stream, err := js.Stream(t.Context(), mesh.ExecLogStream(0))
 	require.NoError(t, err)
@@ -150,7 +150,7 @@ func TestStaleOwnerCannotEndALostExec(t *testing.T) {
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		for name, script := range map[string]string{
 			"silent":      "read x < gate",

@@ -59,7 +59,7 @@ var (
 // says is what the chain has.
 func TestJournalSettlesAnswers(t *testing.T) {
 	m := meshtest.Cluster(t, 3)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 3}))
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
@@ -139,7 +139,7 @@ func TestJournalSettlesAnswers(t *testing.T) {
 func TestLateOpener(t *testing.T) {
 	for name, m := range map[string]*meshtest.Mesh{"one server": meshtest.Server(t), "cluster": meshtest.Cluster(t, 3)} {
 		t.Run(name, func(t *testing.T) {
-			js, err := jetstream.New(m.Store(t, "n1"))
+			js, err := jetstream.New(m.Streams(t))
 			require.NoError(t, err)
 			require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: m.Replicas()}))
 			stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
@@ -163,7 +163,7 @@ func TestLateOpener(t *testing.T) {
 // that was acknowledged is in the chain, once, and the tenure goes on.
 func TestJournalSurvivesItsLeader(t *testing.T) {
 	m := meshtest.Cluster(t, 3)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 3}))
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))

@@ -76,7 +76,7 @@ func TestReadingALogWithoutAnEndEndsIt(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "f", nil, 0))
 		info, err := ws.Info(ctx)
 		require.NoError(t, err)
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		id := mesh.NewExecID()
 		claim := mesh.Frame{Kind: mesh.FrameClaim, Claim: &mesh.Claim{Node: "n1", Epoch: info.Epoch, Nonce: "x", Hash: "h"}}
@@ -113,7 +113,7 @@ func TestLogWithoutItsClaimIsNoScopes(t *testing.T) {
 		for _, c := range callers(t, m) {
 			all[c.name] = c
 		}
-		js, err := jetstream.New(m.Store(t, nodetest.NodeName))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		stream, err := js.Stream(ctx, mesh.ExecLogStream(0))
 		require.NoError(t, err)

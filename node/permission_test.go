@@ -275,7 +275,7 @@ func openRepo(t *testing.T, m *nodetest.Mesh) mesh.Epoch {
 // itself: its entry in the registry, checkpoints, and their packs.
 func storedMessages(t *testing.T, m *nodetest.Mesh) map[string]uint64 {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, nodetest.NodeName))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	ends := map[string]uint64{}
 	streams := js.ListStreams(t.Context())

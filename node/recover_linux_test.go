@@ -20,7 +20,7 @@ import (
 // damage flips a bit in what is stored on a subject, or takes it away.
 func damage(t *testing.T, m *nodetest.Mesh, stream, subject string, gone bool) {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	s, err := js.Stream(t.Context(), stream)
 	require.NoError(t, err)
@@ -265,7 +265,7 @@ func abandon(t *testing.T, m *nodetest.Mesh) {
 
 func journalStream(t *testing.T, m *nodetest.Mesh) (jetstream.JetStream, jetstream.Stream) {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	s, err := js.Stream(t.Context(), mesh.JournalStream(0))
 	require.NoError(t, err)

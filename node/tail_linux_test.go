@@ -22,7 +22,7 @@ import (
 // limitStream bounds a stream of the mesh to so many bytes; -1 is no bound.
 func limitStream(t *testing.T, m *nodetest.Mesh, name string, bytes int64) {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	for _, cfg := range mesh.Streams(mesh.Storage{Shards: 1, Replicas: m.Replicas()}) {
 		if cfg.Name != name {
@@ -114,7 +114,7 @@ func TestRecordsWithoutChangesAreCommitted(t *testing.T) {
 	ctx, ws := t.Context(), m.Client.Workspace("repo")
 	require.NoError(t, ws.WriteFile(ctx, "f", []byte("1"), 0))
 	m.StopNode(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	all := journalOf(t, m)
 	for last := all[len(all)-1]; last.Number < 2100; {

@@ -13,8 +13,8 @@ import (
 // Package buckettest is what every driver must pass.
 //
 // Errors carry the codes of package mesh: CodeNotFound for an object that is not
-// there, CodeQuota when the bucket is full, CodeLost when it is unknown whether a
-// Put was done (put it again), CodeUnavailable when a bucket cannot be read now.
+// there, CodeQuota when the bucket is full, CodeUnavailable when it cannot be read now,
+// or it is unknown whether a Put was done (put it again).
 type Bucket interface {
 	// Put stores an object. When it returns nil the object is durable, and every
 	// Get and List that begins afterwards finds it; when it fails, or the process

@@ -14,7 +14,7 @@ import (
 // TestChain: what is not one chain is a gap, wherever it is missing or foreign.
 func TestChain(t *testing.T) {
 	m := meshtest.Server(t)
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))

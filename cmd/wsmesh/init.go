@@ -40,7 +40,7 @@ func newInit() *cobra.Command {
 		Use:   "init --dir DIR",
 		Short: "Make the keys, certificates and configuration of a mesh of several machines",
 		Long: "Make the keys, certificates and configuration of a mesh of several machines. Nothing is started. DIR gets\n" +
-			"nats-1.conf … for `wsmesh nats`, node.creds, gateway.creds and admin.creds, the certificates, and client.json\n" +
+			"nats-1.conf … for `wsmesh nats`, node.creds, gateway.creds, admin.creds and nats.creds, the certificates, and client.json\n" +
 			"for a first tenant dev; what it prints says who needs which. Server i listens on --port + i - 1, and for other\n" +
 			"servers 2000 above that. --host names where servers are reached: one host for all, or one for each, with commas\n" +
 			"between. On loopback there is no TLS.",
@@ -265,7 +265,7 @@ func (m *newMesh) credentials() error {
 		return err
 	}
 	files := map[string][]byte{"node.creds": nodeFile, "client.json": append(clientFile, '\n')}
-	for name, issue := range map[string]func() (auth.Creds, error){"gateway.creds": signer.Gateway, "admin.creds": signer.Admin} {
+	for name, issue := range map[string]func() (auth.Creds, error){"gateway.creds": signer.Gateway, "admin.creds": signer.Admin, "nats.creds": signer.Streams} {
 		creds, err := issue()
 		if err != nil {
 			return err
@@ -303,5 +303,6 @@ func (m *newMesh) explain(cmd *cobra.Command) {
 	p("  wsmesh gateway --nats %s --creds %s --http %s%s", m.url(), at("gateway.creds"), gateway, tls)
 	p("for the operator, with admin.creds, client.json%s:", also)
 	p("  wsmesh status --data %s", shellQuote(m.dir))
+	p("for the tools of NATS, which have all streams in their hands with it: nats.creds%s", also)
 	p("%s stays here and in a backup: who has it owns the mesh", at("keys"))
 }

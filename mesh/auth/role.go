@@ -12,6 +12,9 @@ import (
 // the operator.
 const principalDoor = "_door"
 
+// principalStreams is the principal of the tools of NATS.
+const principalStreams = "_nats"
+
 // principalGateway is the principal of a gateway's own connection.
 const principalGateway = "_gateway"
 
@@ -88,11 +91,24 @@ func storeRole(id string) role {
 		principal: mesh.PrincipalNode,
 		id:        id,
 		pub: []string{
-			"int.v1.>", "$KV.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>",
+			"int.v1.>", "$KV.>", "$JS.ACK.>", "$JS.FC.>",
 			"node.v1.>", "_INBOX." + mesh.PrincipalNode + ".>",
+			// What nodes ask of JetStream, and of any stream: NATS has no wildcard inside a
+			// token. None alters, deletes, copies or moves a stream.
+			"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.PURGE.*",
+			"$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.DELETE.*",
+			"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.DELETE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*",
 		},
 		sub: []string{"node.v1.>"},
 	}
+}
+
+// streamsRole is for the tools of NATS in the operator's hands: it reads, writes, moves
+// and deletes any stream. No part of a mesh has it.
+func streamsRole(id string) role {
+	r := role{principal: principalStreams, id: id}
+	r.pub = []string{"int.v1.>", "$KV.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", r.inbox() + ".>"}
+	return r
 }
 
 // gatewayRole is connected and nothing else: a gateway works with its callers' tokens,

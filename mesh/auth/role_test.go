@@ -95,14 +95,20 @@ func users(t *testing.T, s *natsd.Server, signer *auth.Signer) map[string]*user 
 	require.NoError(t, err)
 	admin, err := signer.Admin()
 	require.NoError(t, err)
+	streams, err := signer.Streams()
+	require.NoError(t, err)
+	gateway, err := signer.Gateway()
+	require.NoError(t, err)
 	token, err := signer.Tenant(auth.TokenSpec{Tenant: "acme", Generation: 1, TTL: time.Hour})
 	require.NoError(t, err)
 	inbox := mesh.InboxPrefix("acme", string(token.ID))
 	return map[string]*user{
-		"tenant": connect(t, s, inbox, mesh.TokenOption(token.JWT), nats.CustomInboxPrefix(inbox)),
-		"door":   connect(t, s, door.Inbox, door.Option()),
-		"store":  connect(t, s, store.Inbox, store.Option()),
-		"admin":  connect(t, s, admin.Inbox, admin.Option()),
+		"tenant":  connect(t, s, inbox, mesh.TokenOption(token.JWT), nats.CustomInboxPrefix(inbox)),
+		"door":    connect(t, s, door.Inbox, door.Option()),
+		"store":   connect(t, s, store.Inbox, store.Option()),
+		"admin":   connect(t, s, admin.Inbox, admin.Option()),
+		"tools":   connect(t, s, streams.Inbox, streams.Option()),
+		"gateway": connect(t, s, gateway.Inbox, gateway.Option()),
 	}
 }
 
@@ -128,30 +134,35 @@ var permissions = []struct{ subject, publish, subscribe string }{
 	{"ev.v1.acme.repo", "", "tenant"},
 	{"ev.v1.other.repo", "", ""},
 	{"ev.v1.>", "", ""},
-	{"int.v1.journal.00.acme.repo", "store", ""},
-	{"int.v1.out.00.acme.repo.x", "store", ""},
+	{"int.v1.journal.00.acme.repo", "store tools", ""},
+	{"int.v1.out.00.acme.repo.x", "store tools", ""},
 	{"int.v1.>", "", ""},
-	{"$KV.owners.acme.repo", "store", ""},
+	{"$KV.owners.acme.repo", "store tools", ""},
 	{"$KV.>", "", ""},
-	{"$JS.API.INFO", "store admin", ""},
-	{"$JS.API.STREAM.PURGE.JOURNAL_00", "store", ""},
-	{"$JS.API.STREAM.MSG.GET.JOURNAL_00", "store", ""},
-	{"$JS.API.DIRECT.GET.EXECLOG_00.int.v1.out.00.acme.repo.x", "store", ""},
-	{"$JS.API.CONSUMER.CREATE.EXECLOG_00.c", "store", ""},
-	{"$JS.ACK.JOURNAL_00.c.1.2.3.4.5", "store", ""},
-	{"$JS.FC.KV_owners.c.x", "store", ""},
-	{"$JS.API.STREAM.NAMES", "store", ""},
-	{"$JS.API.STREAM.CREATE.BENCH_0", "store admin", ""},
-	{"$JS.API.STREAM.DELETE.BENCH_3", "store admin", ""},
-	{"$JS.API.STREAM.PURGE.BENCH_0", "store admin", ""},
-	{"$JS.API.STREAM.INFO.BENCH_0", "store admin", ""},
-	{"$JS.API.STREAM.MSG.GET.BENCH_0", "store admin", ""},
-	{"$JS.API.DIRECT.GET.BENCH_0.bench.x", "store admin", ""},
-	{"$JS.API.CONSUMER.CREATE.BENCH_0.c.bench.x", "store admin", ""},
-	{"$JS.API.CONSUMER.MSG.NEXT.BENCH_0.c", "store admin", ""},
-	{"$JS.API.CONSUMER.DELETE.BENCH_0.c", "store admin", ""},
-	{"$JS.ACK.BENCH_0.c.1.2.3.4.5", "store admin", ""},
-	{"$JS.API.STREAM.CREATE.BENCH_4", "store", ""},
+	{"$JS.API.INFO", "admin tools", ""},
+	{"$JS.API.STREAM.PURGE.JOURNAL_00", "store tools", ""},
+	{"$JS.API.STREAM.MSG.GET.JOURNAL_00", "store tools", ""},
+	{"$JS.API.DIRECT.GET.EXECLOG_00.int.v1.out.00.acme.repo.x", "tools", ""},
+	{"$JS.API.CONSUMER.CREATE.EXECLOG_00.c", "store tools", ""},
+	{"$JS.ACK.JOURNAL_00.c.1.2.3.4.5", "store tools", ""},
+	{"$JS.FC.KV_owners.c.x", "store tools", ""},
+	{"$JS.API.STREAM.NAMES", "tools", ""},
+	{"$JS.API.STREAM.DELETE.JOURNAL_00", "tools", ""},
+	{"$JS.API.STREAM.UPDATE.JOURNAL_00", "tools", ""},
+	{"$JS.API.STREAM.RESTORE.JOURNAL_00", "tools", ""},
+	{"$JS.API.STREAM.SNAPSHOT.JOURNAL_00", "tools", ""},
+	{"$JS.API.STREAM.LEADER.STEPDOWN.JOURNAL_00", "tools", ""},
+	{"$JS.API.STREAM.CREATE.BENCH_0", "store admin tools", ""},
+	{"$JS.API.STREAM.DELETE.BENCH_3", "admin tools", ""},
+	{"$JS.API.STREAM.PURGE.BENCH_0", "store admin tools", ""},
+	{"$JS.API.STREAM.INFO.BENCH_0", "store admin tools", ""},
+	{"$JS.API.STREAM.MSG.GET.BENCH_0", "store admin tools", ""},
+	{"$JS.API.DIRECT.GET.BENCH_0.bench.x", "admin tools", ""},
+	{"$JS.API.CONSUMER.CREATE.BENCH_0.c.bench.x", "store admin tools", ""},
+	{"$JS.API.CONSUMER.MSG.NEXT.BENCH_0.c", "store admin tools", ""},
+	{"$JS.API.CONSUMER.DELETE.BENCH_0.c", "store admin tools", ""},
+	{"$JS.ACK.BENCH_0.c.1.2.3.4.5", "store admin tools", ""},
+	{"$JS.API.STREAM.CREATE.BENCH_4", "store tools", ""},
 	{"bench.echo", "admin", "admin"},
 	{"$SRV.PING", "", ""},
 	{"$SYS.REQ.USER.INFO", "", ""},
@@ -163,7 +174,7 @@ var permissions = []struct{ subject, publish, subscribe string }{
 	{"_INBOX._node.>", "", ""},
 	{"_INBOX.>", "", ""},
 	{"_INBOX.x", "door", ""},
-	{"OWN.x", "door admin store", "tenant door store admin"},
+	{"OWN.x", "door admin store tools", "tenant door store admin tools gateway"},
 	{"elsewhere", "", ""},
 	{">", "", ""},
 }
@@ -282,7 +293,8 @@ func TestWatcherOfManyKeys(t *testing.T) {
 	defer cancel()
 	js, err := jetstream.New(all["store"].Conn)
 	require.NoError(t, err)
-	kv, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: mesh.BucketOwners})
+	require.NoError(t, mesh.EnsureStreams(ctx, js, mesh.Storage{Shards: 1, Replicas: 1}))
+	kv, err := js.KeyValue(ctx, mesh.BucketOwners)
 	require.NoError(t, err)
 	const count = 300
 	value := make([]byte, 64<<10)

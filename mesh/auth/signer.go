@@ -43,6 +43,10 @@ func (s *Signer) Store(node mesh.Node) (Creds, error) { return s.creds(storeRole
 // Admin makes the operator's credentials. They do not expire.
 func (s *Signer) Admin() (Creds, error) { return s.creds(adminRole(string(mesh.NewTokenID()))) }
 
+// Streams makes the credentials with which the operator has all of the mesh's streams
+// in his hands, for the tools of NATS. They do not expire.
+func (s *Signer) Streams() (Creds, error) { return s.creds(streamsRole(string(mesh.NewTokenID()))) }
+
 // Gateway makes the credentials of a gateway's own connection, which may do nothing.
 // They do not expire.
 func (s *Signer) Gateway() (Creds, error) { return s.creds(gatewayRole(string(mesh.NewTokenID()))) }

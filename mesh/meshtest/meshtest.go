@@ -288,6 +288,14 @@ func (m *Mesh) Store(t testing.TB, node mesh.Node) *nats.Conn {
 	return m.Dial(t, creds)
 }
 
+// Streams connects as the tools of NATS do in the operator's hands: all streams are its.
+func (m *Mesh) Streams(t testing.TB) *nats.Conn {
+	t.Helper()
+	creds, err := m.Keys.Signer().Streams()
+	require.NoError(t, err)
+	return m.Dial(t, creds)
+}
+
 // Admin connects as the operator.
 func (m *Mesh) Admin(t testing.TB) *nats.Conn {
 	t.Helper()

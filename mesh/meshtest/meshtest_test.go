@@ -53,7 +53,7 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	name := mesh.JournalStream(0)
 	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{"int.v1.journal.00.>"}, Replicas: 3})

@@ -118,7 +118,7 @@ func TestServersOfFilesWithTLS(t *testing.T) {
 	for _, s := range servers {
 		require.Eventually(t, s.Ready, 30*time.Second, 20*time.Millisecond)
 	}
-	creds, err := keys.Signer().Store("n1")
+	creds, err := keys.Signer().Streams()
 	require.NoError(t, err)
 	connect := func(url string, opts ...nats.Option) (*nats.Conn, error) {
 		return nats.Connect(url, append(opts, creds.Option(), nats.NoReconnect())...)

@@ -41,7 +41,7 @@ func start(t *testing.T, cfg natsd.Config) *natsd.Server {
 }
 
 func storeOptions(t *testing.T, cfg natsd.Config, opts ...nats.Option) []nats.Option {
-	creds, err := cfg.Keys.Signer().Store("n1")
+	creds, err := cfg.Keys.Signer().Streams()
 	require.NoError(t, err)
 	return append(append(mesh.ConnOptions(creds.Name, creds.Inbox), creds.Option()), opts...)
 }

@@ -116,7 +116,7 @@ func streamBuckets(servers int) func(t testing.TB) func() objstore.Bucket {
 		if servers > 1 {
 			m = meshtest.Cluster(t, servers)
 		}
-		js, err := jetstream.New(m.Store(t, "n1"))
+		js, err := jetstream.New(m.Streams(t))
 		require.NoError(t, err)
 		require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: m.Replicas()}))
 		n := 0

@@ -23,7 +23,7 @@ const tenant = mesh.Tenant("acme")
 
 func connect(t *testing.T, m *meshtest.Mesh) jetstream.JetStream {
 	t.Helper()
-	js, err := jetstream.New(m.Store(t, "n1"))
+	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	return js
 }
@@ -229,7 +229,7 @@ func testLostAnswers(t *testing.T, js jetstream.JetStream) {
 	id, data = buckettest.Object(5, 10)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	require.Equal(t, mesh.CodeLost, mesh.CodeOf(b.Put(ctx, id, data)), "stored or not: unknown")
+	require.Equal(t, mesh.CodeUnavailable, mesh.CodeOf(b.Put(ctx, id, data)), "stored or not: nothing refers to it")
 	l.lose.Store(0)
 	require.NoError(t, b.Put(t.Context(), id, data), "storing it again settles it")
 }
