@@ -96,9 +96,11 @@ func TestSlowReaderGetsAll(t *testing.T) {
 		require.NoError(t, cmd.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
+		began := time.Now()
 		for range 5 {
 			require.NoError(t, ws.Command(ctx, "true").Run())
 		}
+		t.Logf("5 commands beside took %s", time.Since(began))
 		require.Less(t, read.Load(), int64(size))
 		require.NoError(t, ws.WriteFile(ctx, "stop", nil, 0))
 		var e mesh.ExecEntry

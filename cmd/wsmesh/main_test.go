@@ -53,18 +53,39 @@ func TestScripts(t *testing.T) {
 		}
 	}
 	require.NotEmpty(t, onAny)
-	t.Run("one server", func(t *testing.T) { runScripts(t, all, startDev) })
-	t.Run("cluster", func(t *testing.T) { runScripts(t, onAny, startCluster) })
+	commands := commands(t)
+	t.Run("one server", func(t *testing.T) { runScripts(t, all, commands, startDev) })
+	t.Run("cluster", func(t *testing.T) { runScripts(t, onAny, commands, startCluster) })
 }
 
-// runScripts runs scripts, whose command `mesh` is start.
-func runScripts(t *testing.T, files []string, start func(ts *testscript.TestScript, neg bool, args []string)) {
+// commands is a directory with a program that was built without the race detector: to
+// start it takes a fraction of the time, and scripts have many commands that do one
+// thing each. What serves them (WSMESH) is this test's program; in the long run
+// everything is.
+func commands(t *testing.T) (dir string) {
+	if meshtest.Long() {
+		return ""
+	}
+	dir = t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", filepath.Join(dir, "wsmesh"), ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	return dir
+}
+
+// runScripts runs scripts, whose command `mesh` is start, with the programs in a
+// directory before all others.
+func runScripts(t *testing.T, files []string, commands string, start func(ts *testscript.TestScript, neg bool, args []string)) {
 	testscript.RunT(scriptT{t}, testscript.Params{
 		Files: files,
 		Setup: func(e *testscript.Env) error {
 			e.Values[scriptT{}] = e.T().(scriptT).T
 			e.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // a second for each command otherwise
 			e.Setenv("WSMESH", program(e.Getenv("PATH")))
+			if commands != "" {
+				e.Setenv("PATH", commands+string(filepath.ListSeparator)+e.Getenv("PATH"))
+			}
 			e.Setenv("WSMESH_DATA", filepath.Join(e.WorkDir, "d"))
 			for _, name := range []string{"WSMESH_URL", "WSMESH_TOKEN", "WSMESH_WORKSPACE"} {
 				e.Setenv(name, "")
