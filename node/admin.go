@@ -85,6 +85,7 @@ func Limits() map[string]int64 {
 		"node.DefaultDownloadIdle_ms":  DefaultDownloadIdle.Milliseconds(),
 		"node.DefaultGrace_ms":         DefaultGrace.Milliseconds(),
 		"node.DefaultHistory":          DefaultHistory,
+		"node.DefaultIdle_ms":          DefaultIdle.Milliseconds(),
 		"node.DefaultMaxBulk":          DefaultMaxBulk,
 		"node.DefaultMaxCounts":        DefaultMaxCounts,
 		"node.DefaultMaxCreations":     DefaultMaxCreations,

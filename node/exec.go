@@ -227,6 +227,7 @@ func (w *workspace) forgetRun(x *run) {
 	}
 	w.execMu.Lock()
 	delete(w.execs, x.command.ID)
+	w.use()
 	w.execMu.Unlock()
 	w.node.execs.Give(string(w.tenant))
 	w.execDone.Done()

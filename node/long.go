@@ -28,6 +28,13 @@ type longRun struct {
 	err   error
 }
 
+// busy reports whether work goes on.
+func (l *longWork) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now != nil && !l.now.over()
+}
+
 // join waits for the work of a request, which the first of its kind begins. Not
 // finished in time it is nil, and the caller says so. CodeBusy: another is going on.
 func (l *longWork) join(ctx context.Context, w *workspace, req *mesh.Request, work func(context.Context, *longRun) (any, error)) (*longRun, bool, error) {

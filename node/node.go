@@ -64,9 +64,10 @@ type Config struct {
 	Own       []string      // URLs of the mesh that no command reaches, besides those of its NATS servers
 
 	Grace   time.Duration
-	MaxLog  int64 // bytes of output that are kept of one exec; default DefaultMaxLog
-	MaxLogs int64 // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
-	MaxTail int64 // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
+	MaxLog  int64         // bytes of output that are kept of one exec; default DefaultMaxLog
+	MaxLogs int64         // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
+	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
+	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
 	Version string
 	Log     *slog.Logger
 }
@@ -147,6 +148,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	if cfg.MaxTail == 0 {
 		cfg.MaxTail = DefaultMaxTail
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = DefaultIdle
 	}
 	n := &Node{
 		trashed: make(chan struct{}, 1),
@@ -326,6 +330,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.watchOwners(bg) })
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
+	g.Go(func() error { return n.closeIdle(bg) })
 	g.Go(func() error { return n.emptyTrash(bg) })
 	level := n.runner.Level()
 	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)

@@ -63,6 +63,8 @@ type workspace struct {
 	working map[string]*answer
 	answers *lru.Cache[string, *answer]
 
+	used      atomic.Int64              // when it was last, in nanoseconds since 1970
+	closing   atomic.Bool               // for want of use
 	heir      atomic.Pointer[mesh.Node] // who gets the workspace next; nil: whoever is asked for it
 	execMu    sync.Mutex
 	leaving   bool // no command begins any more
@@ -215,6 +217,7 @@ func (w *workspace) serve(ctx context.Context) {
 	if w.files != nil {
 		w.files.begin()
 	}
+	w.use()
 	w.serving.Store(true)
 	w.log.Info("workspace open", "epoch", uint64(epoch))
 }
@@ -323,6 +326,8 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	if w.closed || w.ends() {
 		return nil, errNotOwner
 	}
+	w.use()
+	defer w.use() // it may have taken long
 	v, known := verbs[req.Verb]
 	switch {
 	case !known:

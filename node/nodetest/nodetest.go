@@ -44,14 +44,15 @@ type Mesh struct {
 
 // Config changes how the node runs; the zero value is fine.
 type Config struct {
-	Isolation string // default Isolation()
-	Dir       string // the data directory; default a fresh one
-	Net       string // most network that commands may have
-	Capture   string // how changes of commands are found
-	HostDirs  bool   // the operator may make a directory of the host a workspace
-	MaxLog    int64  // bytes of output kept of one exec
-	MaxLogs   int64  // bytes of exec logs of one tenant
-	MaxTail   int64  // bytes of changes that are in no commit
+	Isolation string        // default Isolation()
+	Dir       string        // the data directory; default a fresh one
+	Net       string        // most network that commands may have
+	Capture   string        // how changes of commands are found
+	HostDirs  bool          // the operator may make a directory of the host a workspace
+	MaxLog    int64         // bytes of output kept of one exec
+	MaxLogs   int64         // bytes of exec logs of one tenant
+	MaxTail   int64         // bytes of changes that are in no commit
+	Idle      time.Duration // how long a workspace that is not used stays open
 
 	NetExcept []string      // addresses that are not public and may be reached
 	Resolver  *net.Resolver // finds the hosts that may be reached
@@ -90,7 +91,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	}
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
-		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Capture: cfg.Capture,
+		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Capture: cfg.Capture,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
 	m.StartNode(t)
