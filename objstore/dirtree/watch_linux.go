@@ -329,15 +329,29 @@ func (w *Watcher) above(p string) *Watch {
 	return nil
 }
 
+// open opens a file; ESTALE says that it is gone. While another file is just being
+// made of its inode, ext4 says ENOMEM.
 func (w *Watcher) open(h handle) (int, error) {
 	kind := int32(binary.NativeEndian.Uint32([]byte(h[4:8])))
-	for {
+	for try := 0; ; {
 		fd, err := unix.OpenByHandleAt(int(w.place.Fd()), unix.NewFileHandle(kind, []byte(h[8:])), unix.O_PATH|unix.O_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOMEM) && try < maxReuse:
+			try++
+			time.Sleep(reuseTime)
+		default:
 			return fd, err
 		}
 	}
 }
+
+// maxReuse and reuseTime are how often and how long it is waited for a new file to be
+// made: some journals are slow.
+const (
+	maxReuse  = 50
+	reuseTime = 100 * time.Microsecond
+)
 
 // pathOf is where an open file is now; "" where that cannot be said.
 func pathOf(fd int) string {
