@@ -233,10 +233,10 @@ cd .. && git clone -q a b && git -C b gc -q && echo change >> b/f1`,
 	},
 	{
 		name: "npm", program: "npm", long: "takes npm ten seconds",
-		prepare: `mkdir app own && echo '{"name":"own","version":"1.0.0","main":"index.js","bin":"run.js"}' > own/package.json && echo 'module.exports = 45' > own/index.js &&
+		prepare: `export npm_config_cache=/tmp/npm; mkdir app own && echo '{"name":"own","version":"1.0.0","main":"index.js","bin":"run.js"}' > own/package.json && echo 'module.exports = 45' > own/index.js &&
 printf '#!/usr/bin/env node\nconsole.log(require("own"))\n' > own/run.js && echo '{"name":"app","version":"1.0.0","dependencies":{"own":"file:../own"}}' > app/package.json &&
-cd app && npm install --offline --no-audit --no-fund --no-update-notifier --install-links=true > said`,
-		check: `cd app && node -p 'require("own")' && npm ls --offline`,
+cd app && npm install --offline --no-audit --no-fund --no-update-notifier > said`,
+		check: `export npm_config_cache=/tmp/npm; cd app && node -p 'require("own")' && npm ls --offline`,
 	},
 	{
 		name: "go", program: "/usr/local/go/bin/go", long: "compiles a standard library",
