@@ -308,7 +308,8 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 }
 
 // hedged sends a request to the group and, when it stays unanswered for
-// hedgeAfter, the same request to the node that answered lately. A change is not
+// hedgeAfter, the same request to the node that answered lately, or to the group where
+// none has. A change is not
 // hedged, since two nodes would do it side by side, but for memory's, of which the
 // second does nothing; a refusal of one then stands when the other is answered
 // too. open is how many were not answered, or with lost: those may have been done.
@@ -349,7 +350,8 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 				return nil, open, r.err
 			}
 		case <-timer.C:
-			if node, ok := c.lately.Load().(mesh.Node); ok && node != "" && k.reads {
+			if k.reads {
+				node, _ := c.lately.Load().(mesh.Node) // none has answered yet: the group again
 				asking.Go(func() { ask(c.apiSubject(service, k.verb, node)) })
 				asked++
 			}

@@ -3,16 +3,19 @@ package client_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
 // owners plays a router and the owners of workspace acme/w in its first two
@@ -145,6 +148,37 @@ func TestShortRead(t *testing.T) {
 	requireCode(t, mesh.CodeConflict, err)
 	_, err = ws.FS(t.Context()).Open("f")
 	requireCode(t, mesh.CodeConflict, err)
+}
+
+// A node that is frozen goes on being a member of the group, and swallows its share of
+// the requests. Nobody waits for it longer than a moment.
+func TestFrozenMemberOfTheGroup(t *testing.T) {
+	m := nodetest.Start(t, meshServer(t), nodetest.Config{})
+	frozen := m.Door(t, "frozen")
+	var swallowed atomic.Int64
+	for _, subject := range mesh.APIWildcards {
+		_, err := frozen.QueueSubscribe(subject, mesh.APIQueue, func(*nats.Msg) { swallowed.Add(1) })
+		require.NoError(t, err)
+	}
+	require.NoError(t, frozen.Flush())
+	memory := m.Client.Memory("main")
+	for i := range 60 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		switch i % 3 {
+		case 0:
+			_, err := m.Client.Workspace(fmt.Sprintf("w%d", i)).Stat(ctx, "none")
+			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "call %d: %v", i, err)
+		case 1:
+			_, err := memory.Get(ctx, "none")
+			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "call %d: %v", i, err)
+		default:
+			for _, err := range m.Client.Workspaces(ctx) {
+				require.NoError(t, err, "call %d", i)
+			}
+		}
+		cancel()
+	}
+	require.Positive(t, swallowed.Load(), "the experiment was none")
 }
 
 // A memory's change is asked of two nodes, or of one twice. The first does not
