@@ -46,7 +46,8 @@
 //
 // IfMatch and CreateOnly make a change depend on what is there, decided in one step
 // with it: read with ReadFileInfo, write with IfMatch of the Revision, and on
-// CodeConflict begin again. So no writer overwrites what it has not seen.
+// CodeConflict begin again. So no writer overwrites what it has not seen. Edit changes
+// pieces of a file as it is then, and needs neither.
 //
 // FS is the same tree as an io/fs file system.
 //

@@ -301,6 +301,46 @@ func (w *Workspace) writeLarge(ctx context.Context, req mesh.WriteRequest, data 
 	}
 }
 
+// EditRequest says what an Edit changes: by Edits, one after the other, each in what
+// the one before has made, or by Diff, a unified diff of the file.
+type EditRequest struct {
+	Edits  []mesh.Edit // at most mesh.MaxEdits
+	Diff   string      // each hunk fits where it says, to the byte
+	DryRun bool        // say what would change, and change nothing
+}
+
+// Edited is what an Edit did, or would do.
+type Edited struct {
+	mesh.EditReply
+	// Diff is the unified diff of the change: whole lines, the first of DiffBytes. ""
+	// if nothing changes, and where the first answer was lost and a repeat has not got it.
+	Diff string
+}
+
+// Edit changes pieces of a regular file, in one step with looking at it: two that edit
+// one file at a time both find what the other has written. If one edit does not fit,
+// none is made: CodeInvalid for a text that is not there and for a diff that is none,
+// CodeConflict for a text that is there more than once, for a hunk that does not fit,
+// and as IfMatch says. Line ends of a file that has CRLF, byte order mark and mode are
+// kept, and bytes that are not UTF-8. CodeTooLarge: the file has, or would have, more
+// than mesh.MaxEdit bytes, or the request more than mesh.MaxMessage. CodeUnsupported:
+// it is a binary file.
+func (w *Workspace) Edit(ctx context.Context, path string, edit EditRequest, opts ...FileOption) (Edited, error) {
+	ctx, op := w.changes(ctx, "edit", path)
+	o := fileOptionsOf(opts)
+	var done Edited
+	err := o.err
+	if err == nil {
+		req := mesh.EditRequest{
+			Path: mesh.Path(path), Edits: edit.Edits, Diff: mesh.Text(edit.Diff), DryRun: edit.DryRun, IfMatch: o.ifMatch,
+		}
+		var diff []byte
+		diff, err = w.request(ctx, call{verb: mesh.VerbEdit, args: req, reads: edit.DryRun}, &done.EditReply)
+		done.Diff = string(diff)
+	}
+	return done, op.end(err)
+}
+
 // Mkdir makes a directory; CodeExists, and CodeNotFound when the parent is
 // missing.
 func (w *Workspace) Mkdir(ctx context.Context, path string, perm fs.FileMode) error {

@@ -108,6 +108,9 @@ func TestOperationsAreLogged(t *testing.T) {
 		{"Workspace.Mkdir", changes("mkdir", func() error { return ws.Mkdir(ctx, "d/f", 0o755) })},
 		{"Workspace.WriteFile Workspace.WriteFileInfo", changes("write", func() error { return ws.WriteFile(ctx, "d/large", large, 0) })},
 		{"Workspace.CreateFile", changes("write", func() error { return ws.CreateFile(ctx, "d/new", []byte("secret content"), 0) })},
+		{"Workspace.Edit", changes("edit", func() error {
+			return second(ws.Edit(ctx, "d/new", client.EditRequest{Edits: []mesh.Edit{{Old: "secret", New: "edited"}}}))
+		})},
 		{"Workspace.Put", changes("write", func() error { return ws.Put(ctx, "d/put", bytes.NewReader(large), 0) })},
 		{"Workspace.ReadFile Workspace.ReadFileInfo", reads("read", func() error { return second(ws.ReadFile(ctx, "d/large")) })},
 		{"Workspace.Get", reads("read", func() error { return ws.Get(ctx, "d/large", io.Discard) })},

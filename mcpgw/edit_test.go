@@ -1,7 +1,6 @@
 package mcpgw
 
 import (
-	"context"
 	"strings"
 	"sync"
 	"testing"
@@ -81,11 +80,11 @@ func TestEditRefuses(t *testing.T) {
 			edit args
 			says string
 		}{
-			{"not there", mesh.CodeInvalid, args{"oldText": "three", "newText": "x"}, "edit 2 of 2 in f: oldText is not in the file"},
+			{"not there", mesh.CodeInvalid, args{"oldText": "three", "newText": "x"}, "edit f: edit 2 of 2: the old text is not in the file"},
 			{"white space", mesh.CodeInvalid, args{"oldText": "indented line", "newText": "x"}, `line 2 differs from its first line in white space only: "\tindented  line"`},
 			{"what follows", mesh.CodeInvalid, args{"oldText": "two\nthree", "newText": "x"}, "its first line is line 4"},
-			{"several", mesh.CodeConflict, args{"oldText": "one", "newText": "x"}, "oldText is in the file 2 times, at line 1, 3"},
-			{"empty", mesh.CodeInvalid, args{"oldText": "", "newText": "x"}, "oldText is empty"},
+			{"several", mesh.CodeConflict, args{"oldText": "one", "newText": "x"}, "the old text is in the file 2 times, at line 1, 3"},
+			{"empty", mesh.CodeInvalid, args{"oldText": "", "newText": "x"}, "the old text is empty"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				first := args{"oldText": "two", "newText": "two"}
@@ -93,6 +92,8 @@ func TestEditRefuses(t *testing.T) {
 				x.requireFile(t, "f", before)
 			})
 		}
+		x.write(t, "binary", "\x00 one")
+		require.Contains(t, x.fails(t, mesh.CodeUnsupported, "edit_file", args{"path": "binary", "edits": []args{{"oldText": "one", "newText": "two"}}}), "xxd")
 		x.fails(t, mesh.CodeNotFound, "edit_file", args{"path": "none", "edits": []args{{"oldText": "a", "newText": "b"}}})
 		text, r := x.ok(t, "edit_file", args{"path": "f", "edits": []args{{"oldText": "two", "newText": "two"}}})
 		require.Equal(t, "[nothing changed: the file has this content already]", text)
@@ -115,51 +116,10 @@ func TestLongDiffIsCut(t *testing.T) {
 func TestEditDoesNotGrowAFileWithoutBound(t *testing.T) {
 	eachTools(t, func(t *testing.T, x *tools) {
 		x.write(t, "f", strings.Repeat("a", 20_000))
-		grow := args{"oldText": "a", "newText": strings.Repeat("b", MaxEdit/10_000), "replaceAll": true}
+		grow := args{"oldText": "a", "newText": strings.Repeat("b", mesh.MaxEdit/10_000), "replaceAll": true}
 		require.Contains(t, x.fails(t, mesh.CodeTooLarge, "edit_file", args{"path": "f", "edits": []args{grow}}), "20960000 bytes")
 		double := args{"oldText": "a", "newText": "aa", "replaceAll": true}
 		x.fails(t, mesh.CodeTooLarge, "edit_file", args{"path": "f", "edits": []args{double, double, double, double, double, double, double, double, double, double}})
 		x.requireFile(t, "f", strings.Repeat("a", 20_000))
 	})
-}
-
-// Files of many lines are compared coarsely, in little time and memory.
-func TestDiffOfManyLines(t *testing.T) {
-	many := strings.Repeat("x\n", maxCompared)
-	for _, c := range []struct{ name, before, after, diff string }{
-		{"one line", many + "a\n" + many, many + "b\n" + many, "@@ -50001,1 +50001,1 @@\n-a\n+b\n"},
-		{"inserted", many + "a\n", many + "b\na\n", "@@ -50001,0 +50001,1 @@\n+b\n"},
-		{"deleted", many + "b\nc\na\n", many + "a\n", "@@ -50001,2 +50001,0 @@\n-b\n-c\n"},
-		{"repeated", many, many + many[:4], "@@ -50001,0 +50001,2 @@\n+x\n+x\n"},
-		{"at the start", "a\n" + many, "b\n" + many, "@@ -1,1 +1,1 @@\n-a\n+b\n"},
-		{"within a line", many + "abc\n" + many, many + "adc\n" + many, "@@ -50001,1 +50001,1 @@\n-abc\n+adc\n"},
-		{"line end at the end", many + "a\n", many + "a", "@@ -50001,1 +50001,0 @@\n-a\n+a\n"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			require.Equal(t, c.diff, firstBytes(replaced(c.before, c.after), 1000))
-		})
-	}
-	r := editResult{Path: "f"}
-	require.NoError(t, r.compare(many, many+"a\nb\n"))
-	require.Equal(t, "--- a/f\n+++ b/f\n@@ -50001,0 +50001,2 @@\n+a\n+b\n", r.Diff)
-	require.Equal(t, [2]int{2, 0}, [2]int{r.Added, r.Removed})
-}
-
-func firstBytes(s string, n int) string { return s[:min(n, len(s))] }
-
-// Who edits as much as he may keeps nobody else from editing.
-func TestEditsAreShared(t *testing.T) {
-	held := newBudget(DefaultEdits)
-	mine, err := held.take(t.Context(), "acme", MaxEdit)
-	require.NoError(t, err)
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = held.take(ended, "acme", 1)
-	require.Equal(t, mesh.CodeBusy, mesh.CodeOf(err))
-	other, err := held.take(t.Context(), "other", MaxEdit)
-	require.NoError(t, err)
-	mine.give()
-	other.give()
-	require.Empty(t, held.shares)
-	require.True(t, held.all.TryAcquire(DefaultEdits), "all is given back")
 }

@@ -73,6 +73,7 @@
 //	stat list read readlink   StatRequest … ; read answers with raw content
 //	write                     whole file, a part of a staged one, or its commit
 //	mkdir remove rename copy chmod symlink touch
+//	edit                      replace pieces of a file, or apply a unified diff; all or nothing
 //	search grep               a page of names or of matching lines; stateless cursors
 //	upload                    unpack a staged tar stream below a path
 //	download                  numbered parts of a directory's tar stream

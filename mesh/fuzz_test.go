@@ -16,7 +16,7 @@ func requests() []any {
 	return []any{
 		&PlaceRequest{}, &LogRequest{}, &WorkspaceRequest{}, &WorkspaceListRequest{},
 		&StatRequest{}, &ListRequest{}, &ReadRequest{}, &WriteRequest{}, &MkdirRequest{}, &RemoveRequest{}, &RenameRequest{},
-		&CopyRequest{}, &ChmodRequest{}, &SymlinkRequest{}, &ReadlinkRequest{}, &TouchRequest{}, &SearchRequest{}, &GrepRequest{},
+		&CopyRequest{}, &ChmodRequest{}, &SymlinkRequest{}, &ReadlinkRequest{}, &TouchRequest{}, &EditRequest{}, &SearchRequest{}, &GrepRequest{},
 		&UploadRequest{}, &DownloadRequest{}, &ExecRequest{}, &SignalRequest{}, &StdinRequest{}, &ResizeRequest{},
 		&MemoryGetRequest{}, &MemoryCommitRequest{}, &MemoryListRequest{}, &MemoryWatchRequest{},
 		&TenantRequest{}, &TokenIssueRequest{},

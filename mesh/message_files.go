@@ -75,6 +75,50 @@ type WriteReply struct {
 	File FileInfo `json:"file"`
 }
 
+// EditRequest changes pieces of a regular file, in one step with looking at it: by
+// Edits, one after the other, each in what the one before has made, or by Diff. If
+// one of them does not fit, none is made. In a file whose lines all end with CRLF the
+// lines of the request do so too, whatever they end with; a byte order mark, the mode
+// and everything that is not replaced stay. The file, before and after, has at most
+// MaxEdit bytes, else CodeTooLarge. A file with a NUL byte in its first 8 KiB is
+// CodeUnsupported.
+type EditRequest struct {
+	Path  Path   `json:"path"`
+	Edits []Edit `json:"edits,omitempty"` // at most MaxEdits
+	// Diff is a unified diff of this file, instead of Edits. The lines of a hunk must
+	// stand in the file where its header says, as they are; names are not looked at.
+	// Else CodeConflict, which says which hunk does not fit, and where it would.
+	Diff    Text   `json:"diff,omitempty"`
+	DryRun  bool   `json:"dry_run,omitempty"`  // say what would change, and change nothing
+	IfMatch string `json:"if_match,omitempty"` // as in WriteRequest
+}
+
+// Edit puts the text New where Old stands in a file. Old that is not there, or empty,
+// is CodeInvalid, and what is there more than once is CodeConflict unless ReplaceAll;
+// both name lines. Texts are bytes, and New is taken literally.
+type Edit struct {
+	Old        Text `json:"old"`
+	New        Text `json:"new"`
+	ReplaceAll bool `json:"replace_all,omitempty"`
+}
+
+// Bounds of an edit: bytes of the file, and edits in one request.
+const (
+	MaxEdit  = 10 << 20
+	MaxEdits = 256
+)
+
+// EditReply comes with the unified diff of what was changed, or would be, as raw
+// content: whole lines of it, at most MaxMessage bytes. An answer to a repeat whose
+// first answer was given, but got lost, comes without it.
+type EditReply struct {
+	File      FileInfo `json:"file"`       // as it is now
+	Replaced  int      `json:"replaced"`   // texts, or hunks
+	Added     int      `json:"added"`      // lines, as the diff shows it
+	Removed   int      `json:"removed"`    // likewise
+	DiffBytes int      `json:"diff_bytes"` // of the whole diff; 0: nothing changes
+}
+
 // MkdirRequest makes a directory. Parents makes missing parents, and an
 // existing directory is then no error. Mode 0 is 0755.
 type MkdirRequest struct {

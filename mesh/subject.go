@@ -31,6 +31,7 @@ const (
 	VerbTouch    = "touch"
 	VerbSearch   = "search"
 	VerbGrep     = "grep"
+	VerbEdit     = "edit"
 	VerbUpload   = "upload"
 	VerbDownload = "download"
 	VerbInfo     = "info"

@@ -75,12 +75,21 @@ func (w *workspace) onceOnly(ctx context.Context, req *mesh.Request, v verb) (*m
 		defer w.once.Unlock()
 		delete(w.working, key)
 		if a.err == nil || !mesh.AsError(a.err).RetrySafe() { // else nothing was done: a repeat shall try
-			w.answers.Add(key, a)
+			w.answers.Add(key, a.kept())
 		}
 		close(a.done)
 	}()
 	a.reply, a.err = w.change(ctx, req, v, key)
 	return a.reply, a.err
+}
+
+// kept is an answer as a later repeat gets it: without content, since what is kept
+// for all requests is held in memory.
+func (a *answer) kept() *answer {
+	if a.reply == nil || a.reply.Content == nil {
+		return a
+	}
+	return &answer{began: a.began, done: a.done, reply: &mesh.Reply{Args: a.reply.Args}}
 }
 
 // change does a change and has its outcome in the journal. The caller's try may end

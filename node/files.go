@@ -112,6 +112,9 @@ const (
 	DefaultMaxBulk = 16
 	// DefaultMaxLists bounds lists, each of which reads the whole directory.
 	DefaultMaxLists = 64
+	// DefaultMaxEdits bounds edits of files that are larger than a message: each
+	// holds its file some times.
+	DefaultMaxEdits = 4
 )
 
 func (n *Node) takeBulk(t mesh.Tenant) error {

@@ -94,6 +94,7 @@ type Node struct {
 	ready     atomic.Bool // the door's subscriptions are known to the server
 	execs     *mesh.Slots // of running commands
 	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
+	edits     *mesh.Slots // of large files
 	bulk      *mesh.Slots // of copies, unpackings and recursive removals
 	lists     *mesh.Slots // of lists
 	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
@@ -156,7 +157,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		trashed: make(chan struct{}, 1),
 		cfg:     cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
-		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), creations: mesh.NewSlots(DefaultMaxCreations),
+		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), edits: mesh.NewSlots(DefaultMaxEdits), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
 		logFrames: mesh.NewSlots(DefaultLogFrames), verifies: mesh.NewSlots(DefaultMaxVerifies),
 	}

@@ -219,6 +219,7 @@ func TestReplyTable(t *testing.T) {
 		for _, c := range callers(t, m) {
 			for i, request := range []struct{ subject, args string }{
 				{c.owner(epoch, mesh.VerbMkdir), `{"path":"stolen"}`},
+				{c.owner(epoch, mesh.VerbEdit), `{"path":"a","edits":[{"old":"a","new":"stolen"}]}`},
 				{c.api(mesh.ServiceWorkspace, mesh.VerbWorkspaceList), `{}`},
 				{c.api(mesh.ServicePlace, mesh.VerbPlaceOpen), `{"workspace":"repo"}`},
 				{c.api(mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate), `{"workspace":"stolen"}`},

@@ -364,6 +364,7 @@ var verbs = map[string]verb{
 	mesh.VerbGrep:     {do: (*workspace).grep, files: true},
 	mesh.VerbDownload: {do: (*workspace).download, files: true},
 	mesh.VerbWrite:    {change: (*task).write, files: true, grows: true},
+	mesh.VerbEdit:     {change: (*task).edit, files: true},
 	mesh.VerbMkdir:    {change: (*task).mkdir, files: true, grows: true},
 	mesh.VerbRemove:   {change: (*task).remove, files: true},
 	mesh.VerbRename:   {change: (*task).rename, files: true},
