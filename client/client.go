@@ -24,8 +24,9 @@ import (
 
 const (
 	// DefaultWait is how long one call goes on trying when neither its context
-	// nor Config.Wait says otherwise: longer than an election of a stream leader.
-	DefaultWait = 30 * time.Second
+	// nor Config.Wait says otherwise: longer than an election of a stream leader, and
+	// than a node that stops leaves its commands.
+	DefaultWait = 45 * time.Second
 	// DefaultRoutes is how many workspaces' routes a client remembers.
 	DefaultRoutes = 4096
 )
@@ -190,7 +191,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkURLs(cfg.URL); err != nil {
+	if err := CheckSecret(cfg.URL); err != nil {
 		return nil, err
 	}
 	if cfg.Name == "" {
@@ -263,8 +264,9 @@ func CheckURL(urls string) error {
 	return nil
 }
 
-// checkURLs refuses to send a token in plain text over a network.
-func checkURLs(urls string) error {
+// CheckSecret is CheckURL of who sends a token or credentials there: CodeUnsupported
+// where they would cross a network in plain text.
+func CheckSecret(urls string) error {
 	if err := CheckURL(urls); err != nil {
 		return err
 	}
@@ -275,7 +277,7 @@ func checkURLs(urls string) error {
 		}
 		ip := net.ParseIP(u.Hostname())
 		if u.Scheme != "tls" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			return mesh.Errorf(mesh.CodeUnsupported, "a token is not sent in plain text to %s; use a tls:// URL", u.Hostname())
+			return mesh.Errorf(mesh.CodeUnsupported, "a token is not sent in plain text to %s, nor are credentials; use a tls:// URL", u.Hostname())
 		}
 	}
 	return nil

@@ -131,7 +131,7 @@ func serverOf(s string) string {
 // Check finds out without a mesh whether a context can be one: its URL, token
 // and workspace, and that they go together. It fills in Tenant.
 func (x *Context) Check() error {
-	if err := checkURLs(x.URL); err != nil {
+	if err := CheckSecret(x.URL); err != nil {
 		return err
 	}
 	claims, err := mesh.ParseToken(x.Token)

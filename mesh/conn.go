@@ -35,7 +35,7 @@ func ConnOptions(name, inbox string) []nats.Option {
 // TLSOption trusts a mesh's own CA, in PEM, besides nobody else; without one it trusts
 // whom the machine does. It says nothing where no server of urls speaks TLS.
 func TLSOption(urls string, ca []byte) (nats.Option, error) {
-	if len(ca) == 0 || !strings.Contains(urls, "tls://") {
+	if len(ca) == 0 || !strings.Contains(strings.ToLower(urls), "tls://") {
 		return func(*nats.Options) error { return nil }, nil
 	}
 	pool := x509.NewCertPool()

@@ -63,6 +63,7 @@ const (
 	PingOpen    = "open"    // it serves, and its door is known to the server
 	PingOpening = "opening" // it has taken the workspace and is not ready yet
 	PingNotMe   = "not_me"  // it does not own it in that tenure
+	PingLeaving = "leaving" // the same, and it opens nothing more: its process is ending
 )
 
 // ExecRequest starts a command. The content, if any, is its standard input.

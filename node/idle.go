@@ -17,7 +17,19 @@ func (w *workspace) use() { w.used.Store(time.Now().UnixNano()) }
 
 // unused reports whether the workspace is open and has not been used for so long.
 func (w *workspace) unused(idle time.Duration) bool {
-	return w.serving.Load() && time.Since(time.Unix(0, w.used.Load())) > idle && !w.commanded() && !w.long.busy()
+	return w.serving.Load() && time.Since(time.Unix(0, w.used.Load())) > idle && !w.long.busy()
+}
+
+// leave lets no command begin any more; false: there is one, or the workspace is being
+// left already.
+func (w *workspace) leave() bool {
+	w.execMu.Lock()
+	defer w.execMu.Unlock()
+	if w.leaving || len(w.execs) > 0 {
+		return false
+	}
+	w.leaving = true
+	return true
 }
 
 // closeIdle closes workspaces that are not used, until ctx ends.
@@ -31,7 +43,7 @@ func (n *Node) closeIdle(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, w := range n.list() {
-			if w.unused(n.cfg.Idle) && w.closing.CompareAndSwap(false, true) {
+			if w.unused(n.cfg.Idle) && w.leave() {
 				go w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the workspace was not used")) // ends with the tenure
 			}
 		}

@@ -326,9 +326,10 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	n.watchConnection(work)
 	n.ready.Store(true)
 
+	var owners sync.WaitGroup // until the last workspace is given up
+	owners.Go(func() { n.watchOwners(work) })
 	g, bg := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.renew(bg, revision) })
-	g.Go(func() error { return n.watchOwners(bg) })
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
 	g.Go(func() error { return n.closeIdle(bg) })
@@ -340,6 +341,8 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	}
 	err = g.Wait() // ctx ended, or the registry says that we must not go on
 	n.drain(subs)
+	stop()
+	owners.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
@@ -401,7 +404,7 @@ func (n *Node) renew(ctx context.Context, revision uint64) error {
 
 // watchOwners steps down from every workspace that a newer epoch names. A watch
 // that breaks is set up again; it starts with every present record.
-func (n *Node) watchOwners(ctx context.Context) error {
+func (n *Node) watchOwners(ctx context.Context) {
 	for {
 		err := n.kv.Owners.Watch(ctx, func(ev kv.OwnerEvent) {
 			n.mu.Lock()
@@ -412,12 +415,12 @@ func (n *Node) watchOwners(ctx context.Context) error {
 			}
 		})
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		n.log.Debug("owners watch ended, starting again", "err", err)
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -476,6 +479,9 @@ func (n *Node) list() []*workspace {
 	return all
 }
 
+// ofPeers is how many of the subscriptions, the first ones, are for other nodes.
+const ofPeers = 1
+
 func (n *Node) subscribe(ctx context.Context) ([]*nats.Subscription, error) {
 	type asked struct {
 		on             *mesh.Responder
@@ -504,22 +510,28 @@ func (n *Node) subscribe(ctx context.Context) ([]*nats.Subscription, error) {
 }
 
 // drain ends the node's work in the order that loses nothing: no new
-// workspaces, no new requests, commands within the grace, then the rest.
+// workspaces, no new requests of any node, commands within the grace, then the rest.
+// Until then the other nodes are answered: who owns a workspace and is silent is dead
+// to them.
 func (n *Node) drain(subs []*nats.Subscription) {
 	n.mu.Lock()
 	n.draining = true
 	n.mu.Unlock()
-	for _, s := range subs {
-		if err := s.Drain(); err != nil {
-			n.log.Debug("drain", "err", err)
+	end := func(all []*nats.Subscription) {
+		for _, s := range all {
+			if err := s.Drain(); err != nil {
+				n.log.Debug("drain", "err", err)
+			}
 		}
 	}
+	end(subs[ofPeers:])
 	var wg sync.WaitGroup
 	for _, w := range n.list() {
 		wg.Go(func() { w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the node was stopped")) })
 	}
 	wg.Wait()
 	n.open.Wait()
+	end(subs[:ofPeers])
 	n.door.Wait()
 	n.peers.Wait()
 	if err := n.cfg.Door.FlushTimeout(2 * time.Second); err != nil {

@@ -57,9 +57,11 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 // works.
 func (n *Node) ping(p mesh.NodePingRequest) string {
 	n.mu.Lock()
-	w := n.workspaces[key{p.Tenant, p.Workspace}]
+	w, leaving := n.workspaces[key{p.Tenant, p.Workspace}], n.draining
 	n.mu.Unlock()
 	switch {
+	case w == nil && leaving:
+		return mesh.PingLeaving
 	case w == nil:
 		return mesh.PingNotMe
 	case mesh.Epoch(w.epoch.Load()) != p.Epoch && w.epoch.Load() != 0:
@@ -356,7 +358,12 @@ func (n *Node) removeWorkspace(ctx context.Context, p mesh.NodePingRequest) erro
 	if w == nil || mesh.Epoch(w.epoch.Load()) != p.Epoch || !w.serving.Load() {
 		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, p.Workspace)
 	}
+	if !w.fate.CompareAndSwap(undecided, removing) {
+		return mesh.Errorf(mesh.CodeStale, "workspace %s is being closed; try again", p.Workspace)
+	}
 	w.quiesce(errRemoved(w.name)) // no command may write while the tree goes
+	w.endTenure()                 // nor may a checkpoint or a capture follow the last record
+	w.background.Wait()
 	deleted, err := w.journal.append(ctx, []objstore.Op{{Kind: objstore.KindDeleted, Workspace: w.record.ID}}, nil)
 	if err != nil {
 		w.stop(mesh.AsError(err))

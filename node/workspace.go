@@ -64,7 +64,7 @@ type workspace struct {
 	answers *lru.Cache[string, *answer]
 
 	used      atomic.Int64              // when it was last, in nanoseconds since 1970
-	closing   atomic.Bool               // for want of use
+	fate      atomic.Int32              // how it ends: undecided, or the first of removing and finishing
 	heir      atomic.Pointer[mesh.Node] // who gets the workspace next; nil: whoever is asked for it
 	execMu    sync.Mutex
 	leaving   bool // no command begins any more
@@ -96,6 +96,13 @@ func newWorkspace(n *Node, k key) *workspace {
 	w.disk.workspace = w
 	return w
 }
+
+// How a workspace ends that this node still owns.
+const (
+	undecided = iota
+	removing  // its journal ends with the deleted record, which nothing may follow
+	finishing // what is not in a commit is put into one
+)
 
 func (w *workspace) logSubject(id mesh.ExecID) string {
 	return mesh.ExecLogSubject(w.record.Shard, w.tenant, w.name, id)
@@ -140,7 +147,7 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	w.serving.Store(false)
 	w.quiesce(w.verdict)
 	owns := w.verdict.Code != mesh.CodeStale && w.verdict.Code != mesh.CodeLost
-	if w.files != nil && owns && w.verdict.Code != mesh.CodeNotFound {
+	if w.files != nil && owns && w.fate.CompareAndSwap(undecided, finishing) {
 		w.files.finish()
 	}
 	w.endTenure()

@@ -90,7 +90,7 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, sta
 			case err != nil && !errors.Is(err, nats.ErrNoResponders):
 				return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; try again", owner.Node, w)
 			}
-			gone = err != nil
+			gone = err != nil || state == mesh.PingLeaving
 		}
 		node := owner.Node
 		if epoch == 0 || !stays && (gone || !r.Alive(ctx, node)) {
@@ -176,17 +176,17 @@ func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
 	return "", mesh.Errorf(mesh.CodeUnavailable, "no node is running")
 }
 
-// Alive reports whether a process answers under the node's name, or may: only
-// certain silence counts as dead.
+// Alive reports whether a process answers under the node's name, or may, and goes on to
+// live: only certain silence counts as dead.
 func (r *Router) Alive(ctx context.Context, n mesh.Node) bool {
-	_, err := r.ping(ctx, n, mesh.NodePingRequest{})
-	return !errors.Is(err, nats.ErrNoResponders)
+	state, err := r.ping(ctx, n, mesh.NodePingRequest{})
+	return !errors.Is(err, nats.ErrNoResponders) && state != mesh.PingLeaving
 }
 
 // Answers reports whether a process answers under the node's name now.
 func (r *Router) Answers(ctx context.Context, n mesh.Node) bool {
-	_, err := r.ping(ctx, n, mesh.NodePingRequest{})
-	return err == nil
+	state, err := r.ping(ctx, n, mesh.NodePingRequest{})
+	return err == nil && state != mesh.PingLeaving
 }
 
 // ping asks a node for the state of a workspace. nats.ErrNoResponders means,

@@ -166,8 +166,13 @@ func (t *Tree) replace(tmp string, at *place) error {
 	default:
 		return err
 	}
-	if err := unix.Unlinkat(t.stage, tmp, 0); err != nil { // a command has just put a directory there
-		return errors.Join(err, swap())
+	err := unix.Unlinkat(t.stage, tmp, 0)
+	if err == nil {
+		return nil
 	}
-	return nil
+	back := swap() // a command has just put a directory there
+	if errors.Is(back, unix.ENOENT) {
+		back = unix.Renameat2(t.stage, tmp, at.dir, at.name, unix.RENAME_NOREPLACE) // and has removed ours now
+	}
+	return errors.Join(err, back)
 }

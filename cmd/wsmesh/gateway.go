@@ -87,7 +87,7 @@ func (g *gatewayFlags) run(cmd *cobra.Command) error {
 	case g.grace < 0:
 		return wrongUse(cmd, "--grace %s is negative", g.grace)
 	}
-	if err := client.CheckURL(g.nats); err != nil {
+	if err := client.CheckSecret(g.nats); err != nil {
 		return wrongUse(cmd, "--nats: %s", errorText(err))
 	}
 	if err := checkOrigins(cmd, g.origins); err != nil {
@@ -209,7 +209,9 @@ type watchedMesh struct {
 func watchMesh(url, file string) (*watchedMesh, error) {
 	m := &watchedMesh{url: url}
 	if file == "" {
-		return m, nil
+		ca, err := client.CAFromEnv()
+		m.ca = ca
+		return m, err
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 
 type initFlags struct {
 	dir, host string
+	gateway   string
 	servers   int
 	port      int
 }
@@ -51,6 +52,7 @@ func newInit() *cobra.Command {
 	f.StringVar(&i.dir, "dir", "", "`DIR`, which must be empty or not exist")
 	f.IntVar(&i.servers, "servers", 3, "how many NATS servers: 1, 3 or 5")
 	f.StringVar(&i.host, "host", "127.0.0.1", "`HOST` of the servers, a name or an address, or one for each with commas between")
+	f.StringVar(&i.gateway, "gateway-host", "localhost,127.0.0.1", "`HOST` at which gateways are reached, or several with commas between: what their certificate is for")
 	f.IntVar(&i.port, "port", 4222, "port of the first server")
 	return cmd
 }
@@ -73,6 +75,11 @@ func (i *initFlags) check(cmd *cobra.Command) ([]string, error) {
 	}
 	if len(hosts) != i.servers {
 		return nil, wrongUse(cmd, "--host names %d hosts for %d servers; name one, or one for each", len(hosts), i.servers)
+	}
+	for h := range strings.SplitSeq(i.gateway, ",") {
+		if net.ParseIP(h) == nil && !hostName(h) {
+			return nil, wrongUse(cmd, "--gateway-host %q is neither a name nor an address", h)
+		}
 	}
 	loopback := 0
 	for n, h := range hosts {
@@ -123,7 +130,7 @@ func (i *initFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return local(err)
 	}
-	m := &newMesh{dir: i.dir, hosts: hosts, port: i.port, keys: keys, secure: !isLoopback(hosts[0])}
+	m := &newMesh{dir: i.dir, hosts: hosts, gateways: strings.Split(i.gateway, ","), port: i.port, keys: keys, secure: !isLoopback(hosts[0])}
 	if err := m.write(); err != nil {
 		return local(err)
 	}
@@ -149,12 +156,13 @@ func emptyDir(dir string) error {
 
 // newMesh writes the files of a mesh.
 type newMesh struct {
-	dir    string
-	hosts  []string // of each server
-	port   int      // of the first
-	secure bool
-	keys   *auth.Keys
-	ca     *auth.CA
+	dir      string
+	hosts    []string // of each server
+	gateways []string // hosts
+	port     int      // of the first server
+	secure   bool
+	keys     *auth.Keys
+	ca       *auth.CA
 }
 
 func (m *newMesh) write() error {
@@ -167,7 +175,8 @@ func (m *newMesh) write() error {
 		if err := errors.Join(m.file(auth.CAFile, pair.Cert, 0o644), m.file(filepath.Join("keys", "ca.key"), pair.Key, 0o600)); err != nil {
 			return err
 		}
-		if err := m.pair("gateway", append(unique(m.hosts), "localhost", "127.0.0.1", "gateway")...); err != nil {
+		pair, err = ca.Server(m.gateways...) // of no server of NATS: a gateway is none to anybody
+		if err := errors.Join(err, m.pair("gateway", pair)); err != nil {
 			return err
 		}
 	}
@@ -179,17 +188,6 @@ func (m *newMesh) write() error {
 	return m.credentials()
 }
 
-func unique(all []string) (some []string) {
-	seen := map[string]bool{}
-	for _, s := range all {
-		if !seen[s] {
-			some = append(some, s)
-		}
-		seen[s] = true
-	}
-	return some
-}
-
 func (m *newMesh) file(name string, content []byte, mode fs.FileMode) error {
 	path := filepath.Join(m.dir, name)
 	if err := os.WriteFile(path, content, mode); err != nil {
@@ -198,12 +196,8 @@ func (m *newMesh) file(name string, content []byte, mode fs.FileMode) error {
 	return os.Chmod(path, mode) // whatever the umask
 }
 
-// pair writes a certificate for hosts and its key.
-func (m *newMesh) pair(name string, hosts ...string) error {
-	p, err := m.ca.Server(hosts...)
-	if err != nil {
-		return err
-	}
+// pair writes a certificate and its key.
+func (m *newMesh) pair(name string, p auth.Pair) error {
 	return errors.Join(m.file(name+".pem", p.Cert, 0o644), m.file(name+".key", p.Key, 0o600))
 }
 
@@ -219,7 +213,8 @@ func (m *newMesh) server(n int) error {
 	}
 	var files *natsd.TLS
 	if m.secure {
-		if err := m.pair(name, m.hosts[n]); err != nil {
+		pair, err := m.ca.Peer(m.hosts[n])
+		if err := errors.Join(err, m.pair(name, pair)); err != nil {
 			return err
 		}
 		files = &natsd.TLS{Cert: name + ".pem", Key: name + ".key", CA: auth.CAFile}
@@ -264,18 +259,19 @@ func (m *newMesh) credentials() error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{"node.creds": nodeFile, "client.json": append(clientFile, '\n')}
-	for name, issue := range map[string]func() (auth.Creds, error){"gateway.creds": signer.Gateway, "admin.creds": signer.Admin, "nats.creds": signer.Streams} {
-		creds, err := issue()
+	if err := errors.Join(m.file("node.creds", nodeFile, 0o600), m.file("client.json", append(clientFile, '\n'), 0o600)); err != nil {
+		return err
+	}
+	for _, who := range []struct {
+		file  string
+		issue func() (auth.Creds, error)
+	}{{"gateway.creds", signer.Gateway}, {"nats.creds", signer.Streams}, {"admin.creds", signer.Admin}} { // the operator's last: with it all is there
+		creds, err := who.issue()
 		if err != nil {
 			return err
 		}
-		if files[name], err = creds.Encode(); err != nil {
-			return err
-		}
-	}
-	for name, content := range files {
-		if err := m.file(name, content, 0o600); err != nil {
+		content, err := creds.Encode()
+		if err := errors.Join(err, m.file(who.file, content, 0o600)); err != nil {
 			return err
 		}
 	}

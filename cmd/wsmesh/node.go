@@ -58,7 +58,7 @@ func (n *nodeFlags) check(cmd *cobra.Command) (mesh.Node, error) {
 			return "", wrongUse(cmd, "--%s is missing", flag)
 		}
 	}
-	if err := client.CheckURL(n.nats); err != nil {
+	if err := client.CheckSecret(n.nats); err != nil {
 		return "", wrongUse(cmd, "--nats: %s", errorText(err))
 	}
 	if err := checkIsolation(cmd, n.isolation); err != nil {

@@ -95,14 +95,15 @@ func joinMesh(url, file string) (*joined, error) {
 // connect waits until a server takes the connection.
 func (m *joined) connect(cmd *cobra.Command, creds auth.Creds) (*nats.Conn, error) {
 	opts := append(mesh.ConnOptions(creds.Name, creds.Inbox), creds.Option(), m.secure)
-	for said := false; ; said = true {
+	for said := ""; ; {
 		conn, err := nats.Connect(m.url, opts...)
 		switch {
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, nats.ErrAuthorization):
 			return nil, mesh.Errorf(mesh.CodeDenied, "the mesh at %s refuses the credentials; they belong to another mesh", m.url)
-		case !said:
+		case err.Error() != said:
+			said = err.Error()
 			cmd.PrintErrf("wsmesh: waiting for a NATS server at %s (%s)\n", m.url, err)
 		}
 		select {

@@ -57,7 +57,7 @@ func (t *target) operator() (*operator, error) {
 	if cfg.URL == "" {
 		cfg.URL = file.URL
 	}
-	if err := client.CheckURL(cfg.URL); err != nil {
+	if err := client.CheckSecret(cfg.URL); err != nil {
 		return nil, err
 	}
 	if !client.SameServers(cfg.URL, file.URL) {

@@ -43,16 +43,25 @@ func NewCA() (*CA, Pair, error) {
 	return &CA{cert: cert, key: key}, pair, err
 }
 
-// Server makes a certificate for a server that is reached by any of hosts, names or
-// addresses. Servers of NATS show it to each other too.
+// Peer makes a certificate for a NATS server that is reached by any of hosts, names or
+// addresses. It shows it to the others, too, when it calls them.
+func (ca *CA) Peer(hosts ...string) (Pair, error) {
+	return ca.pair(hosts, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)
+}
+
+// Server makes a certificate for another server.
 func (ca *CA) Server(hosts ...string) (Pair, error) {
+	return ca.pair(hosts, x509.ExtKeyUsageServerAuth)
+}
+
+func (ca *CA) pair(hosts []string, usage ...x509.ExtKeyUsage) (Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return Pair{}, err
 	}
 	t := &x509.Certificate{
 		Subject: pkix.Name{CommonName: hosts[0]}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage: usage,
 	}
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {

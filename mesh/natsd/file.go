@@ -116,8 +116,8 @@ func startFile(path string, log *slog.Logger) (*Server, error) {
 	if !o.JetStream || o.StoreDir == "" || len(o.TrustedOperators) == 0 || o.ServerName == "" {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "it is not the configuration of a server of a mesh, as wsmesh init writes it")
 	}
-	if o.TLSConfig == nil && !loopback(o.Host) {
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "it listens on %s without TLS", o.Host)
+	if o.TLSConfig == nil && !loopback(o.Host) || o.Cluster.Port != 0 && o.Cluster.TLSConfig == nil && !loopback(o.Cluster.Host) {
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "it listens beyond its machine without TLS")
 	}
 	account, err := accountIn(path, o.SystemAccount)
 	if err != nil {

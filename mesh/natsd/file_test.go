@@ -94,7 +94,7 @@ func TestServersOfFilesWithTLS(t *testing.T) {
 	require.NoError(t, os.WriteFile("ca.pem", vouch.Cert, 0o600))
 	ports := freePorts(t, 6)
 	files := func(i int, ca *auth.CA) string {
-		pair, err := ca.Server("127.0.0.1")
+		pair, err := ca.Peer("127.0.0.1")
 		require.NoError(t, err)
 		name := fmt.Sprintf("nats-%d", i)
 		require.NoError(t, os.WriteFile(name+".pem", pair.Cert, 0o600))
