@@ -67,6 +67,37 @@ func TestFleetKeepsWorking(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "ended\n", string(content))
 	})
+	t.Run("a command outlives the wish to stop", func(t *testing.T) {
+		if !canIsolate() {
+			t.Skip("commands cannot be isolated here")
+		}
+		owner := c.owner(t)
+		cmd := c.workspace().Command(t.Context(), "sh", "-c", "sleep 3; echo ended > stopped")
+		require.NoError(t, cmd.Start())
+		over := make(chan error, 1)
+		go func() { over <- cmd.Wait() }() // it hears nothing, and asks for the log
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			owner.Stop()
+		}()
+		for ended := false; !ended; {
+			_, err := c.workspace().ReadDirPage(t.Context(), mesh.ListRequest{Path: "."})
+			require.NoError(t, err)
+			select {
+			case err := <-over:
+				require.NoError(t, err)
+				ended = true
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		<-stopped
+		content, err := c.workspace().ReadFile(t.Context(), "stopped")
+		require.NoError(t, err)
+		require.Equal(t, "ended\n", string(content))
+		require.NotSame(t, owner, c.owner(t))
+		require.NoError(t, owner.Start(t.Context()))
+	})
 	t.Run("frozen owner", func(t *testing.T) {
 		w := work("frozen")
 		owner := c.owner(t)
