@@ -106,7 +106,7 @@
 // of a change stayed without an answer, the outcome is unknown until a repeat is
 // answered. The next owner knows the answers from the journal. What is made in
 // parts (upload, copy, the commit of a staged file) is settled in the same tenure
-// only.
+// only. An answer is kept without raw content: a late repeat of an edit gets no diff.
 // A reading api request unanswered after 300 ms is sent again to the node that answered
 // lately, because a frozen member of a queue group swallows its share. So is a
 // commit of memory, which is done once (see below).
