@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,6 +79,16 @@ func (r *recorder) flush() error {
 
 // change adds what a change does.
 func (r *recorder) change(c *sandbox.Change) error {
+	if c.Kind != sandbox.ChangeRemove && c.Kind != sandbox.ChangeNone {
+		for _, p := range pathsOf(c) {
+			if len(c.Missing) > 0 && mesh.Inside(c.Missing[0], p) {
+				p = c.Missing[0]
+			}
+			if err := r.above(p); err != nil {
+				return err
+			}
+		}
+	}
 	for _, dir := range c.Missing {
 		e := objstore.Entry{Type: objstore.TypeDir, Mode: 0o755, ModTime: time.Now().UTC()}
 		if err := r.add(objstore.Op{Kind: objstore.KindPut, Path: mesh.Path(dir), Entry: &e}); err != nil {
@@ -90,13 +101,20 @@ func (r *recorder) change(c *sandbox.Change) error {
 	case sandbox.ChangeRemove:
 		return r.add(objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(c.Path)})
 	case sandbox.ChangeRename:
-		if err := r.know(c.Path, true); err != nil {
+		switch kept, err := r.know(c.Path, true); {
+		case err != nil:
 			return err
+		case !kept: // what the journal may have at the two paths goes
+			err := r.add(objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(c.Path)})
+			return errors.Join(err, r.add(objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(c.To)}))
 		}
 		return r.add(objstore.Op{Kind: objstore.KindRename, Path: mesh.Path(c.Path), To: mesh.Path(c.To)})
 	case sandbox.ChangeAttr:
-		if err := r.know(c.Path, false); err != nil {
+		switch kept, err := r.know(c.Path, false); {
+		case err != nil:
 			return err
+		case !kept:
+			return r.add(objstore.Op{Kind: objstore.KindRefused, Path: mesh.Path(c.Path)})
 		}
 		op := objstore.Op{Kind: objstore.KindAttr, Path: mesh.Path(c.Path), Mode: c.Mode}
 		if c.ModTime != nil {
@@ -112,8 +130,11 @@ func (r *recorder) put(c *sandbox.Change) error {
 	e := objstore.Entry{Mode: c.Info.Mode, ModTime: c.Info.ModTime.UTC(), Size: c.Info.Size}
 	switch {
 	case c.LinkTo != "":
-		if err := r.know(c.LinkTo, false); err != nil {
+		switch kept, err := r.know(c.LinkTo, false); {
+		case err != nil:
 			return err
+		case !kept:
+			return r.add(objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(c.Path)})
 		}
 		return r.add(objstore.Op{Kind: objstore.KindPut, Path: mesh.Path(c.Path), Entry: &objstore.Entry{Type: objstore.TypeLink, Target: c.LinkTo}})
 	case c.Temp == "":
@@ -128,21 +149,25 @@ func (r *recorder) put(c *sandbox.Change) error {
 		return err
 	}
 	defer stage.Close()
-	return r.items(stage, c.Temp, c.Path)
+	_, err = r.items(stage, c.Temp, c.Path, true)
+	return err
 }
 
-// items adds what stands at from in a directory, and all below it, as what is now
-// at the path to.
-func (r *recorder) items(dir *dirtree.Dir, from, to string) error {
+// items adds what stands at from in a directory, and with below all that is below it,
+// as what is now at the path to. found says that there was anything.
+func (r *recorder) items(dir *dirtree.Dir, from, to string, below bool) (found bool, err error) {
 	for it, err := range dir.Below(r.ctx, from) {
 		if err == nil {
 			err = r.item(it, from, to)
 		}
 		if err != nil {
-			return settled(err)
+			return false, settled(err)
+		}
+		if found = true; !below {
+			break
 		}
 	}
-	return nil
+	return found, nil
 }
 
 // item adds one name of what items adds.
@@ -212,36 +237,77 @@ func errChanges(p string) error {
 
 // know makes sure that the journal knows a path before an op refers to it: what a
 // command has made since its last capture it does not know. below says that the op
-// takes all that is below it along.
-func (r *recorder) know(p string, below bool) error {
+// takes all that is below it along. What stands there may be nothing that is kept:
+// then no op can refer to it.
+func (r *recorder) know(p string, below bool) (kept bool, err error) {
 	if p == "." || r.w.files.knows(p) {
+		return true, nil
+	}
+	tree, done, err := r.made()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if found, err := r.items(tree, p, p, below); found || err != nil {
+		return found, err
+	}
+	if st, err := tree.Stat(p); err != nil || st.Kept() { // a command has just removed it, or made it anew
+		return false, errChanges(p)
+	}
+	return false, nil
+}
+
+// above makes sure that the journal has the directories that a path is in: a command
+// may have made them. The lock of the path keeps them there, in the journal.
+func (r *recorder) above(p string) error {
+	dirs := []string{}
+	for dir := path.Dir(p); dir != "." && p != "."; dir = path.Dir(dir) {
+		if e, ok := r.w.files.ledger.Entry(dir); ok && e.Type == objstore.TypeDir {
+			break
+		}
+		dirs = append(dirs, dir)
+	}
+	if len(dirs) == 0 {
 		return nil
 	}
-	verb := r.verb
-	r.verb = mesh.VerbExec
-	defer func() { r.verb = verb }()
-	dir, _ := r.w.tree.Dirs()
-	tree, err := dirtree.Open(dir)
+	tree, done, err := r.made()
 	if err != nil {
 		return err
 	}
-	defer tree.Close()
-	found := false
-	for it, err := range tree.Below(r.ctx, p) {
-		if err == nil {
-			err = r.item(it, p, p)
+	defer done()
+	for _, dir := range slices.Backward(dirs) {
+		found := false
+		for it, err := range tree.Below(r.ctx, dir) {
+			if err != nil {
+				return settled(err)
+			}
+			if found = it.Entry.Type == objstore.TypeDir; found {
+				err = r.item(it, dir, dir)
+			}
+			if err != nil {
+				return err
+			}
+			break
 		}
-		if err != nil || !below {
-			return settled(err)
-		}
-		found = true
-	}
-	if !found {
-		if _, err := tree.Stat(p); err != nil { // a command has just removed it
+		if !found {
 			return errChanges(p)
 		}
 	}
 	return nil
+}
+
+// made opens the tree, for ops of what a command has made there.
+func (r *recorder) made() (tree *dirtree.Dir, done func(), err error) {
+	dir, _ := r.w.tree.Dirs()
+	if tree, err = dirtree.Open(dir); err != nil {
+		return nil, nil, err
+	}
+	verb := r.verb
+	r.verb = mesh.VerbExec
+	return tree, func() {
+		r.verb = verb
+		tree.Close()
+	}, nil
 }
 
 // settled is an error of reading a tree as a change may have it: what a command
@@ -266,5 +332,16 @@ func (r *recorder) state(p string) error {
 		return err
 	}
 	defer tree.Close()
-	return r.items(tree, p, p)
+	for it, err := range tree.Below(r.ctx, p) {
+		if err == nil && it.Path == p {
+			err = r.above(p)
+		}
+		if err == nil {
+			err = r.item(it, p, p)
+		}
+		if err != nil {
+			return settled(err)
+		}
+	}
+	return nil
 }

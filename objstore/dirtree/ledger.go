@@ -456,6 +456,9 @@ func (st *Stat) fits(e *objstore.Entry) bool {
 // IsDir reports whether it describes a directory.
 func (st *Stat) IsDir() bool { return st.kind() == objstore.TypeDir }
 
+// Kept reports whether it describes a file of a type that is kept.
+func (st *Stat) Kept() bool { return st.kind() != 0 }
+
 func (st *Stat) modTime() time.Time { return time.Unix(st.Mtime.Sec, st.Mtime.Nsec).UTC() }
 
 // kind is the type of a file, 0 for those that are not kept.
