@@ -14,61 +14,54 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// maxDirty is how many names that changed a Watch holds, of some 300 bytes each:
-// beyond that, looking at everything costs little more.
+// maxDirty is how many names that changed a Watch holds, and how many files, of some
+// 300 bytes each: beyond that, looking at everything costs little more.
 const maxDirty = 20_000
 
 // Dirty is what may have changed in a directory: names, by the handles of the
 // directories that they are in, since those may be called otherwise by now.
 type Dirty struct {
 	w     *Watcher
-	dirs  map[handle]map[string]dirtyName
-	alone map[handle]struct{} // files that changed under names which are not known
-	size  int                 // names
-}
-
-// dirtyName is what happened to a name.
-type dirtyName struct {
-	renamed bool     // it may be another file than before
-	files   []handle // which it was
+	dirs  map[handle]map[string]bool // true: the name may be another file than before
+	files map[handle]struct{}        // that changed: under one of the names, or one that is not known
+	size  int                        // names
 }
 
 func newDirty(w *Watcher) *Dirty {
-	return &Dirty{w: w, dirs: map[handle]map[string]dirtyName{}, alone: map[handle]struct{}{}}
+	return &Dirty{w: w, dirs: map[handle]map[string]bool{}, files: map[handle]struct{}{}}
 }
 
-func (d *Dirty) add(dir handle, name string, file handle, renamed bool) {
+func (d *Dirty) add(dir handle, name string, renamed bool) {
 	names := d.dirs[dir]
 	if names == nil {
-		names = map[string]dirtyName{}
+		names = map[string]bool{}
 		d.dirs[dir] = names
 	}
-	n, known := names[name]
+	before, known := names[name]
 	if !known {
 		d.size++
 	}
-	if file != "" && !slices.Contains(n.files, file) {
-		if n.files = append(n.files, file); len(n.files) > 1 {
-			d.size++
-		}
-	} else if known && n.renamed || known && !renamed {
-		return
+	if !known || renamed && !before {
+		names[name] = before || renamed
 	}
-	n.renamed = n.renamed || renamed
-	names[name] = n
 }
+
+func (d *Dirty) addFile(file handle) {
+	if file != "" {
+		d.files[file] = struct{}{}
+	}
+}
+
+func (d *Dirty) full() bool { return max(d.size, len(d.files)) > maxDirty }
 
 func (d *Dirty) merge(other *Dirty) {
 	for dir, names := range other.dirs {
-		for name, n := range names {
-			d.add(dir, name, "", n.renamed)
-			for _, file := range n.files {
-				d.add(dir, name, file, n.renamed)
-			}
+		for name, renamed := range names {
+			d.add(dir, name, renamed)
 		}
 	}
-	for file := range other.alone {
-		d.alone[file] = struct{}{}
+	for file := range other.files {
+		d.addFile(file)
 	}
 }
 
@@ -88,10 +81,10 @@ var errUnclear = errors.New("it is not clear what changed")
 type suspects struct {
 	c     *comparer
 	dirty *Dirty
+	tries int // of opening files, that are left
 	names map[string]suspect
 	count map[inode]links     // of the files among them
 	here  map[handle]struct{} // files that have one of the names
-	lost  map[handle]struct{} // files that had one
 }
 
 // links are how many names a file has, and how many of those are suspects.
@@ -107,8 +100,8 @@ type suspect struct {
 // may be another one is looked at as well. errUnclear: all must be looked at.
 func (c *comparer) only(dirty *Dirty) error {
 	s := &suspects{
-		c: c, dirty: dirty, names: map[string]suspect{}, count: map[inode]links{},
-		here: map[handle]struct{}{}, lost: map[handle]struct{}{},
+		c: c, dirty: dirty, tries: maxReuse, names: map[string]suspect{}, count: map[inode]links{},
+		here: map[handle]struct{}{},
 	}
 	root := pathOf(int(c.d.root.Fd()))
 	if root == "" {
@@ -122,9 +115,6 @@ func (c *comparer) only(dirty *Dirty) error {
 			return err
 		}
 	}
-	for file := range dirty.alone {
-		s.lost[file] = struct{}{}
-	}
 	if err := s.others(); err != nil {
 		return err
 	}
@@ -132,10 +122,9 @@ func (c *comparer) only(dirty *Dirty) error {
 }
 
 // dir looks at names of one directory.
-func (s *suspects) dir(root string, h handle, names map[string]dirtyName) error {
-	fd, err := s.dirty.w.open(h)
+func (s *suspects) dir(root string, h handle, names map[string]bool) error {
+	fd, err := s.dirty.w.open(h, &s.tries)
 	if errors.Is(err, unix.ESTALE) { // what is known of it ends with a name above
-		s.lose(names)
 		return nil
 	}
 	if err != nil {
@@ -146,9 +135,12 @@ func (s *suspects) dir(root string, h handle, names map[string]dirtyName) error 
 	if err := unix.Fstat(fd, &self); err != nil {
 		return fmt.Errorf("%w: %w", errUnclear, err)
 	}
-	dir, inside := below(root, pathOf(fd))
+	at := pathOf(fd)
+	if at == "" {
+		return errUnclear
+	}
+	dir, inside := below(root, at)
 	if self.Nlink == 0 || !inside {
-		s.lose(names)
 		return nil
 	}
 	now, err := s.c.d.stat(dir)
@@ -159,7 +151,7 @@ func (s *suspects) dir(root string, h handle, names map[string]dirtyName) error 
 	if !skipped {
 		s.add(dir, suspect{st: statOf(&now)})
 	}
-	for name, n := range names {
+	for name, renamed := range names {
 		if name == "" || name == "." {
 			continue
 		}
@@ -167,7 +159,6 @@ func (s *suspects) dir(root string, h handle, names map[string]dirtyName) error 
 		p := path.Join(dir, name)
 		switch err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
 		case errors.Is(err, unix.ENOENT):
-			s.lose(map[string]dirtyName{name: n})
 			if !skipped {
 				s.add(p, suspect{gone: true, renamed: true})
 			}
@@ -176,13 +167,11 @@ func (s *suspects) dir(root string, h handle, names map[string]dirtyName) error 
 			return fmt.Errorf("%w: %w", errUnclear, err)
 		}
 		regular := st.Mode&unix.S_IFMT == unix.S_IFREG
-		if st.Nlink > 1 && (skipped || !regular) { // it is not counted
-			s.lose(map[string]dirtyName{name: n})
-		} else {
-			s.settle(fd, name, n.files)
+		if st.Nlink < 2 || regular && !skipped { // or it is not counted
+			s.settle(fd, name)
 		}
 		if !skipped {
-			s.add(p, suspect{st: statOf(&st), renamed: n.renamed})
+			s.add(p, suspect{st: statOf(&st), renamed: renamed})
 		}
 	}
 	return nil
@@ -196,27 +185,12 @@ func below(root, p string) (string, bool) {
 	return strings.CutPrefix(p, strings.TrimSuffix(root, "/")+"/")
 }
 
-// settle notes which file has a name, and which had it.
-func (s *suspects) settle(dir int, name string, files []handle) {
-	var own handle
+// settle notes which file has a name.
+func (s *suspects) settle(dir int, name string) {
 	if h, _, err := unix.NameToHandleAt(dir, name, 0); err == nil {
 		b := binary.NativeEndian.AppendUint32(nil, uint32(h.Size()))
 		b = binary.NativeEndian.AppendUint32(b, uint32(h.Type()))
-		own = handle(append(b, h.Bytes()...))
-		s.here[own] = struct{}{}
-	}
-	for _, file := range files {
-		if file != own {
-			s.lost[file] = struct{}{}
-		}
-	}
-}
-
-func (s *suspects) lose(names map[string]dirtyName) {
-	for _, n := range names {
-		for _, file := range n.files {
-			s.lost[file] = struct{}{}
-		}
+		s.here[handle(append(b, h.Bytes()...))] = struct{}{}
 	}
 }
 
@@ -240,11 +214,11 @@ func (s *suspects) others() error {
 			wanted[file] = true
 		}
 	}
-	for file := range s.lost {
+	for file := range s.dirty.files {
 		if _, ok := s.here[file]; ok {
 			continue
 		}
-		fd, err := s.dirty.w.open(file)
+		fd, err := s.dirty.w.open(file, &s.tries)
 		if errors.Is(err, unix.ESTALE) {
 			continue
 		}

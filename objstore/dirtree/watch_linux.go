@@ -48,8 +48,10 @@ type handle string
 //
 // The kernel queues an event before the call that caused it returns, the last of a
 // process before that is gone. So whoever asks when a process is gone is told of all
-// that it did. The queue has no bound; when the kernel loses events nevertheless it
-// says so, and every Watch knows nothing.
+// that it did. The queue is bounded (fs.fanotify.max_queued_events, 16,384 events, of
+// which those of one file that wait are one), so that neither a flood of changes nor a
+// reader that is stopped takes all the memory of the kernel. When it overflows the
+// kernel says so, and every Watch knows nothing.
 //
 // It is safe for concurrent use.
 type Watcher struct {
@@ -64,6 +66,7 @@ type Watcher struct {
 	buf     []byte
 	watches map[string]*Watch // by the path of their directories
 	known   map[handle]owner  // directories
+	tries   int               // of opening files, that are left to this drain
 }
 
 // owner is who is told of what happens in a directory.
@@ -75,7 +78,7 @@ type owner struct {
 // NewWatcher listens to the file system of a directory, which must be there, once
 // it has shown that it hears. CodeUnsupported says why it cannot.
 func NewWatcher(dir string) (*Watcher, error) {
-	w, err := newWatcher(dir, unix.FAN_UNLIMITED_QUEUE)
+	w, err := newWatcher(dir)
 	if err != nil {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "changes cannot be heard of: %s", err)
 	}
@@ -85,13 +88,13 @@ func NewWatcher(dir string) (*Watcher, error) {
 	return w, nil
 }
 
-func newWatcher(dir string, queue uint) (*Watcher, error) {
+func newWatcher(dir string) (*Watcher, error) {
 	place, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	var st unix.Stat_t
-	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK|unix.FAN_UNLIMITED_MARKS|told|queue, unix.O_RDONLY|unix.O_CLOEXEC)
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK|unix.FAN_UNLIMITED_MARKS|told, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("fanotify_init: %w", err), place.Close())
 	}
@@ -182,6 +185,7 @@ func (w *Watcher) drain() {
 	if w.closed {
 		return
 	}
+	w.tries = maxReuse
 	fd := int(w.file.Fd())
 	queued, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
 	for n := queued / metadataLen; n > 0 && err == nil; {
@@ -269,15 +273,20 @@ func (w *Watcher) event(mask uint64, info []byte) {
 // classify finds out whose a directory is.
 func (w *Watcher) classify(dir handle) owner {
 	var o owner
-	switch fd, err := w.open(dir); {
+	switch fd, err := w.open(dir, &w.tries); {
 	case errors.Is(err, unix.ESTALE):
 		o.gone = true
 	case err != nil:
 		w.loseAll()
 		return o
 	default:
-		o.watch = w.above(pathOf(fd))
+		p := pathOf(fd)
 		unix.Close(fd)
+		if p == "" { // it may come to be said, when something above is renamed
+			w.loseAll()
+			return o
+		}
+		o.watch = w.above(p)
 	}
 	if len(w.known) >= maxKnown {
 		clear(w.known)
@@ -292,7 +301,7 @@ func (w *Watcher) alone(file handle) {
 	if file == "" || len(w.watches) == 0 {
 		return
 	}
-	fd, err := w.open(file)
+	fd, err := w.open(file, &w.tries)
 	if errors.Is(err, unix.ESTALE) {
 		return // it has none
 	}
@@ -307,14 +316,14 @@ func (w *Watcher) alone(file handle) {
 	}
 	p := pathOf(fd)
 	if x := w.above(p); x != nil {
-		x.addAlone(file)
+		x.addFile(file)
 		return
 	}
 	if unix.Lstat(p, &there) == nil && there.Ino == st.Ino && there.Dev == st.Dev {
 		return // it is nobody's
 	}
 	for _, x := range w.watches {
-		x.addAlone(file)
+		x.addFile(file)
 	}
 }
 
@@ -330,15 +339,15 @@ func (w *Watcher) above(p string) *Watch {
 }
 
 // open opens a file; ESTALE says that it is gone. While another file is just being
-// made of its inode, ext4 says ENOMEM.
-func (w *Watcher) open(h handle) (int, error) {
+// made of its inode, ext4 says ENOMEM: this is waited for, as long as there are tries.
+func (w *Watcher) open(h handle, tries *int) (int, error) {
 	kind := int32(binary.NativeEndian.Uint32([]byte(h[4:8])))
-	for try := 0; ; {
+	for {
 		fd, err := unix.OpenByHandleAt(int(w.place.Fd()), unix.NewFileHandle(kind, []byte(h[8:])), unix.O_PATH|unix.O_CLOEXEC)
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ENOMEM) && try < maxReuse:
-			try++
+		case errors.Is(err, unix.ENOMEM) && *tries > 0:
+			*tries--
 			time.Sleep(reuseTime)
 		default:
 			return fd, err
@@ -346,10 +355,11 @@ func (w *Watcher) open(h handle) (int, error) {
 	}
 }
 
-// maxReuse and reuseTime are how often and how long it is waited for a new file to be
-// made: some journals are slow.
+// maxReuse and reuseTime are how often, for all files of a drain or a capture together,
+// and how long it is waited for a new file to be made: some journals are slow, and others
+// wait for a drain.
 const (
-	maxReuse  = 50
+	maxReuse  = 200
 	reuseTime = 100 * time.Microsecond
 )
 
@@ -436,11 +446,13 @@ func (x *Watch) Return(d *Dirty) {
 	}
 	x.w.mu.Lock()
 	defer x.w.mu.Unlock()
-	if d == nil || x.dirty == nil || x.dirty.size+d.size > maxDirty {
+	if d == nil || x.dirty == nil {
 		x.lose()
 		return
 	}
-	x.dirty.merge(d)
+	if x.dirty.merge(d); x.dirty.full() {
+		x.lose()
+	}
 }
 
 // Lose forgets what is known: the next Take says that everything may have changed.
@@ -449,22 +461,22 @@ func (x *Watch) Lose() { x.Return(nil) }
 func (x *Watch) lose() { x.dirty = nil }
 
 func (x *Watch) add(dir handle, name string, file handle, mask uint64) {
-	if x.dirty == nil {
-		return
-	}
-	if x.dirty.add(dir, name, file, mask&renamed != 0); x.dirty.size > maxDirty {
-		x.lose()
-	}
 	if mask&unix.FAN_ONDIR != 0 && mask&unix.FAN_MOVED_TO != 0 {
 		clear(x.w.known) // it may come from where nobody was told of it
 	}
-}
-
-func (x *Watch) addAlone(file handle) {
 	if x.dirty == nil {
 		return
 	}
-	if x.dirty.alone[file] = struct{}{}; len(x.dirty.alone)+x.dirty.size > maxDirty {
+	x.dirty.add(dir, name, mask&renamed != 0)
+	x.addFile(file)
+}
+
+// addFile adds a file that changed.
+func (x *Watch) addFile(file handle) {
+	if x.dirty == nil {
+		return
+	}
+	if x.dirty.addFile(file); x.dirty.full() {
 		x.lose()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -189,10 +190,7 @@ func (x *watched) tryCapture(t *testing.T) {
 // TestWatchAfterOverflow: when the kernel loses events, all names are looked at, and
 // once that is done only those that are heard of.
 func TestWatchAfterOverflow(t *testing.T) {
-	_, base := watcher(t)
-	w, err := dirtree.NewBoundedWatcher(base)
-	require.NoError(t, err)
-	defer w.Close()
+	w, base := watcher(t)
 	x := newWatched(t, w, base)
 	defer x.close()
 	listen := w.Deaf()
@@ -223,9 +221,66 @@ func TestWatchOfManyChanges(t *testing.T) {
 		next := filepath.Join(x.dir, fmt.Sprint(i))
 		require.NoError(t, unix.Rename(last, next))
 		last = next
+		if i%4000 == 0 {
+			w.Drain() // nothing is lost by the kernel
+		}
 	}
 	require.Nil(t, x.watch.Take())
 	require.NotNil(t, x.watch.Take())
+}
+
+// TestWatchOfManyFilesOfOneName: one name that was many files is one name to look at.
+func TestWatchOfManyFilesOfOneName(t *testing.T) {
+	w, base := watcher(t)
+	x := newWatched(t, w, base)
+	defer x.close()
+	for i := range 15_000 {
+		p := filepath.Join(x.dir, "f")
+		require.NoError(t, unix.Mknod(p, unix.S_IFREG|0o600, 0))
+		require.NoError(t, os.Remove(p))
+		if i%4000 == 0 {
+			w.Drain()
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(x.dir, "f"), []byte("last"), 0o600))
+	x.capture(t, ^uint64(0), true)
+	x.exact(t, t)
+	require.Zero(t, x.whole)
+}
+
+// TestWatchOfTheLongestPaths: the kernel cannot say where a directory is whose whole
+// path is too long for it, and what happens there is found all the same: in
+// one that is made, and in one that is heard of again by a shorter path.
+func TestWatchOfTheLongestPaths(t *testing.T) {
+	w, base := watcher(t)
+	x := newWatched(t, w, base)
+	defer x.close()
+	fd, err := unix.Open(x.dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	deep := strings.Repeat(strings.Repeat("d", 249)+"/", 16) + strings.Repeat("e", 80) // 4,080 bytes
+	for name := range strings.SplitSeq(deep, "/") {
+		require.NoError(t, unix.Mkdirat(fd, name, 0o755))
+		next, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(fd))
+		fd = next
+	}
+	defer func() { require.NoError(t, unix.Close(fd)) }()
+	make := func(name, path string) {
+		require.NoError(t, unix.Mknodat(fd, name, unix.S_IFREG|0o600, 0))
+		x.capture(t, ^uint64(0), true)
+		_, ok := x.l.Entry(path + "/" + name)
+		require.True(t, ok, "%s was not heard of", name)
+	}
+	x.capture(t, ^uint64(0), true)
+	make("f", deep)
+	make("g", deep)
+	top, rest, _ := strings.Cut(deep, "/")
+	require.NoError(t, os.Rename(filepath.Join(x.dir, top), filepath.Join(x.dir, "d")))
+	make("h", "d/"+rest)
+	x.whole = 0
+	make("i", "d/"+rest)
+	require.Zero(t, x.whole)
 }
 
 // TestWatchOfWhatIsMoved: the directory itself may be renamed, as one that was
@@ -249,6 +304,19 @@ func TestWatchOfWhatIsMoved(t *testing.T) {
 	x.capture(t, ^uint64(0), true)
 	x.exact(t, t)
 	require.Zero(t, x.whole)
+
+	// One comes while nothing is known, and is heard afterwards.
+	require.NoError(t, os.Mkdir(outside, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "f"), nil, 0o600))
+	w.Drain()
+	x.watch.Lose()
+	require.NoError(t, os.Rename(outside, filepath.Join(x.dir, "late")))
+	x.capture(t, ^uint64(0), true)
+	require.Equal(t, 1, x.whole)
+	require.NoError(t, os.WriteFile(filepath.Join(x.dir, "late/f"), []byte("new"), 0o600))
+	x.capture(t, ^uint64(0), true)
+	x.exact(t, t)
+	require.Equal(t, 1, x.whole)
 }
 
 // TestWatchOfAHeldFile: a file is written through a descriptor whose name is gone,
