@@ -389,7 +389,7 @@ func TestDirectoryRemovedUnderAChange(t *testing.T) {
 			return n
 		}
 		rounds := 0
-		for ; rounds == 0 || mended() == 0 && rounds < 100; rounds++ {
+		for ; rounds == 0 || mended() == 0 && rounds < 20; rounds++ {
 			var wg sync.WaitGroup
 			for i := range 4 {
 				wg.Go(func() {
