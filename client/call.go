@@ -308,8 +308,8 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 }
 
 // hedged sends a request to the group and, when it stays unanswered for
-// hedgeAfter, the same request to the node that answered lately, or to the group where
-// none has. A change is not
+// hedgeAfter, the same request to the node that answered lately; where none has, to the
+// group, again and again. A change is not
 // hedged, since two nodes would do it side by side, but for memory's, of which the
 // second does nothing; a refusal of one then stands when the other is answered
 // too. open is how many were not answered, or with lost: those may have been done.
@@ -321,7 +321,7 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 		reply *nats.Msg
 		err   error
 	}
-	results := make(chan result, 2)
+	results := make(chan result, 2*tryTime/hedgeAfter)
 	ask := func(subject string) {
 		m, err := mesh.NewRequest(subject, id, scope, k.args, k.content)
 		if err == nil {
@@ -350,10 +350,14 @@ func (c *Client) hedged(ctx context.Context, k call, service, scope, id string) 
 				return nil, open, r.err
 			}
 		case <-timer.C:
-			if k.reads {
-				node, _ := c.lately.Load().(mesh.Node) // none has answered yet: the group again
-				asking.Go(func() { ask(c.apiSubject(service, k.verb, node)) })
-				asked++
+			if !k.reads {
+				continue
+			}
+			node, known := c.lately.Load().(mesh.Node)
+			asking.Go(func() { ask(c.apiSubject(service, k.verb, node)) })
+			asked++
+			if !known && asked < cap(results) {
+				timer.Reset(hedgeAfter)
 			}
 		}
 	}

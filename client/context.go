@@ -87,7 +87,7 @@ func (x *Context) Fill(cfg Config) (Config, error) {
 	if cfg.URL == "" {
 		cfg.URL = x.URL
 	}
-	if len(cfg.CA) == 0 && SameServers(cfg.URL, x.URL) {
+	if cfg.CA == nil && x.CA != "" && SameServers(cfg.URL, x.URL) {
 		cfg.CA = []byte(x.CA)
 	}
 	if cfg.Token != "" {
