@@ -36,6 +36,14 @@ func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
 	epoch, err := records.Owners.Take(ctx, nodetest.Tenant, "repo", "silent", "i", before.Epoch)
 	require.NoError(t, err)
 
+	raw := m.DialToken(t, m.Token(t, nodetest.Tenant))
+	require.Eventually(t, func() bool { // the node before has heard of it
+		req, err := mesh.NewRequest(mesh.OwnerSubject(nodetest.Tenant, "repo", before.Epoch, mesh.VerbInfo), "", "", struct{}{}, nil)
+		require.NoError(t, err)
+		_, err = raw.RequestMsg(req, time.Second)
+		return err == nats.ErrNoResponders
+	}, 10*time.Second, 10*time.Millisecond)
+
 	soon, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	_, err = ws.ReadFile(soon, "f")
