@@ -352,16 +352,15 @@ func (l *execLog) finish(final *mesh.Final) error {
 	if l.full && final.Limit == "" {
 		final.Limit = "log"
 	}
-	for answered := time.Now(); ; {
+	for began := time.Now(); ; {
 		err := l.countFrames(final)
 		if err == nil {
-			answered = time.Now()
 			err = l.publishFinal(final)
 		}
 		if !errors.Is(err, mesh.ErrRefused) && mesh.CodeOf(err) != mesh.CodeUnavailable {
 			return err
 		}
-		if time.Since(answered) > mesh.DefaultSettle {
+		if time.Since(began) > maxLogRead+mesh.DefaultSettle {
 			return mesh.Errorf(mesh.CodeLost, "unknown outcome: the end of the exec log cannot be read")
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -376,9 +375,8 @@ func (l *execLog) claimed(seq uint64) { l.first, l.last = seq, seq }
 // countFrames makes sure that no other final frame is among ours. Where ours follow
 // one another in the stream, there is no place for one: the expectation of the final
 // frame is enough. Else a log with as many messages as are ours has none of others.
-// After that it is read, which takes as long
-// as it takes: that a leader was busy or changed, and a frame is there twice, is no
-// reason to give the workspace up.
+// After that it is read, at most for maxLogRead: that a leader was busy or changed, and
+// a frame is there twice, is no reason to give the workspace up.
 func (l *execLog) countFrames(final *mesh.Final) error {
 	final.Frames = l.stored
 	if l.last-l.first+1 == l.stored && !l.recount {
