@@ -63,7 +63,7 @@
 // stream, in constant memory with several parts of 512 KiB in flight. Nothing is
 // changed before all of the content has arrived on the node. A file that is
 // replaced while it is read, and a workspace that gets another owner in the middle
-// of a transfer, are CodeConflict: start over.
+// of a transfer, are CodeConflict: start over. ReadFile and WriteFile do it themselves.
 //
 // # Commands
 //

@@ -191,7 +191,8 @@ func (w *Workspace) ReadDirPage(ctx context.Context, req mesh.ListRequest) (mesh
 	return page, op.end(err)
 }
 
-// ReadFile reads a whole file into memory; Get streams.
+// ReadFile reads a whole file into memory, from its beginning again where it is another
+// one before its end; Get streams.
 func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 	all, _, err := w.ReadFileInfo(ctx, path)
 	return all, err
@@ -201,6 +202,19 @@ func (w *Workspace) ReadFile(ctx context.Context, path string) ([]byte, error) {
 // makes a change of what was read only.
 func (w *Workspace) ReadFileInfo(ctx context.Context, path string) ([]byte, mesh.FileInfo, error) {
 	ctx, op := w.reads(ctx, "read", path)
+	for try := 1; ; try++ {
+		all, info, err := w.readWhole(ctx, path)
+		if mesh.CodeOf(err) != mesh.CodeConflict || try == maxReads {
+			return all, info, op.end(err)
+		}
+	}
+}
+
+// maxReads is how often a file is read from its beginning that is another one before
+// its end: replaced, or of a workspace that has moved.
+const maxReads = 5
+
+func (w *Workspace) readWhole(ctx context.Context, path string) ([]byte, mesh.FileInfo, error) {
 	req := mesh.ReadRequest{Path: mesh.Path(path)}
 	all, info, err := w.readRange(ctx, req)
 	if size := int64(len(all)); err == nil && size < info.Size { // few files are
@@ -211,7 +225,7 @@ func (w *Workspace) ReadFileInfo(ctx context.Context, path string) ([]byte, mesh
 			return nil
 		})
 	}
-	return all, info, op.end(err)
+	return all, info, err
 }
 
 // FileOption says under what condition a file is changed. The condition is looked
