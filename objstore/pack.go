@@ -12,16 +12,22 @@ import (
 //
 //	1 byte    PackFormat
 //	…         the stored blobs
-//	…         the index: 1 byte PackFormat, the number of blobs, and of each, in their
-//	          order, its name, its stored bytes and its bytes
+//	…         the index: 1 byte PackFormat, 16 random bytes, the number of blobs, and of
+//	          each, in their order, its name, its stored bytes and its bytes
 //	4 bytes   length of the index
 //	32 bytes  SHA-256 of the index
 //
 // So the end of a pack says what is in it. The pack's name is the SHA-256 of all
 // of its bytes. A blob with as many stored bytes as bytes is not compressed.
+//
+// The random bytes make each pack another one, whatever is in it: a name that is about
+// to be collected is never stored again.
 
-// PackFormat is the format byte of packs that this version writes.
-const PackFormat = 1
+// PackFormat is the format byte of packs that this version writes. Format 1 had no
+// random bytes; it is still read.
+const PackFormat = 2
+
+const plainPackFormat = 1
 
 // Bounds of a pack.
 const (
@@ -37,7 +43,8 @@ const (
 
 	packFooter = 4 + sha256.Size
 	maxPack    = 1 + MaxPackBytes + maxIndex + packFooter
-	maxIndex   = 1 + 2 + MaxPackBlobs*(sha256.Size+4+4)
+	maxIndex   = 1 + nonceSize + 2 + MaxPackBlobs*(sha256.Size+4+4)
+	nonceSize  = 16
 )
 
 // packedBlob is where a pack has a blob.
@@ -51,6 +58,7 @@ type packedBlob struct {
 // packBuilder makes one pack.
 type packBuilder struct {
 	data  []byte // begins with PackFormat
+	nonce [nonceSize]byte
 	blobs []packedBlob
 }
 
@@ -72,7 +80,8 @@ func (p *packBuilder) add(id ID, stored []byte, size int) {
 // finish returns the pack and its name.
 func (p *packBuilder) finish() (ID, []byte) {
 	at := len(p.data)
-	b := binary.AppendUvarint(append(p.data, PackFormat), uint64(len(p.blobs)))
+	b := append(append(p.data, PackFormat), p.nonce[:]...)
+	b = binary.AppendUvarint(b, uint64(len(p.blobs)))
 	for _, blob := range p.blobs {
 		b = append(b, blob.id[:]...)
 		b = binary.AppendUvarint(b, uint64(blob.stored))
@@ -112,7 +121,16 @@ func decodePackEnd(b []byte) (blobs []packedBlob, need int, err error) {
 }
 
 func decodePackIndex(index []byte) ([]packedBlob, error) {
-	d := newDecoder("the index of the pack", index, PackFormat)
+	d := &decoder{what: "the index of the pack"}
+	switch {
+	case len(index) > 0 && index[0] == plainPackFormat:
+		d.rest = index[1:]
+	case len(index) > nonceSize && index[0] == PackFormat:
+		d.rest = index[1+nonceSize:]
+	default:
+		d = newDecoder(d.what, index, PackFormat)
+		d.fail("it is cut short")
+	}
 	n := d.count(sha256.Size + 2)
 	if n == 0 || n > MaxPackBlobs {
 		d.fail("it lists %d blobs", n)
@@ -141,7 +159,7 @@ func (s *Store) CheckPack(id ID, pack []byte) error {
 		return mesh.Errorf(mesh.CodeInternal, "pack %s is damaged: its bytes are not those that were stored", id)
 	}
 	blobs, need, err := decodePackEnd(pack)
-	if err == nil && (len(blobs) == 0 || pack[0] != PackFormat || blobs[len(blobs)-1].end() != int64(len(pack)-need)) {
+	if err == nil && (len(blobs) == 0 || pack[0] != pack[len(pack)-need] || blobs[len(blobs)-1].end() != int64(len(pack)-need)) {
 		err = mesh.Errorf(mesh.CodeInternal, "its index does not fit its blobs")
 	}
 	for i := 0; i < len(blobs) && err == nil; i++ {

@@ -10,7 +10,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -36,8 +38,12 @@ func newStore(t testing.TB) *Store {
 // far zstd compresses may differ from version to version.
 func TestPackGolden(t *testing.T) {
 	s := newStore(t)
-	id, pack := buildPack(s, []byte("a"), []byte("some text"))
-	path := filepath.Join("testdata", "pack.golden")
+	p := packBuilder{data: []byte{PackFormat}, nonce: [nonceSize]byte([]byte("sixteen of bytes"))}
+	for _, b := range []string{"a", "some text"} {
+		p.add(IDOf([]byte(b)), []byte(b), len(b))
+	}
+	id, pack := p.finish()
+	path := filepath.Join("testdata", "pack-2.golden")
 	if flag.Lookup("update").Value.String() == "true" {
 		require.NoError(t, os.WriteFile(path, []byte(hex.Dump(pack)), 0o644))
 	}
@@ -46,6 +52,37 @@ func TestPackGolden(t *testing.T) {
 	require.Equal(t, string(want), hex.Dump(pack))
 	require.Equal(t, IDOf(pack), id)
 	require.NoError(t, s.CheckPack(id, pack))
+}
+
+// TestPlainPackGolden: a pack of the format before is read.
+func TestPlainPackGolden(t *testing.T) {
+	dump, err := os.ReadFile(filepath.Join("testdata", "pack-1.golden"))
+	require.NoError(t, err)
+	var pack []byte
+	for line := range strings.Lines(string(dump)) {
+		if len(line) > 10 {
+			b, err := hex.DecodeString(strings.ReplaceAll(line[10:min(58, len(line))], " ", ""))
+			require.NoError(t, err)
+			pack = append(pack, b...)
+		}
+	}
+	require.NoError(t, newStore(t).CheckPack(IDOf(pack), pack))
+	blobs, _, err := decodePackEnd(pack)
+	require.NoError(t, err)
+	require.Len(t, blobs, 2)
+}
+
+// TestWriterLife: who took too long stores it anew; what he refers to may be gone.
+func TestWriterLife(t *testing.T) {
+	w := newStore(t).Writer(nil)
+	w.began = w.began.Add(time.Minute - MaxWriterLife)
+	_, err := w.Flush(t.Context())
+	require.NoError(t, err)
+	w.began = w.began.Add(-time.Minute)
+	_, err = w.Flush(t.Context())
+	require.Equal(t, mesh.CodeUnavailable, mesh.CodeOf(err), "%v", err)
+	_, err = w.Commit(t.Context(), Commit{})
+	require.Equal(t, mesh.CodeUnavailable, mesh.CodeOf(err), "%v", err)
 }
 
 // TestCompressedBlobGolden: what an earlier version compressed is read.

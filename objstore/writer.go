@@ -3,10 +3,12 @@ package objstore
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -18,11 +20,13 @@ import (
 // another Writer.
 //
 // A Writer serves one checkpoint or one record: open, give it content, then Flush
-// or Commit. It owns no goroutines: who fills a pack stores it, and so the packs in memory
+// or Commit, all of it within MaxWriterLife. It owns no goroutines: who fills a pack stores it, and so the packs in memory
 // are bounded by the number of callers.
 type Writer struct {
 	s    *Store
 	base *Reader
+
+	began time.Time
 
 	mu    sync.Mutex // guards what follows where calls may run beside each other; not held across I/O
 	pack  packBuilder
@@ -40,7 +44,7 @@ func (s *Store) Writer(base *Reader) *Writer {
 	if base == nil {
 		base = &Reader{s: s}
 	}
-	return &Writer{s: s, base: base, news: map[ID]bool{}, packs: map[ID]bool{}}
+	return &Writer{s: s, base: base, began: time.Now(), news: map[ID]bool{}, packs: map[ID]bool{}}
 }
 
 // Blob makes sure that a blob of 1 to MaxBlob bytes is stored, or will be by the
@@ -162,6 +166,7 @@ func (w *Writer) putLate(ctx context.Context) error {
 func (w *Writer) start(p *packBuilder) {
 	if p.data == nil {
 		p.data = append(w.s.packs.get(maxPack), PackFormat)
+		rand.Read(p.nonce[:]) // never fails: crypto/rand crashes the program instead
 	}
 }
 
@@ -189,6 +194,20 @@ func (w *Writer) put(ctx context.Context, p *packBuilder) (ID, error) {
 	return id, err
 }
 
+// MaxWriterLife is how long after it was opened a Writer still says what is durable:
+// what it refers to is not collected sooner.
+const MaxWriterLife = 6 * time.Hour
+
+// alive refuses to go on with what may have been collected, by both clocks: one
+// stands still while the machine sleeps, the other may be set.
+func (w *Writer) alive() error {
+	now := time.Now()
+	if now.Sub(w.began) > MaxWriterLife || now.Round(0).Sub(w.began.Round(0)) > MaxWriterLife {
+		return mesh.Errorf(mesh.CodeUnavailable, "content took more than %s to be stored, and is stored anew; try again", MaxWriterLife)
+	}
+	return w.err
+}
+
 // Flush stores what is not stored yet and returns, sorted, every pack that the
 // content given to this writer is in: what the calls before it returned is
 // durable now. No other call may run beside it.
@@ -197,8 +216,8 @@ func (w *Writer) Flush(ctx context.Context) ([]ID, error) {
 		p := w.cut()
 		_, _ = w.put(ctx, &p) // kept in w.err
 	}
-	if w.err != nil {
-		return nil, w.err
+	if err := w.alive(); err != nil {
+		return nil, err
 	}
 	return w.sortedPacks(), nil
 }
@@ -221,8 +240,8 @@ const MaxCommit = MaxPackBytes - PackBytes
 // this writer's Tree. No other call may run beside it. CodeTooLarge says that the
 // commit is over MaxCommit.
 func (w *Writer) Commit(ctx context.Context, c Commit) (Ref, error) {
-	if w.err != nil {
-		return Ref{}, w.err
+	if err := w.alive(); err != nil {
+		return Ref{}, err
 	}
 	c.Packs = w.sortedPacks()
 	b := c.Encode()
