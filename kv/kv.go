@@ -27,12 +27,13 @@ type Store struct {
 	Nodes      *Nodes
 	Workspaces *Workspaces
 	Tenants    *Tenants
+	Snapshots  *Snapshots
 }
 
 // Open binds to the buckets, which mesh.EnsureStreams has made.
 func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
-	var buckets [4]bucket
-	for i, name := range []string{mesh.BucketOwners, mesh.BucketNodes, mesh.BucketWorkspaces, mesh.BucketTenants} {
+	var buckets [5]bucket
+	for i, name := range []string{mesh.BucketOwners, mesh.BucketNodes, mesh.BucketWorkspaces, mesh.BucketTenants, mesh.BucketSnapshots} {
 		kv, err := js.KeyValue(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("open bucket %s: %w", name, err)
@@ -44,6 +45,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 		Nodes:      &Nodes{buckets[1]},
 		Workspaces: &Workspaces{buckets[2]},
 		Tenants:    &Tenants{buckets[3]},
+		Snapshots:  &Snapshots{buckets[4]},
 	}, nil
 }
 

@@ -30,6 +30,28 @@ type WorkspaceRecord struct {
 	// Net is the most network that its commands may have, as it was made; "" is
 	// what its node says.
 	Net string `json:"net,omitempty"`
+	// Origin is what the workspace was made of; nil: of nothing.
+	Origin *Origin `json:"origin,omitempty"`
+}
+
+// Origin is the commit that a fork begins with. The record refers to it for as long as
+// the fork exists, whatever becomes of the workspace that it was forked from.
+type Origin struct {
+	Workspace mesh.Workspace `json:"workspace"` // that it was forked from
+	ID        string         `json:"id"`        // of that one's record
+	Commit    string         `json:"commit"`    // an objstore.Ref as text
+	PackShard int            `json:"pack_shard"`
+	Time      time.Time      `json:"time"`              // of the fork
+	Request   string         `json:"request,omitempty"` // the Mesh-Id that made it
+}
+
+// PackShard is the shard of the workspace's packs: that of its journal, but for a fork
+// that of its origin, with which it shares content.
+func (r *WorkspaceRecord) PackShard() int {
+	if r.Origin != nil {
+		return r.Origin.PackShard
+	}
+	return r.Shard
 }
 
 // Workspaces is the bucket of workspace records.
@@ -46,7 +68,7 @@ func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) 
 	return r, err
 }
 
-// Create makes a record from its Tenant, Name, Shard, Dir and Net. CodeExists if there
+// Create makes a record from its Tenant, Name, Shard, Dir, Net and Origin. CodeExists if there
 // is one, which is then returned.
 func (ws *Workspaces) Create(ctx context.Context, r WorkspaceRecord) (WorkspaceRecord, error) {
 	t, w := r.Tenant, r.Name

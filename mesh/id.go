@@ -21,6 +21,8 @@ type (
 	Node string
 	// ExecID names one command run; a UUIDv7 made by the client.
 	ExecID string
+	// Snapshot names a commit of a workspace.
+	Snapshot string
 	// TokenID names one issued token; it is part of the token's inbox.
 	TokenID string
 )
@@ -65,6 +67,9 @@ func ParseTenant(s string) (Tenant, error) { return parseName[Tenant]("tenant", 
 
 // ParseWorkspace parses a workspace name; the error has CodeInvalid.
 func ParseWorkspace(s string) (Workspace, error) { return parseName[Workspace]("workspace", s) }
+
+// ParseSnapshot parses the name of a snapshot; the error has CodeInvalid.
+func ParseSnapshot(s string) (Snapshot, error) { return parseName[Snapshot]("snapshot", s) }
 
 // ParseNode parses a node name; the error has CodeInvalid.
 func ParseNode(s string) (Node, error) { return parseName[Node]("node", s) }

@@ -15,6 +15,7 @@ func TestParseNames(t *testing.T) {
 		"tenant":    func(s string) (string, error) { v, err := mesh.ParseTenant(s); return string(v), err },
 		"workspace": func(s string) (string, error) { v, err := mesh.ParseWorkspace(s); return string(v), err },
 		"node":      func(s string) (string, error) { v, err := mesh.ParseNode(s); return string(v), err },
+		"snapshot":  func(s string) (string, error) { v, err := mesh.ParseSnapshot(s); return string(v), err },
 	}
 	for _, c := range []struct {
 		name, in string

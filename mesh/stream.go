@@ -62,13 +62,14 @@ func Streams(s Storage) []jetstream.StreamConfig {
 		packs.DiscardNewPerSubject = true // what a part's subject holds never changes
 		all = append(all, journal, log, packs)
 	}
-	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants} {
+	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants, BucketSnapshots} {
 		kv := base
 		kv.Name = "KV_" + bucket
 		kv.Subjects = []string{"$KV." + bucket + ".>"}
 		kv.MaxMsgsPerSubject = 1
 		kv.DenyDelete = true
 		kv.AllowRollup = true
+		kv.AllowMsgTTL = bucket == BucketSnapshots // what is left of a removed one goes after TombstoneTTL
 		all = append(all, kv)
 	}
 	return all

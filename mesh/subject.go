@@ -197,6 +197,7 @@ const (
 	BucketNodes      = "nodes"
 	BucketWorkspaces = "workspaces"
 	BucketTenants    = "tenants"
+	BucketSnapshots  = "snapshots"
 )
 
 // InboxPrefix is the inbox of one token or connection, without the final dot:

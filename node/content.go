@@ -21,7 +21,7 @@ const maxStores = 16
 
 // content returns the store of the content of the workspace's tenant.
 func (w *workspace) content(ctx context.Context) (*objstore.Store, error) {
-	k := storeKey{w.tenant, w.record.Shard}
+	k := storeKey{w.tenant, w.record.PackShard()}
 	if s, ok := w.node.stores.Get(k); ok {
 		return s, nil
 	}

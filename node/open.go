@@ -395,6 +395,9 @@ func (w *workspace) finishRemoval(ctx context.Context, deleted uint64) error {
 	if err := w.purgeBefore(ctx, mesh.JournalSubject(w.record.Shard, w.tenant, w.name), deleted); err != nil {
 		return err
 	}
+	if err := w.node.kv.Snapshots.RemoveAll(ctx, w.tenant, w.name, w.record.ID); err != nil {
+		return err
+	}
 	if err := w.node.kv.Workspaces.MarkRemoved(ctx, w.tenant, w.name, w.record.ID); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package objstore
 import (
 	"encoding/binary"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -23,6 +24,21 @@ type Ref struct {
 
 // IsZero reports whether r names no commit.
 func (r Ref) IsZero() bool { return r == Ref{} }
+
+// String is the pack and the commit with a dot between.
+func (r Ref) String() string { return r.Pack.String() + "." + r.Commit.String() }
+
+// ParseRef is the inverse of String; the error has CodeInvalid.
+func ParseRef(s string) (r Ref, err error) {
+	pack, commit, _ := strings.Cut(s, ".")
+	if r.Pack, err = ParseID(pack); err == nil {
+		r.Commit, err = ParseID(commit)
+	}
+	if err != nil {
+		return Ref{}, mesh.Errorf(mesh.CodeInvalid, "%.150q is not where a commit is", s)
+	}
+	return r, nil
+}
 
 // Commit is the state of a workspace after one journal record: with the records
 // that follow it, all that the next owner needs. The pack it lies in and Packs
