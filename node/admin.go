@@ -9,6 +9,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
 	"github.com/wsmesh/wsmesh/node/egress"
+	"github.com/wsmesh/wsmesh/router"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
 
@@ -103,6 +104,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxTail":          DefaultMaxTail,
 		"node.DefaultMaxVerifies":      DefaultMaxVerifies,
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
+		"router.DefaultSilence_ms":     router.DefaultSilence.Milliseconds(),
 		"sandbox.DefaultFileBytes":     sandbox.DefaultFileBytes,
 		"sandbox.DefaultFiles":         sandbox.DefaultFiles,
 		"sandbox.DefaultGrace_ms":      sandbox.DefaultGrace.Milliseconds(),

@@ -68,6 +68,7 @@ type Config struct {
 	MaxLogs int64         // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
 	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
 	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
+	Silence time.Duration // see router.DefaultSilence
 	Version string
 	Log     *slog.Logger
 }
@@ -191,7 +192,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
-	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes})
+	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes, Silence: cfg.Silence})
 	return n, nil
 }
 
@@ -394,6 +395,7 @@ func (n *Node) renew(ctx context.Context, revision uint64) error {
 		switch {
 		case err == nil:
 			revision = rev
+			n.router.Renewed(rev)
 		case mesh.CodeOf(err) == mesh.CodeConflict:
 			return err
 		default:

@@ -15,27 +15,26 @@ import (
 	"github.com/wsmesh/wsmesh/node/nodetest"
 )
 
-// An owner who is asked and is silent may be alive: nobody takes a workspace from it for
-// that. One whose subscription is gone is dead.
-func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
-	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+// silentOwner makes a node that subscribes to its pings, answers none, and owns the
+// workspace "repo", in which the file "f" holds 1.
+func silentOwner(t *testing.T, m *nodetest.Mesh) (records *kv.Store, epoch mesh.Epoch, sub *nats.Subscription) {
+	t.Helper()
 	ctx, ws := t.Context(), m.Client.Workspace("repo")
 	require.NoError(t, ws.WriteFile(ctx, "f", []byte("1"), 0))
 	before, err := ws.Info(ctx)
 	require.NoError(t, err)
-
 	silent := m.Store(t, "silent")
-	pings := make(chan *nats.Msg, 100)
-	sub, err := silent.ChanSubscribe(mesh.NodeSubject("silent", "*"), pings)
+	sub, err = silent.SubscribeSync(mesh.NodeSubject("silent", "*"))
 	require.NoError(t, err)
 	require.NoError(t, silent.Flush())
 	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
-	records, err := kv.Open(ctx, js)
+	records, err = kv.Open(ctx, js)
 	require.NoError(t, err)
-	epoch, err := records.Owners.Take(ctx, nodetest.Tenant, "repo", "silent", "i", before.Epoch)
+	_, err = records.Nodes.Put(ctx, kv.NodeRecord{Node: "silent", Incarnation: "i"}, 0)
 	require.NoError(t, err)
-
+	epoch, err = records.Owners.Take(ctx, nodetest.Tenant, "repo", "silent", "i", before.Epoch)
+	require.NoError(t, err)
 	raw := m.DialToken(t, m.Token(t, nodetest.Tenant))
 	require.Eventually(t, func() bool { // the node before has heard of it
 		req, err := mesh.NewRequest(mesh.OwnerSubject(nodetest.Tenant, "repo", before.Epoch, mesh.VerbInfo), "", "", struct{}{}, nil)
@@ -43,18 +42,58 @@ func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
 		_, err = raw.RequestMsg(req, time.Second)
 		return err == nats.ErrNoResponders
 	}, 10*time.Second, 10*time.Millisecond)
+	return records, epoch, sub
+}
 
-	soon, cancel := context.WithTimeout(ctx, 3*time.Second)
+// refuses says that the workspace is asked for, and stays whose it is.
+func refuses(t *testing.T, m *nodetest.Mesh, records *kv.Store, epoch mesh.Epoch, wait time.Duration) {
+	t.Helper()
+	soon, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	_, err = ws.ReadFile(soon, "f")
+	_, err := m.Client.Workspace("repo").ReadFile(soon, "f")
 	require.Error(t, err)
-	require.NotEmpty(t, pings)
-	_, now, err := records.Owners.Get(ctx, nodetest.Tenant, "repo")
+	_, now, err := records.Owners.Get(t.Context(), nodetest.Tenant, "repo")
 	require.NoError(t, err)
 	require.Equal(t, epoch, now, "it was taken from an owner who may be alive")
+}
+
+// An owner who is asked and is silent may be alive: nobody takes a workspace from it for
+// that. One whose subscription is gone is dead.
+func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	records, epoch, sub := silentOwner(t, m)
+	refuses(t, m, records, epoch, 3*time.Second)
+	asked, _, err := sub.Pending()
+	require.NoError(t, err)
+	require.NotZero(t, asked)
 
 	require.NoError(t, sub.Unsubscribe())
-	b, err := ws.ReadFile(ctx, "f")
+	b, err := m.Client.Workspace("repo").ReadFile(t.Context(), "f")
 	require.NoError(t, err)
 	require.Equal(t, "1", string(b))
+}
+
+// A silent owner who does not renew its record, while the others renew theirs, is dead.
+// That nobody can renew one says nothing of it.
+func TestSilentOwnerIsDeadByTheRegistry(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Silence: 3 * kv.RenewEvery})
+	records, epoch, _ := silentOwner(t, m)
+	js, err := jetstream.New(m.Streams(t))
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_"+mesh.BucketNodes)
+	require.NoError(t, err)
+	broken := stream.CachedInfo().Config
+	broken.MaxMsgSize = 10 // no record is as small
+	_, err = js.UpdateStream(t.Context(), broken)
+	require.NoError(t, err)
+	refuses(t, m, records, epoch, 5*kv.RenewEvery)
+	_, err = js.UpdateStream(t.Context(), stream.CachedInfo().Config)
+	require.NoError(t, err)
+
+	b, err := m.Client.Workspace("repo").ReadFile(t.Context(), "f")
+	require.NoError(t, err)
+	require.Equal(t, "1", string(b))
+	_, now, err := records.Owners.Get(t.Context(), nodetest.Tenant, "repo")
+	require.NoError(t, err)
+	require.Greater(t, now, epoch)
 }

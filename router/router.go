@@ -4,11 +4,14 @@
 // the losers answer with the winner's route.
 //
 // A workspace goes back to the node that had it last, which may have its files
-// still, and to another one when that is gone. One in a directory of a host stays
+// still, and to another one when that is gone: nobody subscribes to its pings, or they
+// are not answered and the node's record in the registry has not been renewed for
+// DefaultSilence. One in a directory of a host stays
 // with its node: when that is not running, placing it is unavailable.
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +26,7 @@ import (
 )
 
 const (
-	// pingTime is how long one ping waits. A timeout is never taken for death.
+	// pingTime is how long one ping waits. A timeout alone is never taken for death.
 	pingTime = time.Second
 	// openTime is how long a node may take to open a workspace.
 	openTime = 25 * time.Second
@@ -36,19 +39,24 @@ var deadAfter = []time.Duration{20 * time.Millisecond, 80 * time.Millisecond, 15
 
 // Config is what a router works with. Conn holds the store's credential.
 type Config struct {
-	Conn   *nats.Conn
-	Owners *kv.Owners
-	Nodes  *kv.Nodes
+	Conn    *nats.Conn
+	Owners  *kv.Owners
+	Nodes   *kv.Nodes
+	Silence time.Duration // default DefaultSilence
 }
 
 // Router places workspaces. Safe for concurrent use.
 type Router struct {
-	cfg    Config
-	flight singleflight.Group
+	cfg      Config
+	flight   singleflight.Group
+	renewals renewals
 }
 
 // New makes a router; it owns nothing that needs closing.
-func New(cfg Config) *Router { return &Router{cfg: cfg} }
+func New(cfg Config) *Router {
+	cfg.Silence = cmp.Or(cfg.Silence, DefaultSilence)
+	return &Router{cfg: cfg}
+}
 
 // Place returns the route to a workspace, opening it if need be. The workspace
 // must exist; one that stays is opened by no other node than its last owner.
@@ -87,13 +95,13 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, sta
 					return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is being opened on node %s", w, owner.Node)
 				}
 				continue
-			case err != nil && !errors.Is(err, nats.ErrNoResponders):
+			case err != nil && !errors.Is(err, nats.ErrNoResponders) && (stays || !r.silent(ctx, owner.Node)):
 				return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; try again", owner.Node, w)
 			}
 			gone = err != nil || state == mesh.PingLeaving
 		}
 		node := owner.Node
-		if epoch == 0 || !stays && (gone || !r.Alive(ctx, node)) {
+		if epoch == 0 || !stays && (gone || !r.Answers(ctx, node)) {
 			if node, err = r.choose(ctx, string(t)+"."+string(w)); err != nil {
 				return mesh.Route{}, err
 			}
@@ -139,7 +147,7 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 			return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
 		case err == nil && state == mesh.PingOpen:
 			return reply, r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
-		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead:
+		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead && !r.silent(ctx, owner.Node):
 			return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
 		}
 	}
@@ -154,7 +162,7 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 	return reply, err
 }
 
-// choose picks a node for a workspace that never had one.
+// choose picks a node for a workspace whose last one cannot have it.
 func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
 	entries, err := r.cfg.Nodes.List(ctx)
 	if err != nil {
@@ -168,7 +176,7 @@ func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
 	}
 	for len(live) > 0 {
 		node := Choose(key, live)
-		if r.Alive(ctx, node) {
+		if r.Answers(ctx, node) {
 			return node, nil
 		}
 		live = slices.DeleteFunc(live, func(n mesh.Node) bool { return n == node })

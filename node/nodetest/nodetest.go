@@ -53,6 +53,7 @@ type Config struct {
 	MaxLogs   int64         // bytes of exec logs of one tenant
 	MaxTail   int64         // bytes of changes that are in no commit
 	Idle      time.Duration // how long a workspace that is not used stays open
+	Silence   time.Duration // of a node that is dead
 
 	NetExcept []string      // addresses that are not public and may be reached
 	Resolver  *net.Resolver // finds the hosts that may be reached
@@ -91,7 +92,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	}
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
-		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Capture: cfg.Capture,
+		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Silence: cfg.Silence, Capture: cfg.Capture,
 		Storage: mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
 	m.StartNode(t)
