@@ -82,11 +82,18 @@ func TestSilentOwnerIsDeadByTheRegistry(t *testing.T) {
 	require.NoError(t, err)
 	stream, err := js.Stream(t.Context(), "KV_"+mesh.BucketNodes)
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { // once the other renews its own record, and then nobody can
+		own, err := records.Nodes.Get(t.Context(), nodetest.NodeName)
+		require.NoError(t, err)
+		other, err := records.Nodes.Get(t.Context(), "silent")
+		require.NoError(t, err)
+		return own.Revision > other.Revision
+	}, 10*time.Second, 5*time.Millisecond)
 	broken := stream.CachedInfo().Config
 	broken.MaxMsgSize = 10 // no record is as small
 	_, err = js.UpdateStream(t.Context(), broken)
 	require.NoError(t, err)
-	refuses(t, m, records, epoch, 5*kv.RenewEvery)
+	refuses(t, m, records, epoch, 4*kv.RenewEvery)
 	_, err = js.UpdateStream(t.Context(), stream.CachedInfo().Config)
 	require.NoError(t, err)
 
