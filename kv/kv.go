@@ -28,12 +28,13 @@ type Store struct {
 	Workspaces *Workspaces
 	Tenants    *Tenants
 	Snapshots  *Snapshots
+	Garbage    *Garbage
 }
 
 // Open binds to the buckets, which mesh.EnsureStreams has made.
 func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
-	var buckets [5]bucket
-	for i, name := range []string{mesh.BucketOwners, mesh.BucketNodes, mesh.BucketWorkspaces, mesh.BucketTenants, mesh.BucketSnapshots} {
+	var buckets [6]bucket
+	for i, name := range []string{mesh.BucketOwners, mesh.BucketNodes, mesh.BucketWorkspaces, mesh.BucketTenants, mesh.BucketSnapshots, mesh.BucketGarbage} {
 		kv, err := js.KeyValue(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("open bucket %s: %w", name, err)
@@ -46,6 +47,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 		Workspaces: &Workspaces{buckets[2]},
 		Tenants:    &Tenants{buckets[3]},
 		Snapshots:  &Snapshots{buckets[4]},
+		Garbage:    &Garbage{buckets[5]},
 	}, nil
 }
 

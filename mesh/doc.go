@@ -111,15 +111,6 @@
 // lately, because a frozen member of a queue group swallows its share. So is a
 // commit of memory, which is done once (see below).
 //
-// # Placement
-//
-// A workspace is opened by the node that had it last, or by another one where that is
-// gone or refuses: busy says that it is full, stops or is unfit, unsupported that it has
-// not what the workspace needs (Need). The others are asked in the order of a rendezvous
-// hash weighted by the room that their registry records tell, those that are full after
-// the rest and those that are unfit last; a node that runs no commands opens a workspace
-// only when nobody else does (Anyway). Each node checks for itself what a workspace needs.
-//
 // # The exec log
 //
 // One subject per exec. The first frame is the claim, published expecting that
@@ -212,6 +203,9 @@
 // of them are acknowledged, the last one is stored as the part "end", with
 // Mesh-Parts and Mesh-Part-Bytes. A pack without its end does not exist, and may
 // be stored again. What a part's subject holds never changes.
+//
+// A pack that nothing refers to is deleted when it is old enough that no writer can be
+// about to refer to it: see package node, collection. No name of a pack is used twice.
 //
 // # Memory
 //

@@ -24,9 +24,6 @@ type NodeOpenRequest struct {
 	Tenant    Tenant    `json:"tenant"`
 	Workspace Workspace `json:"workspace"`
 	After     Epoch     `json:"after"`
-	// Anyway: no node is there that runs commands; one that does not is asked to serve
-	// the files.
-	Anyway bool `json:"anyway,omitempty"`
 }
 
 // NodePingRequest names a workspace in a tenure: whether the node owns it (node
@@ -132,7 +129,6 @@ type InfoReply struct {
 	Capture    string    `json:"capture"`     // how changes of commands are found, see CaptureScan; empty where there are no files
 	Execs      int       `json:"execs"`       // running now
 	Net        string    `json:"net"`         // network of its commands that ask for none
-	Settings   Settings  `json:"settings"`
 
 	Committed   *time.Time `json:"committed,omitempty"`    // when the commit was made
 	CommitError string     `json:"commit_error,omitempty"` // why the last try to make one failed
@@ -151,7 +147,7 @@ const (
 // WorkspaceRequest names a workspace to create or remove (api workspace).
 type WorkspaceRequest struct {
 	Workspace Workspace `json:"workspace"`
-	Settings            // of one to create
+	Net       string    `json:"net,omitempty"`   // of one to create: the most network that its commands may have
 	Force     bool      `json:"force,omitempty"` // of one to remove: without its owner, whatever is broken
 }
 
@@ -180,8 +176,8 @@ type WorkspaceListReply struct {
 type WorkspaceDirRequest struct {
 	Tenant    Tenant    `json:"tenant"`
 	Workspace Workspace `json:"workspace"`
-	Dir       Path      `json:"dir"` // absolute
-	Settings            // without Zone and Labels: it is where its directory is
+	Dir       Path      `json:"dir"`           // absolute
+	Net       string    `json:"net,omitempty"` // as in WorkspaceRequest
 }
 
 // WorkspaceMoveRequest asks for a workspace to be on a node. It is asked again until
@@ -198,6 +194,28 @@ type WorkspaceMoveReply struct {
 	Done  bool  `json:"done"`
 	Node  Node  `json:"node,omitempty"`
 	Epoch Epoch `json:"epoch,omitempty"`
+}
+
+// CollectRequest asks for the packs of a tenant that nothing refers to to be deleted. It
+// is asked again, with the same id, until the reply says that it is done.
+type CollectRequest struct {
+	ID           string `json:"id"` // fresh; any node knows the outcome by it
+	Tenant       Tenant `json:"tenant"`
+	KeepLast     int    `json:"keep_last,omitempty"`      // newest commits of each workspace; 0: the node's default
+	KeepWithinMS int64  `json:"keep_within_ms,omitempty"` // and those that are younger; 0: the node's default
+	DryRun       bool   `json:"dry_run,omitempty"`        // delete nothing
+}
+
+// CollectReply answers it. Bytes are as stored.
+type CollectReply struct {
+	Done       bool   `json:"done"`
+	Tenant     Tenant `json:"tenant"`
+	Workspaces int    `json:"workspaces"` // that were looked at
+	Commits    int    `json:"commits"`    // that are kept
+	Packs      int    `json:"packs"`      // that there were
+	Young      int    `json:"young"`      // that nothing refers to, and that are too young
+	Deleted    int    `json:"deleted"`    // or would be
+	Bytes      int64  `json:"bytes"`      // of those
 }
 
 // TenantRequest names a tenant to create.
@@ -264,12 +282,6 @@ type NodeStatus struct {
 	// held. Egress counts what went through the proxy; of the node that answers only.
 	Net    string `json:"net"`
 	Egress any    `json:"egress,omitempty"`
-
-	Zone   string            `json:"zone,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	Room   NodeRoom          `json:"room"`
-	// Unfit is why no workspace is placed there now, for as long as that lasts.
-	Unfit string `json:"unfit,omitempty"`
 }
 
 // States of a node, as status has them.

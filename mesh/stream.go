@@ -62,7 +62,7 @@ func Streams(s Storage) []jetstream.StreamConfig {
 		packs.DiscardNewPerSubject = true // what a part's subject holds never changes
 		all = append(all, journal, log, packs)
 	}
-	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants, BucketSnapshots} {
+	for _, bucket := range []string{BucketOwners, BucketNodes, BucketWorkspaces, BucketTenants, BucketSnapshots, BucketGarbage} {
 		kv := base
 		kv.Name = "KV_" + bucket
 		kv.Subjects = []string{"$KV." + bucket + ".>"}

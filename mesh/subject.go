@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -80,6 +81,7 @@ const (
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
 	VerbAdminMove         = "workspace-move"
+	VerbAdminCollect      = "collect" // delete a tenant's packs that nothing refers to
 )
 
 // OwnerSubject addresses the owner of a workspace in one tenure:
@@ -166,20 +168,28 @@ func PackWildcard(shard int, t Tenant, pack [sha256.Size]byte) string {
 	return fmt.Sprintf("int.v1.pack.%02d.%s.%x.*", shard, t, pack)
 }
 
+// PacksWildcard names every part of all packs of a tenant.
+func PacksWildcard(shard int, t Tenant) string {
+	return fmt.Sprintf("int.v1.pack.%02d.%s.*.*", shard, t)
+}
+
 // PackEndWildcard names the last parts of all packs of a tenant.
 func PackEndWildcard(shard int, t Tenant) string {
 	return fmt.Sprintf("int.v1.pack.%02d.%s.*.end", shard, t)
 }
 
-// ParsePackEndSubject is the inverse of PackEndSubject; the error has CodeInvalid.
-func ParsePackEndSubject(subject string) (pack [sha256.Size]byte, err error) {
+// ParsePackSubject returns the pack that a part's subject is of, and whether that is
+// the last part; the error has CodeInvalid.
+func ParsePackSubject(subject string) (pack [sha256.Size]byte, end bool, err error) {
 	p := strings.Split(subject, ".")
-	if len(p) == 7 && strings.HasPrefix(subject, "int.v1.pack.") && len(p[5]) == hex.EncodedLen(len(pack)) && p[6] == "end" {
-		if _, err := hex.Decode(pack[:], []byte(p[5])); err == nil && p[5] == strings.ToLower(p[5]) {
-			return pack, nil
+	if len(p) == 7 && strings.HasPrefix(subject, "int.v1.pack.") && len(p[5]) == hex.EncodedLen(len(pack)) {
+		_, bad := strconv.ParseUint(p[6], 10, 31)
+		end = p[6] == "end"
+		if _, err := hex.Decode(pack[:], []byte(p[5])); err == nil && p[5] == strings.ToLower(p[5]) && (end || bad == nil) {
+			return pack, end, nil
 		}
 	}
-	return pack, Errorf(CodeInvalid, "subject %.200q is not int.v1.pack.<shard>.<tenant>.<pack>.end", subject)
+	return pack, false, Errorf(CodeInvalid, "subject %.200q is not int.v1.pack.<shard>.<tenant>.<pack>.<part>", subject)
 }
 
 // JournalStream names the journal stream of a shard.
@@ -198,6 +208,7 @@ const (
 	BucketWorkspaces = "workspaces"
 	BucketTenants    = "tenants"
 	BucketSnapshots  = "snapshots"
+	BucketGarbage    = "garbage"
 )
 
 // InboxPrefix is the inbox of one token or connection, without the final dot:

@@ -223,16 +223,21 @@ func FuzzParseSubjects(f *testing.F) {
 	})
 }
 
-func TestParsePackEndSubject(t *testing.T) {
+func TestParsePackSubject(t *testing.T) {
 	subject := mesh.PackEndSubject(3, "acme", pack)
-	got, err := mesh.ParsePackEndSubject(subject)
+	got, end, err := mesh.ParsePackSubject(subject)
 	require.NoError(t, err)
+	require.True(t, end)
+	require.Equal(t, pack, got)
+	got, end, err = mesh.ParsePackSubject(mesh.PackSubject(3, "acme", pack, 7))
+	require.NoError(t, err)
+	require.False(t, end)
 	require.Equal(t, pack, got)
 	for name, wrong := range map[string]string{
-		"empty": "", "a part": mesh.PackSubject(3, "acme", pack, 7), "another family": "x" + subject, "too short": strings.Replace(subject, "0a", "", 1),
+		"empty": "", "another part": strings.TrimSuffix(subject, "d"), "another family": "x" + subject, "too short": strings.Replace(subject, "0a", "", 1),
 		"upper case": strings.Replace(subject, "0a", "0A", 1), "no digits": strings.Replace(subject, "0a", "0g", 1), "too long": subject + ".x",
 	} {
-		_, err := mesh.ParsePackEndSubject(wrong)
+		_, _, err := mesh.ParsePackSubject(wrong)
 		require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err), name)
 	}
 }

@@ -35,6 +35,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return nil, n.createInDir(ctx, req)
 	case mesh.VerbAdminMove:
 		return n.moveWorkspace(ctx, req)
+	case mesh.VerbAdminCollect:
+		return n.answerCollect(ctx, req)
 	case mesh.VerbAdminTokenList:
 		return n.listTokens(ctx)
 	default:
@@ -75,7 +77,6 @@ func Limits() map[string]int64 {
 		"mesh.MaxEdit":                 mesh.MaxEdit,
 		"mesh.MaxEdits":                mesh.MaxEdits,
 		"mesh.MaxKeyBytes":             mesh.MaxKeyBytes,
-		"mesh.MaxLabels":               mesh.MaxLabels,
 		"mesh.MaxList":                 mesh.MaxList,
 		"mesh.MaxMessage":              mesh.MaxMessage,
 		"mesh.MaxStdinWait_ms":         mesh.MaxStdinWait.Milliseconds(),
@@ -84,6 +85,8 @@ func Limits() map[string]int64 {
 		"node.DefaultAnswerAge_ms":     DefaultAnswerAge.Milliseconds(),
 		"node.DefaultAnswers":          DefaultAnswers,
 		"node.DefaultCommitAfter_ms":   DefaultCommitAfter.Milliseconds(),
+		"node.DefaultCollectAge_ms":    DefaultCollectAge.Milliseconds(),
+		"node.DefaultCollectEvery_ms":  DefaultCollectEvery.Milliseconds(),
 		"node.DefaultDiskBytes":        DefaultDiskBytes,
 		"node.DefaultDiskFiles":        DefaultDiskFiles,
 		"node.DefaultDownloadIdle_ms":  DefaultDownloadIdle.Milliseconds(),
@@ -98,13 +101,11 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxExecs":         DefaultMaxExecs,
 		"node.DefaultMaxFiles":         DefaultMaxFiles,
 		"node.DefaultMaxLists":         DefaultMaxLists,
+		"node.DefaultKeepLast":         DefaultKeepLast,
+		"node.DefaultKeepWithin_ms":    DefaultKeepWithin.Milliseconds(),
 		"node.DefaultLogFrames":        DefaultLogFrames,
 		"node.DefaultMaxLog":           DefaultMaxLog,
 		"node.DefaultMaxLogs":          DefaultMaxLogs,
-		"node.DefaultMaxOpen":          DefaultMaxOpen,
-		"node.DefaultMinFree":          DefaultMinFree,
-		"node.DefaultProbe_ms":         DefaultProbe.Milliseconds(),
-		"node.DefaultProbeTime_ms":     DefaultProbeTime.Milliseconds(),
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxTail":          DefaultMaxTail,
 		"node.DefaultMaxVerifies":      DefaultMaxVerifies,
@@ -147,7 +148,6 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 			continue
 		}
 		s := mesh.NodeStatus{Node: r.Node, State: state, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Capture: r.Capture, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
-		s.Zone, s.Labels, s.Room, s.Unfit = r.Zone, r.Labels, r.Room, r.Unfit
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
@@ -188,26 +188,8 @@ func (n *Node) moveWorkspace(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	if record.Dir != "" {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of its node's machine, and stays there", a.Workspace)
 	}
-	if err := n.checkHeir(ctx, &record, a.Node); err != nil {
-		return nil, err
-	}
 	reply, err := n.router.Move(ctx, a.Tenant, a.Workspace, a.Node, a.FromDead)
 	return &mesh.Reply{Args: reply}, err
-}
-
-// checkHeir refuses a node that would not take the workspace.
-func (n *Node) checkHeir(ctx context.Context, record *kv.WorkspaceRecord, to mesh.Node) error {
-	r, err := n.kv.Nodes.Get(ctx, to)
-	if err != nil || r.Revision == 0 {
-		return err // a node that is not there does not answer either
-	}
-	if miss := record.Missing(r.Zone, r.Labels, r.Driver); miss != "" {
-		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s; wsmesh status shows what nodes have", to, record.Name, miss)
-	}
-	if r.Unfit != "" {
-		return mesh.Errorf(mesh.CodeConflict, "node %s takes no workspace now: %s", to, r.Unfit)
-	}
-	return nil
 }
 
 // forgetAfter is how long status goes on showing a node that is gone without a word.

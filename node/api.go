@@ -49,38 +49,38 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	}
 	record, err := n.kv.Workspaces.Get(ctx, t, w)
 	if mesh.CodeOf(err) == mesh.CodeNotFound && a.Create {
-		if record, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
+		if err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
 			err = nil
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	route, err := n.router.Place(ctx, &record)
+	route, err := n.router.Place(ctx, t, w, record.Dir != "")
 	return &mesh.Reply{Args: route}, err
 }
 
 // newWorkspace makes the record of a workspace within the tenant's quota, which
-// those created at the same moment can exceed: by three on each node. CodeExists comes
-// with the record that there is.
-func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) (kv.WorkspaceRecord, error) {
+// those created at the same moment can exceed: by three on each node.
+func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) error {
 	t := r.Tenant
 	if !n.creations.Take(string(t)) {
-		return r, mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
+		return mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
 	}
 	defer n.creations.Give(string(t))
 	if _, err := n.kv.Tenants.Get(ctx, t); err != nil {
-		return r, err
+		return err
 	}
 	_, more, err := n.kv.Workspaces.List(ctx, t, "", DefaultMaxWorkspaces-1)
 	if err != nil {
-		return r, err
+		return err
 	}
 	if more {
-		return r, mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
+		return mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
 	}
 	r.Shard = n.shardOf(t, r.Name)
-	return n.kv.Workspaces.Create(ctx, r)
+	_, err = n.kv.Workspaces.Create(ctx, r)
+	return err
 }
 
 // shardOf chooses the shard of a new workspace; its record keeps it.
@@ -95,7 +95,7 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	if err != nil {
 		return nil, err
 	}
-	if err := n.checkSettings(&a.Settings); err != nil {
+	if err := n.checkNet(a.Net); err != nil {
 		return nil, err
 	}
 	if _, err := n.kv.Workspaces.Get(ctx, t, w); err == nil {
@@ -103,16 +103,7 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
 		return nil, err
 	}
-	_, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Settings: a.Settings})
-	return nil, err
-}
-
-// checkSettings refuses what cannot be or is not granted.
-func (n *Node) checkSettings(s *mesh.Settings) error {
-	if err := s.Check(); err != nil {
-		return err
-	}
-	return n.checkNet(s.Net)
+	return nil, n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Net: a.Net})
 }
 
 func workspaceIn(req *mesh.Request) (w mesh.Workspace, a mesh.WorkspaceRequest, err error) {
@@ -195,7 +186,7 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		if a.Force {
 			return nil, n.removeByForce(ctx, record)
 		}
-		route, err := n.router.Place(ctx, &record)
+		route, err := n.router.Place(ctx, t, w, record.Dir != "")
 		if err != nil {
 			return nil, err
 		}

@@ -25,13 +25,21 @@ func (w *workspace) content(ctx context.Context) (*objstore.Store, error) {
 	if s, ok := w.node.stores.Get(k); ok {
 		return s, nil
 	}
-	bucket, err := jsbucket.Open(ctx, w.node.js, k.shard, k.tenant)
+	bucket, err := w.node.bucket(ctx, k)
 	if err != nil {
-		return nil, fmt.Errorf("open the packs of tenant %s: %w", k.tenant, err)
+		return nil, err
 	}
 	s, err := objstore.New(bucket, objstore.Config{})
 	if err == nil {
 		w.node.stores.Add(k, s)
 	}
 	return s, err
+}
+
+func (n *Node) bucket(ctx context.Context, k storeKey) (*jsbucket.Bucket, error) {
+	bucket, err := jsbucket.Open(ctx, n.js, k.shard, k.tenant)
+	if err != nil {
+		return nil, fmt.Errorf("open the packs of tenant %s: %w", k.tenant, err)
+	}
+	return bucket, nil
 }

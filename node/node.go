@@ -56,10 +56,6 @@ type Config struct {
 	Capture   string          // how changes of commands are found: auto (default), fanotify, scan
 	HostDirs  bool            // the operator may make a directory of the host a workspace
 
-	// Where the node is and what it is like, for workspaces that need it: mesh.CheckPlace.
-	Zone   string
-	Labels map[string]string
-
 	// Network of commands, as egress.Parse reads it.
 	Net       string        // of those that name none, in workspaces that have none; default none
 	MaxNet    string        // the most that a command or a workspace may ask for; default none
@@ -73,10 +69,11 @@ type Config struct {
 	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
 	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
 	Silence time.Duration // see router.DefaultSilence
-	MaxOpen int           // workspaces that are open at a time; default DefaultMaxOpen
-	Probe   time.Duration // how often the node tries its disk and its sandbox; default DefaultProbe
-	Version string
-	Log     *slog.Logger
+	// CollectAge is how old what nothing refers to is before it is deleted; default
+	// DefaultCollectAge. Less is for tests: a slow writer may still refer to it.
+	CollectAge time.Duration
+	Version    string
+	Log        *slog.Logger
 }
 
 // Node is a running node. Make it with New, then call Run once.
@@ -98,20 +95,20 @@ type Node struct {
 	door    *mesh.Responder // answers tenants and the operator
 	peers   *mesh.Responder // answers nodes
 
-	ready     atomic.Bool // the door's subscriptions are known to the server
-	execs     *mesh.Slots // of running commands
-	downloads *mesh.Slots // of open tar streams, whose parts are kept in memory
-	edits     *mesh.Slots // of large files
-	bulk      *mesh.Slots // of copies, unpackings and recursive removals
-	lists     *mesh.Slots // of lists
-	creations *mesh.Slots // of workspaces being created, between the look at the quota and the record
-	searches  *mesh.Slots // of searches and greps under way, each of which may keep a processor busy
-	verifies  *mesh.Slots // of workspaces that are verified or recovered
-	counts    *mesh.Slots // of workspaces whose files are being counted
+	ready     atomic.Bool     // the door's subscriptions are known to the server
+	execs     *mesh.Slots     // of running commands
+	downloads *mesh.Slots     // of open tar streams, whose parts are kept in memory
+	edits     *mesh.Slots     // of large files
+	bulk      *mesh.Slots     // of copies, unpackings and recursive removals
+	lists     *mesh.Slots     // of lists
+	creations *mesh.Slots     // of workspaces being created, between the look at the quota and the record
+	searches  *mesh.Slots     // of searches and greps under way, each of which may keep a processor busy
+	verifies  *mesh.Slots     // of workspaces that are verified or recovered
+	collect   chan collection // that somebody asked for
+	counts    *mesh.Slots     // of workspaces whose files are being counted
 	stores    *lru.Cache[storeKey, *objstore.Store]
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
 	logs      *logUse     // what exec logs hold
-	fitness   fitness
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -158,20 +155,15 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if cfg.MaxTail == 0 {
 		cfg.MaxTail = DefaultMaxTail
 	}
+	if cfg.CollectAge == 0 {
+		cfg.CollectAge = DefaultCollectAge
+	}
 	if cfg.Idle == 0 {
 		cfg.Idle = DefaultIdle
 	}
-	if cfg.MaxOpen == 0 {
-		cfg.MaxOpen = DefaultMaxOpen
-	}
-	if cfg.Probe == 0 {
-		cfg.Probe = DefaultProbe
-	}
-	if err := mesh.CheckPlace(cfg.Zone, cfg.Labels); err != nil {
-		return nil, err
-	}
 	n := &Node{
 		trashed: make(chan struct{}, 1),
+		collect: make(chan collection, 1),
 		cfg:     cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
 		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), edits: mesh.NewSlots(DefaultMaxEdits), creations: mesh.NewSlots(DefaultMaxCreations),
@@ -206,7 +198,6 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if n.watcher, err = n.listen(); err != nil {
 		return nil, err
 	}
-	n.judge(nil, n.runner.Refusal())
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes, Silence: cfg.Silence})
@@ -351,8 +342,8 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
 	g.Go(func() error { return n.closeIdle(bg) })
-	g.Go(func() error { return n.keepFit(bg) })
 	g.Go(func() error { return n.emptyTrash(bg) })
+	g.Go(func() error { return n.collectDaily(bg) })
 	level := n.runner.Level()
 	n.log.Info("node serves", "isolation", level.Driver, "warm", level.Warm, "limits", level.Limits, "landlock", level.Landlock, "reason", level.Reason)
 	if serving != nil {
@@ -390,7 +381,6 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
 		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Capture: n.capture(), Net: n.network.grant.String(),
-		Zone: n.cfg.Zone, Labels: n.cfg.Labels, Driver: n.runner.Level().Driver, Room: n.room(len(n.workspaces)), Unfit: n.fitness.unfit(),
 	}
 }
 

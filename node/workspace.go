@@ -439,7 +439,7 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	}
 	info := mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
-		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: w.record.Settings,
+		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(),
 	}
 	if w.files != nil {
 		w.files.describe(&info)

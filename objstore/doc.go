@@ -13,9 +13,8 @@
 //
 // Blobs are stored together in packs. A pack ends with its index and is named by
 // the SHA-256 of its bytes. A Bucket keeps the packs of one tenant, so content is
-// never shared between tenants; its drivers are jsbucket (JetStream) and RemotePacks,
-// in a Remote: s3bucket (S3) or dirbucket (a directory). Package dirtree reads and
-// restores directories.
+// never shared between tenants; its drivers are jsbucket (JetStream) and dirbucket
+// (a directory). Package dirtree reads and restores directories.
 //
 // Everything is checked against its name when it is read: damage is an error that
 // says which blob in which pack, and never other bytes.
@@ -26,8 +25,9 @@
 // it has stored itself; all else it stores again. A commit lists the packs that
 // hold what it reaches. So a reader needs no index of all packs of a tenant: it
 // reads the ends of those that the commit lists; and a pack may be collected when
-// no commit, record or lease lists it, without reading one tree. A Reader of
-// Store.Packs finds whatever is there when no list is left.
+// no commit or record lists it and no Writer can be about to (MaxWriterLife), without
+// reading one tree. A Reader of Store.Packs finds whatever is there when no list is
+// left.
 //
 // # How an owner uses it
 //

@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDev(), newInit(), newNATS(), newNode(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
 		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newWatch(), newMem(),
-		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newBench(), newVersion(),
+		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newGC(), newBench(), newVersion(),
 	)
 	root.AddCommand(laterCommands("snapshot", "fork", "audit", "restore")...)
 	return root

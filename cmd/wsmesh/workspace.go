@@ -53,8 +53,7 @@ func (o *output) workspace(w mesh.WorkspaceEntry) error {
 
 func newWorkspaceCreate() *cobra.Command {
 	var t target
-	var s settingsFlags
-	var from, dir string
+	var from, net, dir string
 	cmd := &cobra.Command{
 		Use:   "create W",
 		Short: "Create a workspace; a first write or exec does it too",
@@ -70,27 +69,26 @@ func newWorkspaceCreate() *cobra.Command {
 			if from != "" {
 				return later("workspace create --from")
 			}
-			settings, err := s.settings(cmd)
-			if err != nil {
+			if err := checkNet(cmd, net); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("dir") {
-				return createInDir(cmd, &t, args[0], dir, settings)
+				return createInDir(cmd, &t, args[0], dir, net)
 			}
 			return t.withClient(cmd.Context(), func(c *client.Client) error {
-				return c.CreateWorkspaceWith(cmd.Context(), args[0], settings)
+				return c.CreateWorkspaceWith(cmd.Context(), args[0], client.WorkspaceConfig{Net: net})
 			})
 		},
 	}
 	t.bind(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
-	s.bind(cmd)
+	cmd.Flags().StringVar(&net, "net", "", "most `NETWORK` of its commands: none, full or allow:HOST,… (default as the mesh is set)")
 	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
 	return cmd
 }
 
 // createInDir asks the node of DIR's own mesh, which runs on this machine.
-func createInDir(cmd *cobra.Command, t *target, name, dir string, settings mesh.Settings) error {
+func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
 	if dir == "" {
 		return wrongUse(cmd, "--dir is empty; leave it out for a workspace of its own")
 	}
@@ -109,7 +107,7 @@ func createInDir(cmd *cobra.Command, t *target, name, dir string, settings mesh.
 	if err != nil {
 		return err
 	}
-	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Settings: settings}
+	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Net: net}
 	return t.request(cmd.Context(), mesh.VerbAdminWorkspaceDir, req, nil)
 }
 
@@ -226,7 +224,6 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"capture", captureText(info.Capture)},
 		{"execs", strconv.Itoa(info.Execs)},
 		{"net", orDash(info.Net)},
-		{"needs", orDash(info.Settings.Missing("", nil, ""))},
 	} {
 		if err := out.row(nil, field[0], field[1]); err != nil {
 			return err

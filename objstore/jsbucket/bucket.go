@@ -181,14 +181,22 @@ func (b *Bucket) end(ctx context.Context, id objstore.ID) (layout, []byte, error
 	if err != nil {
 		return layout{}, nil, err
 	}
+	l, err := layoutOf(m)
+	if err != nil {
+		return layout{}, nil, err
+	}
+	b.known.Add(id, l)
+	return l, m.Data, nil
+}
+
+// layoutOf is what the last part of a pack says.
+func layoutOf(m *jetstream.RawStreamMsg) (layout, error) {
 	parts, err1 := strconv.Atoi(m.Header.Get(mesh.HeaderParts))
 	part, err2 := strconv.ParseInt(m.Header.Get(mesh.HeaderPartBytes), 10, 64)
 	if err1 != nil || err2 != nil || parts < 1 || parts > maxParts || part < 1 || part > mesh.MaxPayload || int64(len(m.Data)) > part {
-		return layout{}, nil, mesh.Errorf(mesh.CodeInternal, "its end is damaged: it does not say how many parts of which length there are")
+		return layout{}, mesh.Errorf(mesh.CodeInternal, "its end is damaged: it does not say how many parts of which length there are")
 	}
-	l := layout{parts: parts, part: part, size: int64(parts-1)*part + int64(len(m.Data))}
-	b.known.Add(id, l)
-	return l, m.Data, nil
+	return layout{parts: parts, part: part, size: int64(parts-1)*part + int64(len(m.Data))}, nil
 }
 
 // read returns the message of a subject as the leader has it.
@@ -250,7 +258,7 @@ func (b *Bucket) Delete(ctx context.Context, id objstore.ID) error {
 // List implements objstore.Bucket. It holds the tenant's names, 32 bytes each.
 func (b *Bucket) List(ctx context.Context) iter.Seq2[objstore.ID, error] {
 	return func(yield func(objstore.ID, error) bool) {
-		all, err := b.list(ctx)
+		all, err := b.list(ctx, mesh.PackEndWildcard(b.shard, b.tenant))
 		for _, id := range all {
 			if !yield(id, nil) {
 				return
@@ -262,16 +270,16 @@ func (b *Bucket) List(ctx context.Context) iter.Seq2[objstore.ID, error] {
 	}
 }
 
-func (b *Bucket) list(ctx context.Context) ([]objstore.ID, error) {
+func (b *Bucket) list(ctx context.Context, subjects string) ([]objstore.ID, error) {
 	var all []objstore.ID
 	err := b.ask(ctx, func(ctx context.Context) error {
 		all = nil
-		info, err := b.stream.Info(ctx, jetstream.WithSubjectFilter(mesh.PackEndWildcard(b.shard, b.tenant)))
+		info, err := b.stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
 		if err != nil {
 			return err
 		}
 		for subject := range info.State.Subjects {
-			pack, err := mesh.ParsePackEndSubject(subject)
+			pack, _, err := mesh.ParsePackSubject(subject)
 			if err != nil {
 				return err
 			}
@@ -283,5 +291,30 @@ func (b *Bucket) list(ctx context.Context) ([]objstore.ID, error) {
 		return nil, err
 	}
 	slices.SortFunc(all, func(x, y objstore.ID) int { return bytes.Compare(x[:], y[:]) })
-	return all, nil
+	return slices.Compact(all), nil
+}
+
+// Stored returns every pack that something is stored of, those without an end as
+// well, whose writers died or are at work; in ascending order.
+func (b *Bucket) Stored(ctx context.Context) ([]objstore.ID, error) {
+	return b.list(ctx, mesh.PacksWildcard(b.shard, b.tenant))
+}
+
+// Age is how long ago the last part of a pack was stored, by the clock of the servers,
+// and how many bytes the pack has; 0 bytes if it has no end.
+func (b *Bucket) Age(ctx context.Context, id objstore.ID) (age time.Duration, size int64, err error) {
+	m, err := b.read(ctx, mesh.PackWildcard(b.shard, b.tenant, id))
+	if err != nil {
+		return 0, 0, fmt.Errorf("age of %s: %w", id, err)
+	}
+	info, err := b.stream.Info(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("age of %s: %w (%w)", id, mesh.Errorf(mesh.CodeUnavailable, "the stream of packs did not answer; try again"), err)
+	}
+	if _, end, err := mesh.ParsePackSubject(m.Subject); err == nil && end {
+		if l, err := layoutOf(m); err == nil {
+			size = l.size
+		}
+	}
+	return info.TimeStamp.Sub(m.Time), size, nil
 }
