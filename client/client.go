@@ -58,6 +58,10 @@ type Config struct {
 	// input, content of files and values of memories never are. The handler gets
 	// the caller's context and runs in the caller's goroutine.
 	Log *slog.Logger
+
+	// OnStatus, if it is set, hears how the connection is from Dial on: see
+	// Client.OnStatus.
+	OnStatus func(Status)
 }
 
 // File is what DIR/client.json holds.
@@ -165,6 +169,9 @@ type Client struct {
 	lately atomic.Value  // mesh.Node that answered an api request last
 	head   atomic.Uint64 // newest revision of the tenant's memory that was seen
 	link   atomic.Pointer[link]
+
+	notices notices
+	ended   chan struct{} // closed when the connection is, for good
 }
 
 // link is one unbroken connection to a server. What was asked over it and not
@@ -212,11 +219,30 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if until, ok := ctx.Deadline(); ok {
 		opts = append(opts, nats.Timeout(max(time.Millisecond, min(5*time.Second, time.Until(until)))))
 	}
-	c := &Client{cfg: cfg, claims: claims, routes: routes}
+	c := &Client{cfg: cfg, claims: claims, routes: routes, ended: make(chan struct{})}
+	if cfg.OnStatus != nil {
+		c.OnStatus(cfg.OnStatus)
+	}
 	c.renewLink()
-	opts = append(opts, nats.DisconnectErrHandler(func(*nats.Conn, error) { c.renewLink() }))
+	opts = append(
+		opts,
+		nats.ConnectHandler(func(*nats.Conn) { c.notices.tell(StatusConnected) }),
+		nats.DisconnectErrHandler(func(conn *nats.Conn, _ error) {
+			c.renewLink()
+			if !conn.IsClosed() {
+				c.notices.tell(StatusReconnecting)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { c.notices.tell(StatusConnected) }),
+		nats.ClosedHandler(func(*nats.Conn) {
+			c.notices.tell(StatusClosed)
+			close(c.ended)
+		}),
+	)
+	c.notices.tell(StatusConnecting)
 	c.conn, err = nats.Connect(cfg.URL, opts...)
 	if err != nil {
+		c.notices.tell(StatusClosed)
 		if denied := refused(cfg.Token, claims.Tenant, err); denied != nil {
 			return nil, denied
 		}
@@ -285,16 +311,10 @@ func CheckSecret(urls string) error {
 
 // Close drains the connection: replies on their way still arrive. Idempotent.
 func (c *Client) Close() error {
-	if c.conn.IsClosed() {
-		return nil
-	}
-	closed := make(chan struct{})
-	c.conn.SetClosedHandler(func(*nats.Conn) { close(closed) })
 	if err := c.conn.Drain(); err != nil {
 		c.conn.Close()
-		return nil
 	}
-	<-closed
+	<-c.ended
 	return nil
 }
 

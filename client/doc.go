@@ -141,7 +141,9 @@
 // # Many tenants
 //
 // A Pool keeps one Client for each tenant or token that a program serves, closes
-// those that rest, and does not ask twice whether a token that was refused is good.
+// those that rest, and does not ask twice whether a token that was refused is good. A
+// Client is one connection, which everything that it does shares; it comes back by
+// itself when it breaks, and OnStatus says how it is.
 //
 // # Concurrency
 //

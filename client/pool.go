@@ -35,10 +35,19 @@ const (
 // PoolConfig says where a Pool's clients connect, and how many it keeps.
 type PoolConfig struct {
 	Client Config // of each client; its Token is not used
-	// Token finds the token of a key; without it the key is the token.
-	Token func(ctx context.Context, key string) (string, error)
-	Size  int           // default DefaultPoolSize
-	Idle  time.Duration // default DefaultPoolIdle
+	// Each, if it is set, says what is special about the client of a key: it changes a
+	// copy of Client, and sets its Token. Without it the key is the token. Its error is
+	// that of With; a key whose error is CodeDenied is refused for some seconds.
+	Each func(ctx context.Context, key string, cfg *Config) error
+	Size int           // default DefaultPoolSize
+	Idle time.Duration // default DefaultPoolIdle
+}
+
+// PoolStats counts the connections of a Pool.
+type PoolStats struct {
+	Total  int // connections that there are
+	Active int // of them in use
+	Idle   int // of them kept for later
 }
 
 // Pool keeps clients of many tenants or tokens, one for each. A client is closed
@@ -53,7 +62,9 @@ type Pool struct {
 
 	mu      sync.Mutex
 	entries *simplelru.LRU[[sha256.Size]byte, *pooled]
-	closing sync.WaitGroup // clients that nobody used, being closed
+	open    map[*pooled]struct{} // those that have a client
+	users   sync.WaitGroup       // of With, and dials
+	closing sync.WaitGroup       // clients that nobody used, being closed
 	closed  bool
 }
 
@@ -71,13 +82,14 @@ type pooled struct {
 func NewPool(cfg PoolConfig) *Pool {
 	cfg.Size = cmp.Or(cfg.Size, DefaultPoolSize)
 	cfg.Idle = cmp.Or(cfg.Idle, DefaultPoolIdle)
-	p := &Pool{cfg: cfg, refusals: rate.NewLimiter(DefaultPoolRefusals, 4*DefaultPoolRefusals), slots: make(chan struct{}, poolDials)}
+	p := &Pool{cfg: cfg, refusals: rate.NewLimiter(DefaultPoolRefusals, 4*DefaultPoolRefusals), slots: make(chan struct{}, poolDials), open: map[*pooled]struct{}{}}
 	p.entries, _ = simplelru.NewLRU(cfg.Size, func(_ [sha256.Size]byte, e *pooled) { p.drop(e) }) // fails only for a size below 1
 	return p
 }
 
 // With runs do with the client of a key, a tenant or a token as PoolConfig has it,
-// and keeps that client open until do returns. Errors are do's own, and those of
+// and keeps that client open until do returns or panics; all who use a key at a time use
+// one client. With "" do gets a client of its own, which is closed afterwards. Errors are do's own, and those of
 // Dial: CodeDenied for a refused token, at once for some seconds after the first
 // refusal; CodeUnavailable when no server answers; CodeBusy when too many tokens
 // were refused lately.
@@ -105,23 +117,35 @@ func (p *Pool) take(ctx context.Context, key string) (*pooled, error) {
 	if p.closed {
 		return nil, mesh.Errorf(mesh.CodeUnavailable, "the pool is closed")
 	}
+	p.users.Add(1)
 	id := sha256.Sum256([]byte(key)) // a token is not kept longer than its client
+	if key == "" {
+		return p.begin(ctx, id, key, true), nil
+	}
 	e, ok := p.entries.Get(id)
 	if ok && e.client != nil && e.client.over() {
 		p.entries.Remove(id)
 		ok = false
 	}
 	if !ok {
-		e = &pooled{ready: make(chan struct{})}
-		e.users++ // of the dial itself
+		e = p.begin(ctx, id, key, false)
 		p.entries.Add(id, e)
-		p.dials.Go(func() { p.dial(context.WithoutCancel(ctx), id, key, e) })
+		return e, nil
 	}
 	e.users++
 	if e.expire != nil && e.err == nil { // who asks again does not prolong a refusal
 		e.expire.Stop()
 	}
 	return e, nil
+}
+
+// begin makes an entry with one user and dials for it; once: it is nobody else's. p.mu
+// is held.
+func (p *Pool) begin(ctx context.Context, id [sha256.Size]byte, key string, once bool) *pooled {
+	e := &pooled{ready: make(chan struct{}), users: 2, gone: once} // the dial is a user
+	p.users.Add(1)
+	p.dials.Go(func() { p.dial(context.WithoutCancel(ctx), id, key, e) })
+	return e
 }
 
 // dial fills an entry. It is one for all who wait, so it outlives the context of
@@ -131,7 +155,9 @@ func (p *Pool) dial(ctx context.Context, id [sha256.Size]byte, key string, e *po
 	c, err := p.connect(ctx, key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e.client, e.err = c, err
+	if e.client, e.err = c, err; c != nil {
+		p.open[e] = struct{}{}
+	}
 	close(e.ready)
 	denied := mesh.CodeOf(err) == mesh.CodeDenied
 	switch {
@@ -153,10 +179,10 @@ func (p *Pool) connect(ctx context.Context, key string) (*Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	cfg, err := p.cfg.Client, error(nil)
+	cfg := p.cfg.Client
 	cfg.Token = key
-	if p.cfg.Token != nil {
-		if cfg.Token, err = p.cfg.Token(ctx, key); err != nil {
+	if p.cfg.Each != nil {
+		if err := p.cfg.Each(ctx, key, &cfg); err != nil {
 			return nil, err
 		}
 	}
@@ -170,6 +196,7 @@ func (p *Pool) connect(ctx context.Context, key string) (*Client, error) {
 // give takes a user off an entry. The last user of a client that is in nobody
 // else's hands closes it.
 func (p *Pool) give(e *pooled) {
+	defer p.users.Done()
 	p.mu.Lock()
 	e.users--
 	last := e.users == 0 && e.gone && e.client != nil
@@ -178,8 +205,16 @@ func (p *Pool) give(e *pooled) {
 	}
 	p.mu.Unlock()
 	if last {
-		e.client.Close()
+		p.shut(e)
 	}
+}
+
+// shut closes the client of an entry, which drains it.
+func (p *Pool) shut(e *pooled) {
+	e.client.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, e)
 }
 
 // expired drops an entry that is still the one of its key and not in use.
@@ -198,18 +233,32 @@ func (p *Pool) drop(e *pooled) {
 		e.expire.Stop()
 	}
 	if e.users == 0 && e.client != nil {
-		p.closing.Go(func() { e.client.Close() }) // draining takes a moment
+		p.closing.Go(func() { p.shut(e) })
 	}
 }
 
-// Close closes the clients that are not in use and refuses new users; those in use
-// are closed by their last one. It returns when all that it closes is closed.
-// Idempotent.
+// Stats counts the connections at the moment; those that are being made are not there yet.
+func (p *Pool) Stats() PoolStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := PoolStats{Total: len(p.open)}
+	for e := range p.open {
+		if e.users > 0 {
+			s.Active++
+		}
+	}
+	s.Idle = s.Total - s.Active
+	return s
+}
+
+// Close refuses new users with CodeUnavailable, waits for those that there are, and
+// returns when every connection is closed. Do not call it from within With. Idempotent.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.entries.Purge()
 	p.mu.Unlock()
+	p.users.Wait()
 	p.dials.Wait()
 	p.closing.Wait()
 }

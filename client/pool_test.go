@@ -36,7 +36,7 @@ func TestPoolSharesAClientAndClosesItWhenUnused(t *testing.T) {
 		tokens := map[string]string{"a": m.Token(t, nodetest.Tenant), "b": m.Token(t, nodetest.Tenant), "c": m.Token(t, nodetest.Tenant)}
 		p := newPool(t, client.PoolConfig{
 			Client: client.Config{URL: m.URL()}, Size: 2, Idle: 300 * time.Millisecond,
-			Token: func(_ context.Context, key string) (string, error) { return tokens[key], nil },
+			Each: func(_ context.Context, key string, cfg *client.Config) error { cfg.Token = tokens[key]; return nil },
 		})
 		var seen sync.Map
 		var g errgroup.Group
@@ -104,11 +104,12 @@ func TestPoolForgetsARefusal(t *testing.T) {
 	var known atomic.Bool
 	p := newPool(t, client.PoolConfig{
 		Client: client.Config{URL: m.URL()},
-		Token: func(context.Context, string) (string, error) {
+		Each: func(_ context.Context, _ string, cfg *client.Config) error {
 			if !known.Load() {
-				return "", mesh.Errorf(mesh.CodeDenied, "not yet")
+				return mesh.Errorf(mesh.CodeDenied, "not yet")
 			}
-			return token, nil
+			cfg.Token = token
+			return nil
 		},
 	})
 	use := func() error { return p.With(t.Context(), "a", func(*client.Client) error { return nil }) }
