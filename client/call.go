@@ -70,6 +70,9 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 	if w.err != nil {
 		return nil, w.err
 	}
+	if w.at != "" {
+		return w.requestAt(ctx, k, out)
+	}
 	wait := w.client.cfg.Wait
 	if k.long {
 		wait = max(wait, longWait)
@@ -272,7 +275,7 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 	ctx, cancel := bounded(ctx, c.cfg.Wait)
 	defer cancel()
 	id := mesh.NewID()
-	changes := service == mesh.ServiceWorkspace && k.verb != mesh.VerbWorkspaceList
+	changes := service == mesh.ServiceWorkspace && k.verb != mesh.VerbWorkspaceList || service == mesh.ServiceSnapshot && k.verb == mesh.VerbSnapshotRemove
 	k.reads = !changes
 	var unknown bool
 	var last error

@@ -27,6 +27,7 @@ type Workspace struct {
 	name   mesh.Workspace
 	scope  string
 	env    []string // NAME=value, of the scopes, the outer ones first
+	at     string   // where the commit is that it shows; "": what is there now
 	err    error    // of a name or scope that cannot be
 }
 

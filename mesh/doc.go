@@ -86,6 +86,8 @@
 //	history                   a page of what changed, the newest first
 //	verify                    read all that the workspace is made of; answered in turns until it is done
 //	recover                   go back to an older state, where the files cannot be restored; likewise
+//	commit                    make a commit of the present
+//	snapshot                  the same, and name it
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
 // reads that carry the revision of the first (conflict once the file is another
@@ -98,6 +100,9 @@
 //	log read list             stored frames of one exec, or its end; may wait for new ones; the execs whose logs are kept
 //	log changes               what changed in a workspace since a cursor; may wait
 //	mem get commit list watch the tenant's memory; watch may wait
+//	snapshot list find rm     the named commits of a workspace; what a name, a commit or a time means
+//	snapshot diff             a page of what differs between two commits
+//	snapshot at-stat at-list at-read at-readlink  files as they were at a commit
 //
 // # Routing and repeats
 //
@@ -174,6 +179,15 @@
 // happened below its path, and no commits.
 //
 // Each file of an upload or of the copy of a directory is a change of its own.
+//
+// # Snapshots
+//
+// A snapshot names a commit of a workspace, in the bucket snapshots. The owner takes what
+// commands have written into the journal, commits, and then makes the record, expecting
+// that there is none: its Mesh-Id stands in it, so a repeat is answered by it. Where
+// nothing has changed the last commit is named. What a workspace was is read by any node
+// from the packs of a commit, which must be the workspace's own; the scope holds there as
+// in the present. The snapshots of a removed workspace go with it.
 //
 // # The feed
 //

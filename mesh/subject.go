@@ -40,6 +40,8 @@ const (
 	VerbHistory  = "history"
 	VerbVerify   = "verify"
 	VerbRecover  = "recover"
+	VerbCommit   = "commit"
+	VerbSnapshot = "snapshot"
 )
 
 // Services and verbs of api.v1.
@@ -48,6 +50,7 @@ const (
 	ServiceLog       = "log"
 	ServiceWorkspace = "workspace"
 	ServiceMemory    = "mem"
+	ServiceSnapshot  = "snapshot"
 
 	VerbPlaceOpen       = "open"    // route to a workspace, opening it if need be
 	VerbLogRead         = "read"    // frames of one exec from a sequence on
@@ -60,7 +63,15 @@ const (
 	VerbMemoryCommit    = "commit"  // change keys, all or none
 	VerbMemoryList      = "list"    // keys, paged
 	VerbMemoryWatch     = "watch"   // what changed since a cursor; may wait for it
+	VerbSnapshotList    = "list"    // snapshots of a workspace, paged
+	VerbSnapshotFind    = "find"    // the commit that a name, a commit or a time means
+	VerbSnapshotRemove  = "rm"      // remove a snapshot
+	VerbSnapshotDiff    = "diff"    // what differs between two commits, paged
 )
+
+// AtVerb is the verb of the service of snapshots that reads what a workspace was as the
+// owner's verb, stat list read or readlink, reads what it is.
+func AtVerb(verb string) string { return "at-" + verb }
 
 // Verbs between nodes.
 const (

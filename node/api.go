@@ -16,8 +16,11 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err != nil {
 		return nil, err
 	}
-	if a.Service == mesh.ServiceMemory {
+	switch a.Service {
+	case mesh.ServiceMemory:
 		return n.answerMemory(ctx, a, req)
+	case mesh.ServiceSnapshot:
+		return n.answerSnapshot(ctx, a, req)
 	}
 	switch a.Service + "." + a.Verb {
 	case mesh.ServicePlace + "." + mesh.VerbPlaceOpen:

@@ -151,12 +151,17 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.
 	if err := f.room(); err != nil {
 		return sum, err
 	}
+	begun := f.begun.Load()
+	quiet := f.live.Load() == 0 // before the first look
 	for range capturePasses {
 		again, err := f.pass(ctx, since, execs, &sum)
 		if err != nil {
 			return sum, err
 		}
 		if !again {
+			if quiet {
+				f.settled.Store(begun)
+			}
 			break
 		}
 	}

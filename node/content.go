@@ -19,19 +19,24 @@ type storeKey struct {
 // that were read.
 const maxStores = 16
 
-// content returns the store of the content of the workspace's tenant.
+// content returns the store of the workspace's content.
 func (w *workspace) content(ctx context.Context) (*objstore.Store, error) {
-	k := storeKey{w.tenant, w.record.PackShard()}
-	if s, ok := w.node.stores.Get(k); ok {
+	return w.node.content(ctx, w.tenant, w.record.PackShard())
+}
+
+// content returns the store of the content of a tenant in a shard.
+func (n *Node) content(ctx context.Context, t mesh.Tenant, shard int) (*objstore.Store, error) {
+	k := storeKey{t, shard}
+	if s, ok := n.stores.Get(k); ok {
 		return s, nil
 	}
-	bucket, err := w.node.bucket(ctx, k)
+	bucket, err := n.bucket(ctx, k)
 	if err != nil {
 		return nil, err
 	}
 	s, err := objstore.New(bucket, objstore.Config{})
 	if err == nil {
-		w.node.stores.Add(k, s)
+		n.stores.Add(k, s)
 	}
 	return s, err
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh/auth"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirtree"
+	"github.com/wsmesh/wsmesh/objstore/treefs"
 	"github.com/wsmesh/wsmesh/router"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -107,6 +108,9 @@ type Node struct {
 	collect   chan collection // that somebody asked for
 	counts    *mesh.Slots     // of workspaces whose files are being counted
 	stores    *lru.Cache[storeKey, *objstore.Store]
+	views     *lru.Cache[objstore.Ref, *viewAt]
+	trees     *treefs.Cache // of the views
+	links     *lru.Cache[objstore.Ref, commitLink]
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
 	logs      *logUse     // what exec logs hold
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
@@ -171,6 +175,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		logFrames: mesh.NewSlots(DefaultLogFrames), verifies: mesh.NewSlots(DefaultMaxVerifies),
 	}
 	if n.stores, err = lru.New[storeKey, *objstore.Store](maxStores); err != nil {
+		return nil, err
+	}
+	if err := n.makeViews(); err != nil {
 		return nil, err
 	}
 	defer func() {

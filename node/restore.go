@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirtree"
@@ -90,22 +88,11 @@ func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 // readCheckpoint reads the commit that a checkpoint record names, and returns the
 // place from which the records go on.
 func (w *workspace) readCheckpoint(ctx context.Context, sequence uint64, p *past) (objstore.Place, error) {
-	raw, err := w.streams.journal.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(w.journal.subject))
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence != sequence {
-		return objstore.Place{}, fmt.Errorf("%w: checkpoint %d is not there", objstore.ErrGap, sequence)
-	}
-	if err != nil {
-		return objstore.Place{}, fmt.Errorf("read the journal: %w", unavailable(err))
-	}
-	r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+	r, err := checkpointRecord(ctx, w.streams.journal, w.journal.subject, sequence)
 	if err != nil {
 		return objstore.Place{}, err
 	}
-	for _, op := range r.Ops {
-		if op.Kind == objstore.KindCheckpoint && op.Ref != nil {
-			p.ref = *op.Ref
-		}
-	}
+	p.ref = r.checkpointRef()
 	store, err := w.content(ctx)
 	if err != nil {
 		return objstore.Place{}, err

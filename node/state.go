@@ -74,8 +74,9 @@ type fileState struct {
 	captures captures
 	captured time.Time // when a capture last ended; under mu
 
-	live  atomic.Int64  // processes that may write
-	begun atomic.Uint64 // how many there were
+	live    atomic.Int64  // processes that may write
+	begun   atomic.Uint64 // how many there were
+	settled atomic.Uint64 // how many of those had ended before a capture that has all that they wrote
 }
 
 // inlined is content that came in a record.

@@ -389,6 +389,8 @@ var verbs = map[string]verb{
 	mesh.VerbHistory:  {do: (*workspace).history},
 	mesh.VerbVerify:   {do: (*workspace).verify},
 	mesh.VerbRecover:  {do: (*workspace).recoverWorkspace},
+	mesh.VerbCommit:   {do: (*workspace).commit, files: true},
+	mesh.VerbSnapshot: {change: (*task).snapshot, files: true},
 }
 
 var errNotOwner = mesh.Errorf(mesh.CodeStale, "this node no longer owns the workspace")

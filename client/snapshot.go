@@ -1,0 +1,158 @@
+package client
+
+import (
+	"context"
+	"iter"
+
+	"github.com/wsmesh/wsmesh/mesh"
+)
+
+// At returns what the workspace was: by the name of a snapshot, by a commit of History,
+// or by a time (RFC 3339), as the newest commit was that is not newer. Stat, Lstat,
+// ReadDir, ReadFile, Readlink, Get and FS of what it returns show the files as they were
+// then, from the store, whether the workspace is open or not, and always the same ones;
+// Scope narrows it. Everything else of it is CodeUnsupported. CodeNotFound: there is no
+// such snapshot, or no commit that can be read.
+func (w *Workspace) At(ctx context.Context, at string) (*Workspace, error) {
+	ctx, op := w.reads(ctx, "snapshot find")
+	e, err := w.find(ctx, at)
+	if err != nil {
+		return nil, op.end(err)
+	}
+	past := *w
+	past.at = e.At
+	return &past, op.end(nil)
+}
+
+func (w *Workspace) find(ctx context.Context, at string) (e mesh.SnapshotEntry, err error) {
+	return e, w.snapshots(ctx, mesh.VerbSnapshotFind, mesh.AtRequest{Workspace: w.name, At: at}, &e)
+}
+
+// snapshots does a request that any node answers.
+func (w *Workspace) snapshots(ctx context.Context, verb string, args, out any) error {
+	if w.err != nil {
+		return w.err
+	}
+	_, err := w.client.apiContent(ctx, mesh.ServiceSnapshot, call{verb: verb, args: args}, w.scope, out)
+	return err
+}
+
+// requestAt is request of what the workspace was.
+func (w *Workspace) requestAt(ctx context.Context, k call, out any) ([]byte, error) {
+	switch k.verb {
+	case mesh.VerbStat, mesh.VerbList, mesh.VerbRead, mesh.VerbReadlink:
+	default:
+		return nil, mesh.Errorf(mesh.CodeUnsupported, "what a workspace was can be listed and read, and nothing else; restore it, or fork it, to work with it")
+	}
+	args := mesh.ReadAtRequest[any]{AtRequest: mesh.AtRequest{Workspace: w.name, At: w.at}, Request: k.args}
+	return w.client.apiContent(ctx, mesh.ServiceSnapshot, call{verb: mesh.AtVerb(k.verb), args: args}, w.scope, out)
+}
+
+// Commit makes a commit of what the files are now, with all that commands have written up
+// to then, also of those that run, and returns its name. Where nothing has changed since
+// the last commit that is it.
+func (w *Workspace) Commit(ctx context.Context) (string, error) {
+	ctx, op := w.changes(ctx, "commit")
+	commit, err := w.commit(ctx)
+	return commit, op.end(err)
+}
+
+func (w *Workspace) commit(ctx context.Context) (string, error) {
+	var reply mesh.CommitReply
+	_, err := w.request(ctx, call{verb: mesh.VerbCommit, args: struct{}{}, reads: true, long: true}, &reply)
+	return reply.Commit, err
+}
+
+// CreateSnapshot names what the files are now, as of Commit, while commands run; message
+// is for people and may be "". CodeExists: the workspace has a snapshot of that name.
+// CodeUnsupported: it is a directory of its node's machine. A scope cannot (CodeDenied).
+func (w *Workspace) CreateSnapshot(ctx context.Context, name, message string) (mesh.SnapshotEntry, error) {
+	ctx, op := w.changes(ctx, "snapshot create")
+	var e mesh.SnapshotEntry
+	req := mesh.SnapshotRequest{Name: mesh.Snapshot(name), Message: message}
+	_, err := w.request(ctx, call{verb: mesh.VerbSnapshot, args: req, long: true}, &e)
+	return e, op.end(err)
+}
+
+// Snapshots yields the workspace's snapshots, the oldest first.
+func (w *Workspace) Snapshots(ctx context.Context) iter.Seq2[mesh.SnapshotEntry, error] {
+	return func(yield func(mesh.SnapshotEntry, error) bool) {
+		ctx, op := w.reads(ctx, "snapshot list")
+		req := mesh.SnapshotListRequest{Workspace: w.name}
+		whole(op, pages(func() ([]mesh.SnapshotEntry, bool, error) {
+			var page mesh.SnapshotListReply
+			err := w.snapshots(ctx, mesh.VerbSnapshotList, req, &page)
+			if n := len(page.Snapshots); n > 0 {
+				req.After = page.Snapshots[n-1].Name
+			}
+			return page.Snapshots, page.More, err
+		}), yield)
+	}
+}
+
+// RemoveSnapshot removes a snapshot; what only it refers to is collected later. A scope
+// cannot (CodeDenied).
+func (w *Workspace) RemoveSnapshot(ctx context.Context, name string) error {
+	ctx, op := w.changes(ctx, "snapshot remove")
+	return op.end(w.snapshots(ctx, mesh.VerbSnapshotRemove, mesh.AtRequest{Workspace: w.name, At: name}, nil))
+}
+
+// DiffOptions say what Diff looks at.
+type DiffOptions struct {
+	Path string // only this name and what is below it; it leads through no link
+	Text bool   // with unified diffs of text files
+}
+
+// Diff yields the names that are another in to than in from, below the scope, in the
+// order of paths. Each is named as At takes it; "" is the present, which is committed for
+// that. Times alone make no difference. It costs as much as differs.
+func (w *Workspace) Diff(ctx context.Context, from, to string, opts DiffOptions) iter.Seq2[mesh.DiffEntry, error] {
+	return func(yield func(mesh.DiffEntry, error) bool) {
+		ctx, op := w.reads(ctx, "snapshot diff")
+		var req mesh.DiffRequest
+		whole(op, pages(func() ([]mesh.DiffEntry, bool, error) {
+			var err error
+			if req.Workspace == "" {
+				req, err = w.diffRequest(ctx, from, to, opts)
+			}
+			var page mesh.DiffReply
+			if err == nil {
+				page, err = w.DiffPage(ctx, req)
+			}
+			req.Cursor = page.Next
+			return page.Entries, page.Next != "", err
+		}), yield)
+	}
+}
+
+// diffRequest names both sides so that all pages are of the same commits.
+func (w *Workspace) diffRequest(ctx context.Context, from, to string, opts DiffOptions) (mesh.DiffRequest, error) {
+	req := mesh.DiffRequest{Workspace: w.name, Path: mesh.Path(opts.Path), Text: opts.Text}
+	for _, side := range []struct {
+		at string
+		to *string
+	}{{from, &req.From}, {to, &req.To}} {
+		var err error
+		if side.at == "" {
+			if side.at, err = w.commit(ctx); err != nil {
+				return req, err
+			}
+		}
+		e, err := w.find(ctx, side.at)
+		if err != nil {
+			return req, err
+		}
+		*side.to = e.At
+	}
+	return req, nil
+}
+
+// DiffPage asks for one page of differences; From and To are named as At takes it, the
+// Workspace is this one.
+func (w *Workspace) DiffPage(ctx context.Context, req mesh.DiffRequest) (mesh.DiffReply, error) {
+	ctx, op := w.reads(ctx, "snapshot diff", string(req.Path))
+	req.Workspace = w.name
+	var page mesh.DiffReply
+	err := w.snapshots(ctx, mesh.VerbSnapshotDiff, req, &page)
+	return page, op.end(err)
+}
