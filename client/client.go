@@ -364,18 +364,16 @@ func (c *Client) CreateWorkspace(ctx context.Context, name string) error {
 	return c.CreateWorkspaceWith(ctx, name, WorkspaceConfig{})
 }
 
-// WorkspaceConfig is what a workspace is made with.
-type WorkspaceConfig struct {
-	// Net is the most network that its commands may have: none, full, or allow: and
-	// hosts, as Cmd.Net. "" is what the mesh gives.
-	Net string
-}
+// WorkspaceConfig is what a workspace is made with. The zero value is as the mesh is
+// set.
+type WorkspaceConfig = mesh.Settings
 
 // CreateWorkspaceWith makes a workspace; CodeExists, CodeQuota, CodeDenied for a
-// network that the operator does not grant.
+// network that the operator does not grant. What it needs of a node may be had of none
+// yet: that is found out when it is opened.
 func (c *Client) CreateWorkspaceWith(ctx context.Context, name string, cfg WorkspaceConfig) error {
 	ctx, op := c.Workspace(name).changes(ctx, "workspace create")
-	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Net: cfg.Net}, nil))
+	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Settings: cfg}, nil))
 }
 
 // RemoveWorkspace removes a workspace with its files and ends its commands.

@@ -28,6 +28,13 @@ type NodeRecord struct {
 	Isolation   json.RawMessage `json:"isolation,omitempty"` // as the sandbox reports it
 	Capture     string          `json:"capture,omitempty"`   // how it finds what commands change, see mesh.CaptureScan
 	Net         string          `json:"net,omitempty"`       // the most network that its commands may have
+
+	// For placement. A node of an earlier version says nothing of it.
+	Zone   string            `json:"zone,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Driver string            `json:"driver,omitempty"` // of its sandbox; "": it runs no commands
+	Room   mesh.NodeRoom     `json:"room,omitzero"`
+	Unfit  string            `json:"unfit,omitempty"` // why it takes no workspace now
 }
 
 // RenewEvery is how often a node renews its record.

@@ -27,11 +27,9 @@ type WorkspaceRecord struct {
 	// Dir is the directory of the node's host that is the workspace's tree, an
 	// absolute path; "" is the node's own place. Only the operator names it.
 	Dir mesh.Path `json:"dir,omitempty"`
-	// Net is the most network that its commands may have, as it was made; "" is
-	// what its node says.
-	Net string `json:"net,omitempty"`
 	// Origin is what the workspace was made of; nil: of nothing.
 	Origin *Origin `json:"origin,omitempty"`
+	mesh.Settings
 }
 
 // Origin is the commit that a fork begins with. The record refers to it for as long as
@@ -68,7 +66,7 @@ func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) 
 	return r, err
 }
 
-// Create makes a record from its Tenant, Name, Shard, Dir, Net and Origin. CodeExists if there
+// Create makes a record from its Tenant, Name, Shard, Dir, Settings and Origin. CodeExists if there
 // is one, which is then returned.
 func (ws *Workspaces) Create(ctx context.Context, r WorkspaceRecord) (WorkspaceRecord, error) {
 	t, w := r.Tenant, r.Name

@@ -116,6 +116,15 @@
 // lately, because a frozen member of a queue group swallows its share. So is a
 // commit of memory, which is done once (see below).
 //
+// # Placement
+//
+// A workspace is opened by the node that had it last, or by another one where that is
+// gone or refuses: busy says that it is full, stops or is unfit, unsupported that it has
+// not what the workspace needs (Need). The others are asked in the order of a rendezvous
+// hash weighted by the room that their registry records tell, those that are full after
+// the rest and those that are unfit last; a node that runs no commands opens a workspace
+// only when nobody else does (Anyway). Each node checks for itself what a workspace needs.
+//
 // # The exec log
 //
 // One subject per exec. The first frame is the claim, published expecting that

@@ -24,6 +24,9 @@ type NodeOpenRequest struct {
 	Tenant    Tenant    `json:"tenant"`
 	Workspace Workspace `json:"workspace"`
 	After     Epoch     `json:"after"`
+	// Anyway: no node is there that runs commands; one that does not is asked to serve
+	// the files.
+	Anyway bool `json:"anyway,omitempty"`
 }
 
 // NodePingRequest names a workspace in a tenure: whether the node owns it (node
@@ -129,6 +132,7 @@ type InfoReply struct {
 	Capture    string    `json:"capture"`     // how changes of commands are found, see CaptureScan; empty where there are no files
 	Execs      int       `json:"execs"`       // running now
 	Net        string    `json:"net"`         // network of its commands that ask for none
+	Settings   Settings  `json:"settings"`
 
 	Committed   *time.Time `json:"committed,omitempty"`    // when the commit was made
 	CommitError string     `json:"commit_error,omitempty"` // why the last try to make one failed
@@ -147,7 +151,7 @@ const (
 // WorkspaceRequest names a workspace to create or remove (api workspace).
 type WorkspaceRequest struct {
 	Workspace Workspace `json:"workspace"`
-	Net       string    `json:"net,omitempty"`   // of one to create: the most network that its commands may have
+	Settings            // of one to create
 	Force     bool      `json:"force,omitempty"` // of one to remove: without its owner, whatever is broken
 }
 
@@ -176,8 +180,8 @@ type WorkspaceListReply struct {
 type WorkspaceDirRequest struct {
 	Tenant    Tenant    `json:"tenant"`
 	Workspace Workspace `json:"workspace"`
-	Dir       Path      `json:"dir"`           // absolute
-	Net       string    `json:"net,omitempty"` // as in WorkspaceRequest
+	Dir       Path      `json:"dir"` // absolute
+	Settings            // without Zone and Labels: it is where its directory is
 }
 
 // WorkspaceMoveRequest asks for a workspace to be on a node. It is asked again until
@@ -282,6 +286,12 @@ type NodeStatus struct {
 	// held. Egress counts what went through the proxy; of the node that answers only.
 	Net    string `json:"net"`
 	Egress any    `json:"egress,omitempty"`
+
+	Zone   string            `json:"zone,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Room   NodeRoom          `json:"room"`
+	// Unfit is why no workspace is placed there now, for as long as that lasts.
+	Unfit string `json:"unfit,omitempty"`
 }
 
 // States of a node, as status has them.

@@ -30,6 +30,13 @@ func (s *Slots) Take(owner string) bool {
 	return true
 }
 
+// Free is how many are left for all owners together.
+func (s *Slots) Free() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size - s.all
+}
+
 // Give gives a slot of owner back.
 func (s *Slots) Give(owner string) {
 	s.mu.Lock()

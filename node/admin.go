@@ -79,6 +79,7 @@ func Limits() map[string]int64 {
 		"mesh.MaxDiffText":             mesh.MaxDiffText,
 		"mesh.MaxEdits":                mesh.MaxEdits,
 		"mesh.MaxKeyBytes":             mesh.MaxKeyBytes,
+		"mesh.MaxLabels":               mesh.MaxLabels,
 		"mesh.MaxList":                 mesh.MaxList,
 		"mesh.MaxMessage":              mesh.MaxMessage,
 		"mesh.MaxSnapshotText":         mesh.MaxSnapshotText,
@@ -109,6 +110,10 @@ func Limits() map[string]int64 {
 		"node.DefaultLogFrames":        DefaultLogFrames,
 		"node.DefaultMaxLog":           DefaultMaxLog,
 		"node.DefaultMaxLogs":          DefaultMaxLogs,
+		"node.DefaultMaxOpen":          DefaultMaxOpen,
+		"node.DefaultMinFree":          DefaultMinFree,
+		"node.DefaultProbe_ms":         DefaultProbe.Milliseconds(),
+		"node.DefaultProbeTime_ms":     DefaultProbeTime.Milliseconds(),
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxTail":          DefaultMaxTail,
 		"node.DefaultMaxVerifies":      DefaultMaxVerifies,
@@ -151,6 +156,7 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 			continue
 		}
 		s := mesh.NodeStatus{Node: r.Node, State: state, Version: r.Version, Started: r.Started, Workspaces: r.Workspaces, Isolation: r.Isolation, Capture: r.Capture, Sync: r.Sync, Replicas: r.Replicas, Net: r.Net}
+		s.Zone, s.Labels, s.Room, s.Unfit = r.Zone, r.Labels, r.Room, r.Unfit
 		if r.Node == n.cfg.Name {
 			door, peers := n.door.Stats(), n.peers.Stats()
 			s.Requests = mesh.ResponderStats{Dropped: door.Dropped + peers.Dropped, Busy: door.Busy + peers.Busy}
@@ -191,8 +197,26 @@ func (n *Node) moveWorkspace(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	if record.Dir != "" {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of its node's machine, and stays there", a.Workspace)
 	}
+	if err := n.checkHeir(ctx, &record, a.Node); err != nil {
+		return nil, err
+	}
 	reply, err := n.router.Move(ctx, a.Tenant, a.Workspace, a.Node, a.FromDead)
 	return &mesh.Reply{Args: reply}, err
+}
+
+// checkHeir refuses a node that would not take the workspace.
+func (n *Node) checkHeir(ctx context.Context, record *kv.WorkspaceRecord, to mesh.Node) error {
+	r, err := n.kv.Nodes.Get(ctx, to)
+	if err != nil || r.Revision == 0 {
+		return err // a node that is not there does not answer either
+	}
+	if miss := record.Missing(r.Zone, r.Labels, r.Driver); miss != "" {
+		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s; wsmesh status shows what nodes have", to, record.Name, miss)
+	}
+	if r.Unfit != "" {
+		return mesh.Errorf(mesh.CodeConflict, "node %s takes no workspace now: %s", to, r.Unfit)
+	}
+	return nil
 }
 
 // forgetAfter is how long status goes on showing a node that is gone without a word.

@@ -52,38 +52,38 @@ func (n *Node) place(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*me
 	}
 	record, err := n.kv.Workspaces.Get(ctx, t, w)
 	if mesh.CodeOf(err) == mesh.CodeNotFound && a.Create {
-		if err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
+		if record, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w}); mesh.CodeOf(err) == mesh.CodeExists {
 			err = nil
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	route, err := n.router.Place(ctx, t, w, record.Dir != "")
+	route, err := n.router.Place(ctx, &record)
 	return &mesh.Reply{Args: route}, err
 }
 
 // newWorkspace makes the record of a workspace within the tenant's quota, which
-// those created at the same moment can exceed: by three on each node.
-func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) error {
+// those created at the same moment can exceed: by three on each node. CodeExists comes
+// with the record that there is.
+func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) (kv.WorkspaceRecord, error) {
 	t := r.Tenant
 	if !n.creations.Take(string(t)) {
-		return mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
+		return r, mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
 	}
 	defer n.creations.Give(string(t))
 	if _, err := n.kv.Tenants.Get(ctx, t); err != nil {
-		return err
+		return r, err
 	}
 	_, more, err := n.kv.Workspaces.List(ctx, t, "", DefaultMaxWorkspaces-1)
 	if err != nil {
-		return err
+		return r, err
 	}
 	if more {
-		return mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
+		return r, mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
 	}
 	r.Shard = n.shardOf(t, r.Name)
-	_, err = n.kv.Workspaces.Create(ctx, r)
-	return err
+	return n.kv.Workspaces.Create(ctx, r)
 }
 
 // shardOf chooses the shard of a new workspace; its record keeps it.
@@ -98,7 +98,7 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	if err != nil {
 		return nil, err
 	}
-	if err := n.checkNet(a.Net); err != nil {
+	if err := n.checkSettings(&a.Settings); err != nil {
 		return nil, err
 	}
 	if _, err := n.kv.Workspaces.Get(ctx, t, w); err == nil {
@@ -106,7 +106,16 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
 		return nil, err
 	}
-	return nil, n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Net: a.Net})
+	_, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Settings: a.Settings})
+	return nil, err
+}
+
+// checkSettings refuses what cannot be or is not granted.
+func (n *Node) checkSettings(s *mesh.Settings) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	return n.checkNet(s.Net)
 }
 
 func workspaceIn(req *mesh.Request) (w mesh.Workspace, a mesh.WorkspaceRequest, err error) {
@@ -189,7 +198,7 @@ func (n *Node) forgetWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 		if a.Force {
 			return nil, n.removeByForce(ctx, record)
 		}
-		route, err := n.router.Place(ctx, t, w, record.Dir != "")
+		route, err := n.router.Place(ctx, &record)
 		if err != nil {
 			return nil, err
 		}

@@ -32,7 +32,10 @@ func (n *Node) createInDir(ctx context.Context, req *mesh.Request) error {
 		return mesh.Errorf(mesh.CodeBusy, "another directory is being made a workspace; try again")
 	}
 	defer n.hostDirs.Give("")
-	if err := n.checkNet(a.Net); err != nil {
+	if a.Zone != "" || len(a.Labels) > 0 {
+		return mesh.Errorf(mesh.CodeInvalid, "a workspace in a directory of node %s is there; it can need no zone and no labels", n.cfg.Name)
+	}
+	if err := n.checkSettings(&a.Settings); err != nil {
 		return err
 	}
 	dir, err := n.hostDir(string(a.Dir))
@@ -45,7 +48,7 @@ func (n *Node) createInDir(ctx context.Context, req *mesh.Request) error {
 	if err != nil {
 		return mesh.About(fmt.Sprintf("directory %.200q", a.Dir), err)
 	}
-	err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Dir: mesh.Path(dir.Path), Net: a.Net})
+	_, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Dir: mesh.Path(dir.Path), Settings: a.Settings})
 	if mesh.CodeOf(err) != mesh.CodeExists {
 		return err
 	}

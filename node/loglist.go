@@ -206,7 +206,7 @@ func (l *logLister) entry(ctx context.Context, id mesh.ExecID) (*mesh.ExecEntry,
 // settleLog asks the owner of a workspace, which gets one if need be, whether it
 // runs an exec; if not, its log is ended.
 func (n *Node) settleLog(ctx context.Context, r *kv.WorkspaceRecord, id mesh.ExecID) (running bool, err error) {
-	route, err := n.router.Place(ctx, r.Tenant, r.Name, r.Dir != "")
+	route, err := n.router.Place(ctx, r)
 	if err != nil {
 		return false, err
 	}

@@ -57,6 +57,10 @@ type Config struct {
 	Capture   string          // how changes of commands are found: auto (default), fanotify, scan
 	HostDirs  bool            // the operator may make a directory of the host a workspace
 
+	// Where the node is and what it is like, for workspaces that need it: mesh.CheckPlace.
+	Zone   string
+	Labels map[string]string
+
 	// Network of commands, as egress.Parse reads it.
 	Net       string        // of those that name none, in workspaces that have none; default none
 	MaxNet    string        // the most that a command or a workspace may ask for; default none
@@ -70,6 +74,8 @@ type Config struct {
 	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
 	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
 	Silence time.Duration // see router.DefaultSilence
+	MaxOpen int           // workspaces that are open at a time; default DefaultMaxOpen
+	Probe   time.Duration // how often the node tries its disk and its sandbox; default DefaultProbe
 	// CollectAge is how old what nothing refers to is before it is deleted; default
 	// DefaultCollectAge. Less is for tests: a slow writer may still refer to it.
 	CollectAge time.Duration
@@ -113,6 +119,7 @@ type Node struct {
 	links     *lru.Cache[objstore.Ref, commitLink]
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
 	logs      *logUse     // what exec logs hold
+	fitness   fitness
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -165,6 +172,15 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if cfg.Idle == 0 {
 		cfg.Idle = DefaultIdle
 	}
+	if cfg.MaxOpen == 0 {
+		cfg.MaxOpen = DefaultMaxOpen
+	}
+	if cfg.Probe == 0 {
+		cfg.Probe = DefaultProbe
+	}
+	if err := mesh.CheckPlace(cfg.Zone, cfg.Labels); err != nil {
+		return nil, err
+	}
 	n := &Node{
 		trashed: make(chan struct{}, 1),
 		collect: make(chan collection, 1),
@@ -205,6 +221,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if n.watcher, err = n.listen(); err != nil {
 		return nil, err
 	}
+	n.judge(nil, n.runner.Refusal())
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes, Silence: cfg.Silence})
@@ -349,6 +366,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
 	g.Go(func() error { return n.closeIdle(bg) })
+	g.Go(func() error { return n.keepFit(bg) })
 	g.Go(func() error { return n.emptyTrash(bg) })
 	g.Go(func() error { return n.collectDaily(bg) })
 	level := n.runner.Level()
@@ -388,6 +406,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
 		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Capture: n.capture(), Net: n.network.grant.String(),
+		Zone: n.cfg.Zone, Labels: n.cfg.Labels, Driver: n.runner.Level().Driver, Room: n.room(len(n.workspaces)), Unfit: n.fitness.unfit(),
 	}
 }
 

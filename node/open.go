@@ -83,6 +83,10 @@ func (n *Node) openWorkspace(ctx context.Context, req mesh.NodeOpenRequest) (mes
 			n.mu.Unlock()
 			return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s is stopping", n.cfg.Name)
 		}
+		if err := n.refuses(len(n.workspaces), req.Anyway); err != nil {
+			n.mu.Unlock()
+			return mesh.Route{}, err
+		}
 		w = newWorkspace(n, k)
 		n.workspaces[k] = w
 		n.open.Add(1)
@@ -113,6 +117,9 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 	}
 	if w.record.Shard >= len(n.shards) {
 		return mesh.Errorf(mesh.CodeInternal, "workspace %s lives in shard %d; this node knows %d", w.name, w.record.Shard, len(n.shards))
+	}
+	if miss := n.missing(&w.record.Need); miss != "" {
+		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s", n.cfg.Name, w.name, miss)
 	}
 	w.streams = n.shards[w.record.Shard]
 	tenant, err := n.kv.Tenants.Get(ctx, w.tenant)

@@ -441,7 +441,7 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	}
 	info := mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
-		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(),
+		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: w.record.Settings,
 	}
 	if w.files != nil {
 		w.files.describe(&info)

@@ -13,8 +13,9 @@
 //
 // Blobs are stored together in packs. A pack ends with its index and is named by
 // the SHA-256 of its bytes. A Bucket keeps the packs of one tenant, so content is
-// never shared between tenants; its drivers are jsbucket (JetStream) and dirbucket
-// (a directory). Package dirtree reads and restores directories.
+// never shared between tenants; its drivers are jsbucket (JetStream) and RemotePacks,
+// in a Remote: s3bucket (S3) or dirbucket (a directory). Package dirtree reads and
+// restores directories.
 //
 // Everything is checked against its name when it is read: damage is an error that
 // says which blob in which pack, and never other bytes.

@@ -6,8 +6,10 @@
 // A workspace goes back to the node that had it last, which may have its files
 // still, and to another one when that is gone: nobody subscribes to its pings, or they
 // are not answered and the node's record in the registry has not been renewed for
-// DefaultSilence. One in a directory of a host stays
-// with its node: when that is not running, placing it is unavailable.
+// DefaultSilence. It goes to another one as well when that is full, unfit, or has not
+// what the workspace needs: a node that cannot take it says so, and the next one is asked
+// (see Choose). One in a directory of a host stays with its node: when that is not
+// running, placing it is unavailable.
 package router
 
 import (
@@ -15,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -58,16 +59,17 @@ func New(cfg Config) *Router {
 	return &Router{cfg: cfg}
 }
 
-// Place returns the route to a workspace, opening it if need be. The workspace
-// must exist; one that stays is opened by no other node than its last owner.
-// CodeBusy: it is being opened, or its owner does not answer; try again.
-// CodeUnavailable: no node is running that may open it.
-func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, stays bool) (mesh.Route, error) {
+// Place returns the route to a workspace, which exists, opening it if need be.
+// CodeBusy: it is being opened, its owner does not answer, or every node is full; try
+// again. CodeUnavailable: no node is running that may open it. CodeUnsupported: none has
+// what it needs.
+func (r *Router) Place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Route, error) {
+	t, w := record.Tenant, record.Name
 	done := r.flight.DoChan(string(t)+"."+string(w), func() (any, error) {
 		// The first caller may give up; the others still want the answer.
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTime)
 		defer cancel()
-		return r.place(shared, t, w, stays)
+		return r.place(shared, record)
 	})
 	select {
 	case <-ctx.Done():
@@ -78,7 +80,8 @@ func (r *Router) Place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, sta
 	}
 }
 
-func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, stays bool) (mesh.Route, error) {
+func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Route, error) {
+	t, w, stays := record.Tenant, record.Name, record.Dir != ""
 	for {
 		owner, epoch, err := r.cfg.Owners.Get(ctx, t, w)
 		if err != nil {
@@ -100,26 +103,82 @@ func (r *Router) place(ctx context.Context, t mesh.Tenant, w mesh.Workspace, sta
 			}
 			gone = err != nil || state == mesh.PingLeaving
 		}
-		node := owner.Node
-		if epoch == 0 || !stays && (gone || !r.Answers(ctx, node)) {
-			if node, err = r.choose(ctx, string(t)+"."+string(w)); err != nil {
-				return mesh.Route{}, err
-			}
-		}
+		open := mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch, Anyway: stays}
 		var route mesh.Route
-		err = r.request(ctx, mesh.NodeSubject(node, mesh.VerbNodeOpen), mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch}, &route)
-		switch {
+		asked := epoch != 0 && (stays || !gone && r.Answers(ctx, owner.Node))
+		if asked {
+			route, err = r.open(ctx, owner.Node, open)
+		}
+		if !asked || !stays && mayNext(err) {
+			route, err = r.openElsewhere(ctx, record.Need, open, err)
+		}
+		switch code := mesh.CodeOf(err); {
 		case err == nil:
 			return route, nil
-		case errors.Is(err, nats.ErrNoResponders):
-			return mesh.Route{}, mesh.Errorf(mesh.CodeUnavailable, "node %s, which was to open workspace %s, is not running", node, w)
-		case mesh.CodeOf(err) != mesh.CodeConflict && mesh.CodeOf(err) != mesh.CodeStale:
+		case code != mesh.CodeConflict && code != mesh.CodeStale:
 			return mesh.Route{}, err
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil { // someone else took it: ask again
 			return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is changing hands; try again", w)
 		}
 	}
+}
+
+// refusal is the error of a node that does not open a workspace for a reason of its own:
+// another one may.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
+func mayNext(err error) bool { return errors.As(err, new(refusal)) }
+
+// open asks a node to take a workspace.
+func (r *Router) open(ctx context.Context, node mesh.Node, open mesh.NodeOpenRequest) (route mesh.Route, err error) {
+	err = r.request(ctx, mesh.NodeSubject(node, mesh.VerbNodeOpen), open, &route)
+	switch code := mesh.CodeOf(err); {
+	case errors.Is(err, nats.ErrNoResponders):
+		return route, refusal{mesh.Errorf(mesh.CodeUnavailable, "node %s, which was to open workspace %s, is not running", node, open.Workspace)}
+	case code == mesh.CodeBusy || code == mesh.CodeUnsupported:
+		return route, refusal{err}
+	}
+	return route, err
+}
+
+// openElsewhere asks one node after the other, the best first, and in the end, where none
+// runs commands, for the files alone. last is why the node that had the workspace has not
+// opened it, if it was asked.
+func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.NodeOpenRequest, last error) (mesh.Route, error) {
+	entries, err := r.cfg.Nodes.List(ctx)
+	if err != nil {
+		return mesh.Route{}, err
+	}
+	var up []Candidate
+	for i := range entries {
+		if !entries[i].Draining {
+			up = append(up, candidate(&entries[i].NodeRecord))
+		}
+	}
+	able := Choose(string(open.Tenant)+"."+string(open.Workspace), need, up)
+	if len(able) == 0 && len(up) > 0 {
+		return mesh.Route{}, mesh.Errorf(mesh.CodeUnsupported, "no node has what workspace %s needs: %s; ask the operator for one, or change what it needs with: wsmesh workspace set %s",
+			open.Workspace, need.Missing("", nil, ""), open.Workspace)
+	}
+	if !mayNext(last) {
+		last = mesh.Errorf(mesh.CodeUnavailable, "no node is running that may open workspace %s", open.Workspace)
+	}
+	for _, open.Anyway = range []bool{false, true} {
+		for _, node := range able {
+			if !r.Answers(ctx, node) {
+				continue
+			}
+			route, err := r.open(ctx, node, open)
+			if !mayNext(err) {
+				return route, err
+			}
+			last = err
+		}
+	}
+	return mesh.Route{}, last
 }
 
 // Move makes node to the host of a workspace that exists. Until the reply says that it
@@ -160,28 +219,6 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 		return reply, nil // somebody else took it, or it is being restored
 	}
 	return reply, err
-}
-
-// choose picks a node for a workspace whose last one cannot have it.
-func (r *Router) choose(ctx context.Context, key string) (mesh.Node, error) {
-	entries, err := r.cfg.Nodes.List(ctx)
-	if err != nil {
-		return "", err
-	}
-	var live []mesh.Node
-	for _, e := range entries {
-		if !e.Draining {
-			live = append(live, e.Node)
-		}
-	}
-	for len(live) > 0 {
-		node := Choose(key, live)
-		if r.Answers(ctx, node) {
-			return node, nil
-		}
-		live = slices.DeleteFunc(live, func(n mesh.Node) bool { return n == node })
-	}
-	return "", mesh.Errorf(mesh.CodeUnavailable, "no node is running")
 }
 
 // Alive reports whether a process answers under the node's name, or may, and goes on to

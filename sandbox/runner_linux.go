@@ -161,6 +161,23 @@ func joinReasons(a, b string) string {
 	return a + "; " + b
 }
 
+// Refusal is why New has found no isolation, so that no command runs; nil: it has.
+func (r *Runner) Refusal() error {
+	if r.driver == nil {
+		return errors.New(r.level.Reason)
+	}
+	return nil
+}
+
+// Check runs a command as New did, and says what fails; ctx bounds it. The Runner stays
+// as it is.
+func (r *Runner) Check(ctx context.Context) error {
+	if err := r.Refusal(); err != nil {
+		return err
+	}
+	return r.canary(ctx)
+}
+
 // canary runs /bin/true exactly as a tenant's command would run.
 func (r *Runner) canary(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "wsmesh-canary-")

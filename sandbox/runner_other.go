@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"io"
 	"syscall"
 	"time"
@@ -30,6 +31,12 @@ func New(_ context.Context, cfg Config) (*Runner, error) {
 
 // Level says that commands are refused.
 func (r *Runner) Level() Level { return Level{Reason: onlyLinux} }
+
+// Refusal is why no command runs here.
+func (r *Runner) Refusal() error { return errors.New(onlyLinux) }
+
+// Check is Refusal.
+func (r *Runner) Check(context.Context) error { return r.Refusal() }
 
 // WarmUsage returns zeros.
 func (r *Runner) WarmUsage() (int, int64) { return 0, 0 }

@@ -14,6 +14,9 @@ import (
 type nodeFlags struct {
 	nats, creds, data, name string
 	isolation, capture, net string
+	zone                    string
+	labelFlags              []string
+	labels                  map[string]string
 	netExcept               []string
 	grace                   time.Duration
 	logFormat, logLevel     string
@@ -30,7 +33,7 @@ func newNode() *cobra.Command {
 			"Ctrl-C stops at once. Each flag can also be given as WSMESH_<FLAG>.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := flagsFromEnv(cmd, "nats", "creds", "data", "name", "isolation", "capture", "net", "net-except", "grace", "log-format", "log-level")
+			err := flagsFromEnv(cmd, "nats", "creds", "data", "name", "isolation", "capture", "net", "net-except", "zone", "label", "grace", "log-format", "log-level")
 			if err != nil {
 				return err
 			}
@@ -45,6 +48,8 @@ func newNode() *cobra.Command {
 	f.StringVar(&n.isolation, "isolation", "auto", "auto, bwrap, software or none")
 	f.StringVar(&n.capture, "capture", "auto", captureUsage)
 	bindNet(cmd, &n.net, &n.netExcept)
+	f.StringVar(&n.zone, "zone", "", "`ZONE` that it is in, for workspaces that need it")
+	f.StringSliceVar(&n.labelFlags, "label", nil, "`NAME=VALUE` that it has, for workspaces that need it; repeatable")
 	f.DurationVar(&n.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&n.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&n.logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -69,6 +74,13 @@ func (n *nodeFlags) check(cmd *cobra.Command) (mesh.Node, error) {
 	}
 	if err := checkNets(cmd, n.net, n.netExcept); err != nil {
 		return "", err
+	}
+	var err error
+	if n.labels, err = labelsOf(cmd, n.labelFlags); err != nil {
+		return "", err
+	}
+	if err := mesh.CheckPlace(n.zone, n.labels); err != nil {
+		return "", wrongUse(cmd, "%s", errorText(err))
 	}
 	if n.grace < 0 {
 		return "", wrongUse(cmd, "--grace %s is negative", n.grace)

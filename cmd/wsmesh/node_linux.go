@@ -34,7 +34,7 @@ func (n *nodeFlags) run(cmd *cobra.Command) error {
 	cfg := node.Config{
 		Name: name, Data: n.data, Signer: m.creds.Signer, Storage: m.creds.Storage, First: m.creds.First,
 		Isolation: n.isolation, Capture: n.capture, Net: n.net, MaxNet: n.net, NetExcept: n.netExcept, Own: strings.Split(n.nats, ","),
-		Grace: n.grace, Version: version, Log: log,
+		Zone: n.zone, Labels: n.labels, Grace: n.grace, Version: version, Log: log,
 	}
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
 		return local(err)

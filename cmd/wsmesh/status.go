@@ -58,11 +58,19 @@ func showStatus(cmd *cobra.Command, reply *mesh.StatusReply, asJSON bool) error 
 		if driver == "" {
 			driver = "commands are refused: " + level.Reason
 		}
-		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started), networkOf(&n, level), orDash(n.Capture), n.State); err != nil {
+		if err := out.row(nil, string(n.Node), orDash(n.Version), strconv.Itoa(n.Workspaces), driver, shownTime(n.Started), networkOf(&n, level), orDash(n.Capture), stateOf(&n)); err != nil {
 			return err
 		}
 	}
 	return out.flush()
+}
+
+// stateOf is whether a node is there, and whether workspaces come to it.
+func stateOf(n *mesh.NodeStatus) string {
+	if n.Unfit != "" && n.State == mesh.NodeUp {
+		return "takes no workspaces: " + n.Unfit
+	}
+	return n.State
 }
 
 // networkOf is what commands of a node may reach at most, and do where nothing

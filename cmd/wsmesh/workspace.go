@@ -53,7 +53,8 @@ func (o *output) workspace(w mesh.WorkspaceEntry) error {
 
 func newWorkspaceCreate() *cobra.Command {
 	var t target
-	var from, net, dir string
+	var s settingsFlags
+	var from, dir string
 	cmd := &cobra.Command{
 		Use:   "create W",
 		Short: "Create a workspace; a first write or exec does it too",
@@ -69,26 +70,27 @@ func newWorkspaceCreate() *cobra.Command {
 			if from != "" {
 				return later("workspace create --from")
 			}
-			if err := checkNet(cmd, net); err != nil {
+			settings, err := s.settings(cmd)
+			if err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("dir") {
-				return createInDir(cmd, &t, args[0], dir, net)
+				return createInDir(cmd, &t, args[0], dir, settings)
 			}
 			return t.withClient(cmd.Context(), func(c *client.Client) error {
-				return c.CreateWorkspaceWith(cmd.Context(), args[0], client.WorkspaceConfig{Net: net})
+				return c.CreateWorkspaceWith(cmd.Context(), args[0], settings)
 			})
 		},
 	}
 	t.bind(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
-	cmd.Flags().StringVar(&net, "net", "", "most `NETWORK` of its commands: none, full or allow:HOST,… (default as the mesh is set)")
+	s.bind(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
 	return cmd
 }
 
 // createInDir asks the node of DIR's own mesh, which runs on this machine.
-func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
+func createInDir(cmd *cobra.Command, t *target, name, dir string, settings mesh.Settings) error {
 	if dir == "" {
 		return wrongUse(cmd, "--dir is empty; leave it out for a workspace of its own")
 	}
@@ -107,7 +109,7 @@ func createInDir(cmd *cobra.Command, t *target, name, dir, net string) error {
 	if err != nil {
 		return err
 	}
-	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Net: net}
+	req := mesh.WorkspaceDirRequest{Tenant: token.Tenant, Workspace: w, Dir: mesh.Path(dir), Settings: settings}
 	return t.request(cmd.Context(), mesh.VerbAdminWorkspaceDir, req, nil)
 }
 
@@ -224,6 +226,7 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"capture", captureText(info.Capture)},
 		{"execs", strconv.Itoa(info.Execs)},
 		{"net", orDash(info.Net)},
+		{"needs", orDash(info.Settings.Missing("", nil, ""))},
 	} {
 		if err := out.row(nil, field[0], field[1]); err != nil {
 			return err

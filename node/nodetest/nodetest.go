@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,6 +56,10 @@ type Config struct {
 	MaxTail   int64         // bytes of changes that are in no commit
 	Idle      time.Duration // how long a workspace that is not used stays open
 	Silence   time.Duration // of a node that is dead
+	MaxOpen   int           // workspaces that are open at a time
+	Probe     time.Duration // how often the node tries its disk and its sandbox
+	Zone      string
+	Labels    map[string]string
 
 	CollectAge time.Duration // of what is collected; default an hour
 
@@ -96,6 +101,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
 		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Silence: cfg.Silence, Capture: cfg.Capture,
+		MaxOpen: cfg.MaxOpen, Probe: cfg.Probe, Zone: cfg.Zone, Labels: cfg.Labels,
 		CollectAge: cmp.Or(cfg.CollectAge, time.Hour),
 		Storage:    mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}
@@ -127,12 +133,18 @@ func (m *Mesh) StartNode(t *testing.T) {
 	m.stop = m.run(t, m.cfg)
 }
 
-// AddNode runs another node, on a directory of its own, until the test ends.
-func (m *Mesh) AddNode(t *testing.T, name mesh.Node) {
+// AddNode runs another node, on a directory of its own and configured like the first
+// one but for changes, until the test ends or stop is called.
+func (m *Mesh) AddNode(t *testing.T, name mesh.Node, changes ...func(*node.Config)) (stop func()) {
 	t.Helper()
 	cfg := m.cfg
 	cfg.Name, cfg.Data = name, t.TempDir()
-	t.Cleanup(m.run(t, cfg))
+	for _, change := range changes {
+		change(&cfg)
+	}
+	stop = sync.OnceFunc(m.run(t, cfg))
+	t.Cleanup(stop)
+	return stop
 }
 
 func (m *Mesh) run(t *testing.T, cfg node.Config) (stop func()) {
@@ -181,6 +193,30 @@ func (m *Mesh) Ask(t *testing.T, verb string, args, reply any) error {
 	}, 10*time.Second, 20*time.Millisecond)
 	_, err = mesh.DecodeReply(answer, reply)
 	return err
+}
+
+// Move makes a node the host of a workspace of Tenant.
+func (m *Mesh) Move(t *testing.T, w mesh.Workspace, to mesh.Node) (err error) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var reply mesh.WorkspaceMoveReply
+		err = m.Ask(t, mesh.VerbAdminMove, mesh.WorkspaceMoveRequest{Tenant: Tenant, Workspace: w, Node: to}, &reply)
+		return err != nil || reply.Done
+	}, 30*time.Second, 20*time.Millisecond)
+	return err
+}
+
+// Opened is how many workspaces a node has open, or was about to have a moment ago.
+func (m *Mesh) Opened(t *testing.T, name mesh.Node) int {
+	t.Helper()
+	var status mesh.StatusReply
+	require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &status))
+	for _, n := range status.Nodes {
+		if n.Node == name {
+			return n.Workspaces
+		}
+	}
+	return 0
 }
 
 // CreateTenant makes a tenant.

@@ -1,0 +1,168 @@
+package node_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node"
+	"github.com/wsmesh/wsmesh/node/nodetest"
+)
+
+// A workspace that needs something of its node is on one that has it, or nowhere: not when
+// it is made, not by a move, and not when that node is gone.
+func TestAWorkspaceIsWhereItNeedsToBe(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Zone: "a"})
+	ctx := t.Context()
+	stop := m.AddNode(t, "n2", func(c *node.Config) { c.Zone, c.Labels = "b", map[string]string{"gpu": "a100", "rack": "r7"} })
+	hostOf := func(w string) mesh.Node {
+		info, err := m.Client.Workspace(w).Info(ctx)
+		require.NoError(t, err)
+		return info.Node
+	}
+	for i := range 4 { // none of them by luck
+		for zone, on := range map[string]mesh.Node{"a": "n1", "b": "n2"} {
+			name := fmt.Sprintf("%s-%d", zone, i)
+			require.NoError(t, m.Client.CreateWorkspaceWith(ctx, name, client.WorkspaceConfig{Need: mesh.Need{Zone: zone}}))
+			require.Equal(t, on, hostOf(name))
+		}
+		name := fmt.Sprintf("gpu-%d", i)
+		require.NoError(t, m.Client.CreateWorkspaceWith(ctx, name, client.WorkspaceConfig{Need: mesh.Need{Labels: map[string]string{"gpu": "a100"}}}))
+		require.Equal(t, mesh.Node("n2"), hostOf(name))
+	}
+	gpu := m.Client.Workspace("gpu-0")
+	require.NoError(t, gpu.WriteFile(ctx, "f", []byte("kept"), 0))
+
+	err := m.Ask(t, mesh.VerbAdminMove, mesh.WorkspaceMoveRequest{Tenant: nodetest.Tenant, Workspace: "gpu-0", Node: "n1"}, nil)
+	requireCode(t, mesh.CodeUnsupported, err)
+	require.Contains(t, err.Error(), "label gpu=a100")
+	require.Equal(t, mesh.Node("n2"), hostOf("gpu-0"))
+
+	require.NoError(t, m.Client.CreateWorkspaceWith(ctx, "tpu", client.WorkspaceConfig{Need: mesh.Need{Zone: "b", Labels: map[string]string{"tpu": "v5"}}}))
+	err = m.Client.Workspace("tpu").WriteFile(ctx, "f", nil, 0)
+	requireCode(t, mesh.CodeUnsupported, err)
+	require.Contains(t, err.Error(), "needs: zone b, label tpu=v5")
+	requireCode(t, mesh.CodeInvalid, m.Client.CreateWorkspaceWith(ctx, "odd", client.WorkspaceConfig{Need: mesh.Need{Isolation: "none"}}))
+
+	stop()
+	err = gpu.WriteFile(ctx, "f", nil, 0)
+	requireCode(t, mesh.CodeUnsupported, err)
+	m.AddNode(t, "n3", func(c *node.Config) { c.Labels = map[string]string{"gpu": "a100"} })
+	b, err := gpu.ReadFile(ctx, "f")
+	require.NoError(t, err)
+	require.Equal(t, "kept", string(b))
+	require.Equal(t, mesh.Node("n3"), hostOf("gpu-0"))
+}
+
+// A node that has as many workspaces open as it may says so, and the next one gets them;
+// where there is none, the caller hears that.
+func TestAFullNodeIsPassedOver(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{MaxOpen: 2})
+	ctx := t.Context()
+	m.AddNode(t, "n2", func(c *node.Config) { c.MaxOpen = 3 })
+	on := map[mesh.Node]int{}
+	for i := range 5 { // faster than the nodes tell what room they have
+		info, err := writtenOn(t, m.Client.Workspace(fmt.Sprintf("w-%d", i)))
+		require.NoError(t, err)
+		on[info.Node]++
+	}
+	require.Equal(t, map[mesh.Node]int{"n1": 2, "n2": 3}, on)
+	c, err := client.Dial(ctx, client.Config{URL: m.URL(), Token: m.Token(t, nodetest.Tenant), Wait: time.Second})
+	require.NoError(t, err)
+	defer c.Close()
+	err = c.Workspace("w-5").WriteFile(ctx, "f", nil, 0)
+	requireCode(t, mesh.CodeBusy, err)
+	require.Contains(t, err.Error(), "as many workspaces open as it may")
+}
+
+func writtenOn(t *testing.T, ws *client.Workspace) (mesh.InfoReply, error) {
+	t.Helper()
+	require.NoError(t, ws.WriteFile(t.Context(), "f", []byte("kept"), 0))
+	return ws.Info(t.Context())
+}
+
+// A node whose sandbox or disk fails says so and gets no workspace, not even one back that
+// it had, until it works again. Where no other node is, the files can be reached.
+func TestAnUnfitNodeIsPassedOver(t *testing.T) {
+	nodetest.Commands(t)
+	nodetest.Need(t, os.Geteuid() == 0, "root", "only root mounts a small file system")
+	bin, err := os.MkdirTemp("", "bin-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(bin)) })
+	require.NoError(t, os.Chmod(bin, 0o755)) //nolint:gosec // tenants' users run what is in it
+	bwrap, err := exec.LookPath("bwrap")
+	require.NoError(t, err)
+	ours := filepath.Join(bin, "bwrap")
+	require.NoError(t, os.Symlink(bwrap, ours))
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	disk := t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) })
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	m.AddNode(t, "n2", func(c *node.Config) {
+		c.Data, c.Probe, c.Labels, c.Idle = disk, 200*time.Millisecond, map[string]string{"n": "2"}, 300*time.Millisecond
+	})
+	ctx := t.Context()
+	waitFor := func(unfit string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			var status mesh.StatusReply
+			require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &status))
+			for _, n := range status.Nodes {
+				if n.Node == "n2" {
+					return unfit == "" && n.Unfit == "" || unfit != "" && len(n.Unfit) > len(unfit) && n.Unfit[:len(unfit)] == unfit
+				}
+			}
+			return false
+		}, 30*time.Second, 50*time.Millisecond)
+	}
+	waitFor("")
+	ws := m.Client.Workspace("w")
+	require.NoError(t, m.Client.CreateWorkspaceWith(ctx, "only", client.WorkspaceConfig{Need: mesh.Need{Labels: map[string]string{"n": "2"}}}))
+	only := m.Client.Workspace("only")
+	info, err := writtenOn(t, only)
+	require.NoError(t, err)
+	require.Equal(t, mesh.Node("n2"), info.Node)
+	_, err = writtenOn(t, ws)
+	require.NoError(t, err)
+	require.NoError(t, m.Move(t, "w", "n2"))
+
+	require.NoError(t, os.Remove(ours))
+	waitFor("the sandbox: ")
+	require.Eventually(t, func() bool { return m.Opened(t, "n2") == 0 }, 30*time.Second, 50*time.Millisecond)
+	b, err := ws.ReadFile(ctx, "f")
+	require.NoError(t, err)
+	require.Equal(t, "kept", string(b))
+	info, err = ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, nodetest.NodeName, info.Node, "it went back to a node that runs no commands")
+	requireCode(t, mesh.CodeConflict, m.Move(t, "w", "n2"))
+	b, err = only.ReadFile(ctx, "f")
+	require.NoError(t, err, "no other node can have it")
+	require.Equal(t, "kept", string(b))
+	require.NoError(t, os.Symlink(bwrap, ours))
+	waitFor("")
+	require.NoError(t, m.Move(t, "w", "n2"))
+
+	// The disk.
+	require.Eventually(t, func() bool { return m.Opened(t, "n2") == 0 }, 30*time.Second, 50*time.Millisecond)
+	filler := filepath.Join(disk, "filler")
+	require.Error(t, os.WriteFile(filler, make([]byte, 64<<20), 0o600))
+	waitFor("the disk: ")
+	info, err = ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, nodetest.NodeName, info.Node)
+	require.NoError(t, os.Remove(filler))
+	waitFor("")
+	_, err = only.ReadFile(ctx, "f")
+	require.NoError(t, err)
+}
