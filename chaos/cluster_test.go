@@ -21,7 +21,7 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// cluster is a fleet of three NATS servers and two nodes, a client of it, and a look
+// cluster is a fleet of three NATS servers and some nodes, a client of it, and a look
 // into its streams. It belongs to one test.
 type cluster struct {
 	*Fleet
@@ -37,9 +37,9 @@ const (
 	clusterWorkspace = mesh.Workspace("main")
 )
 
-func startCluster(t *testing.T, rand *rand.Rand) *cluster {
+func startCluster(t *testing.T, rand *rand.Rand, nodes int) *cluster {
 	t.Helper()
-	f, err := NewFleet(t.Context(), program(t, ""), filepath.Join(t.TempDir(), "mesh"), 3, 2)
+	f, err := NewFleet(t.Context(), program(t, ""), filepath.Join(t.TempDir(), "mesh"), 3, nodes)
 	require.NoError(t, err)
 	t.Cleanup(f.Kill)
 	require.NoError(t, f.Start(t.Context()))
@@ -201,7 +201,7 @@ func TestClusterCrash(t *testing.T) {
 	const each = 20 // rounds of one mesh: what packs hold is never taken away yet
 	for begin := 0; begin < most; begin += each {
 		t.Run(fmt.Sprint("from round ", begin), func(t *testing.T) {
-			c := startCluster(t, all)
+			c := startCluster(t, all, 2)
 			var before []*Workload
 			var ended []map[string]string
 			for round := begin; round < min(begin+each, most); round++ {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/router"
 )
 
 // TestFleetKeepsWorking does to a mesh of three servers and two nodes what an operator
@@ -17,7 +18,7 @@ import (
 // of them notices more than a wait.
 func TestFleetKeepsWorking(t *testing.T) {
 	all := rand.New(rand.NewPCG(seed(t), 0))
-	c := startCluster(t, all)
+	c := startCluster(t, all, 2)
 	work := func(name string) *Workload {
 		return &Workload{Workspace: c.workspace(), Dir: name, Seed: all.Uint64(), Writers: 8, Commands: canIsolate()}
 	}
@@ -107,12 +108,37 @@ func TestFleetKeepsWorking(t *testing.T) {
 			require.NoError(t, owner.Freeze())
 			defer owner.Thaw() //nolint:errcheck // thawed below
 			goesOn()
-			t.Logf("the work went on after %s", time.Since(began).Round(time.Millisecond))
+			took := time.Since(began)
+			t.Logf("the work went on after %s", took.Round(time.Millisecond))
+			require.Less(t, took, 2*router.DefaultSilence, "the registry did not decide")
 			require.NotSame(t, owner, c.owner(t))
 			require.NoError(t, owner.Thaw())
 			require.Eventually(t, func() bool { return strings.Contains(owner.log.String()[before:], "stepped down") }, patience, 10*time.Millisecond)
 		})
 		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	})
+	t.Run("overruled owner", func(t *testing.T) {
+		c.whole(t)
+		owner := c.owner(t)
+		to := c.Nodes[0]
+		if to == owner {
+			to = c.Nodes[1]
+		}
+		before := len(owner.log.String())
+		require.NoError(t, c.workspace().WriteFile(t.Context(), "late", []byte("before"), 0o644))
+		late := c.lateRequests(t)
+		require.NoError(t, owner.Freeze())
+		defer owner.Thaw() //nolint:errcheck // thawed below
+		late.ask()
+		out, err := c.Run(t.Context(), "workspace", "move", string(clusterWorkspace), to.Name, "--from-dead")
+		require.NoError(t, err, out)
+		require.NoError(t, c.workspace().WriteFile(t.Context(), "late", []byte("after"), 0o644))
+		require.NoError(t, owner.Thaw())
+		require.Eventually(t, func() bool { return strings.Contains(owner.log.String()[before:], "stepped down") }, patience, 10*time.Millisecond)
+		late.judge(t)
+		content, err := c.workspace().Consistent().ReadFile(t.Context(), "late")
+		require.NoError(t, err)
+		require.Equal(t, "after", string(content))
 	})
 	t.Run("what is moved wrongly", func(t *testing.T) {
 		other := c.Nodes[0]

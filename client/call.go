@@ -81,8 +81,11 @@ func (w *Workspace) request(ctx context.Context, k call, out any) ([]byte, error
 	defer cancel()
 	t := tries{id: cmp.Or(k.id, mesh.NewID())}
 	for n := 0; ctx.Err() == nil; n++ {
-		if n > 0 && !pause(ctx, n) {
-			break
+		if n > 0 {
+			if !pause(ctx, n) {
+				break
+			}
+			w.client.again.Add(1)
 		}
 		content, again, err := w.try(ctx, k, &t, out)
 		if !again {
@@ -120,7 +123,12 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 	if err != nil {
 		return nil, false, err
 	}
-	reply, err := c.send(ctx, m, tryTime)
+	if w.consistent && k.reads {
+		m.Header.Set(mesh.HeaderConsistent, "1")
+	}
+	reply, err := c.askOwner(ctx, m, func(ctx context.Context) bool {
+		return w.gone(ctx, route.Epoch, k.parts || k.tenure != nil)
+	})
 	if err == nil {
 		content, err = mesh.DecodeReply(reply, out)
 		if err == nil || !retrySafe(err) {
@@ -227,10 +235,15 @@ func lost(reply *nats.Msg) bool {
 // pause waits longer after each try, up to 200 ms.
 func pause(ctx context.Context, try int) bool {
 	d := min(200*time.Millisecond, time.Duration(5<<min(try, 6))*time.Millisecond)
+	return wait(ctx, d/2+rand.N(d))
+}
+
+// wait waits; false: ctx has ended before.
+func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(d/2 + rand.N(d)):
+	case <-time.After(d):
 		return true
 	}
 }
@@ -249,6 +262,52 @@ func (c *Client) send(ctx context.Context, m *nats.Msg, limit time.Duration) (*n
 		err = mesh.Errorf(mesh.CodeDeadline, "the connection broke before the answer came")
 	}
 	return reply, err
+}
+
+// askOwner is send to an owner, who is looked after while it does not answer: one that
+// is gone will not, and then the try has ended.
+func (c *Client) askOwner(ctx context.Context, m *nats.Msg, gone func(context.Context) bool) (*nats.Msg, error) {
+	try, end := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	asking.Add(1)
+	timer := time.AfterFunc(hedgeAfter, func() {
+		defer asking.Done()
+		for try.Err() == nil {
+			if gone(try) {
+				end(errOwnerGone)
+			}
+			wait(try, hedgeAfter)
+		}
+	})
+	reply, err := c.send(try, m, tryTime)
+	if err != nil && context.Cause(try) == error(errOwnerGone) {
+		err = errOwnerGone
+	}
+	end(nil)
+	if !timer.Stop() {
+		asking.Wait()
+	}
+	return reply, err
+}
+
+// errOwnerGone is the end of a try: whether it was done before, nobody has said.
+var errOwnerGone = mesh.Errorf(mesh.CodeDeadline, "the owner was gone before its answer came")
+
+// gone reports whether the owner in a tenure is. What only this owner can answer, it may
+// still be about to where it stops in peace, until there is another one and a little
+// longer.
+func (w *Workspace) gone(ctx context.Context, e mesh.Epoch, last bool) bool {
+	c := w.client
+	sign, err := mesh.NewRequest(c.ownerSubject(w.name, e, mesh.VerbInfo), mesh.NewID(), "", struct{}{}, nil)
+	if err == nil {
+		_, err = c.send(ctx, sign, 2*hedgeAfter)
+	}
+	if !errors.Is(err, nats.ErrNoResponders) || !last {
+		return errors.Is(err, nats.ErrNoResponders)
+	}
+	c.routes.Remove(w.name)
+	next, err := c.route(ctx, w.name, false)
+	return err == nil && next.Epoch != e && wait(ctx, hedgeAfter)
 }
 
 // route returns where a workspace is, from the cache or from a router.
@@ -280,8 +339,11 @@ func (c *Client) apiContent(ctx context.Context, service string, k call, scope s
 	var unknown bool
 	var last error
 	for try := 0; ctx.Err() == nil; try++ {
-		if try > 0 && !pause(ctx, try) {
-			break
+		if try > 0 {
+			if !pause(ctx, try) {
+				break
+			}
+			c.again.Add(1)
 		}
 		reply, _, err := c.hedged(ctx, k, service, scope, id)
 		if err == nil {

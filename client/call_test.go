@@ -24,6 +24,7 @@ type owners struct {
 	epoch  atomic.Uint64          // where the router sends requests
 	gone   atomic.Bool            // the router knows no such workspace
 	answer map[uint64]mesh.Answer // of the owner in a tenure
+	subs   map[uint64]*nats.Subscription
 }
 
 // newOwners starts them and a client whose calls take at most wait.
@@ -39,8 +40,9 @@ func newOwners(t *testing.T, wait time.Duration, o *owners) *client.Client {
 		return &mesh.Reply{Args: mesh.Route{Node: "n1", Epoch: mesh.Epoch(o.epoch.Load())}}, nil
 	})
 	require.NoError(t, err)
+	o.subs = map[uint64]*nats.Subscription{}
 	for epoch, answer := range o.answer {
-		_, err := r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", mesh.Epoch(epoch)), "", answer)
+		o.subs[epoch], err = r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", mesh.Epoch(epoch)), "", answer)
 		require.NoError(t, err)
 	}
 	t.Cleanup(r.Wait)
@@ -87,6 +89,29 @@ func TestUnansweredChange(t *testing.T) {
 			require.Equal(t, r.code == "", asked.Load() > 0, "whether the next owner was asked")
 		})
 	}
+}
+
+// An owner that is gone while it is waited for is found out long before a silent one
+// would be.
+func TestOwnerGoesUnderARequest(t *testing.T) {
+	over, asked := make(chan struct{}), make(chan struct{}, 10)
+	defer close(over)
+	o := &owners{answer: map[uint64]mesh.Answer{
+		1: func(context.Context, *mesh.Request) (*mesh.Reply, error) {
+			asked <- struct{}{}
+			<-over
+			return nil, nil
+		},
+		2: func(context.Context, *mesh.Request) (*mesh.Reply, error) { return nil, nil },
+	}}
+	c := newOwners(t, 4*time.Second, o) // a silent owner is waited for longer
+	done := make(chan error, 1)
+	go func() { done <- c.Workspace("w").Mkdir(t.Context(), "d", 0) }()
+	<-asked
+	o.epoch.Store(2)
+	require.NoError(t, o.subs[1].Unsubscribe())
+	require.NoError(t, <-done)
+	require.Equal(t, uint64(1), c.Retries())
 }
 
 // The content that WriteFile stages is all on one owner: when the workspace gets

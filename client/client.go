@@ -169,10 +169,15 @@ type Client struct {
 	lately atomic.Value  // mesh.Node that answered an api request last
 	head   atomic.Uint64 // newest revision of the tenant's memory that was seen
 	link   atomic.Pointer[link]
+	again  atomic.Uint64 // requests that were sent again
 
 	notices notices
 	ended   chan struct{} // closed when the connection is, for good
 }
+
+// Retries is how many requests the client has sent again since it was made: to a next
+// owner, or because of no answer or of one that nothing was done.
+func (c *Client) Retries() uint64 { return c.again.Load() }
 
 // link is one unbroken connection to a server. What was asked over it and not
 // answered when it breaks will not be: the reply had nowhere to go.

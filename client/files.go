@@ -29,6 +29,20 @@ type Workspace struct {
 	env    []string // NAME=value, of the scopes, the outer ones first
 	at     string   // where the commit is that it shows; "": what is there now
 	err    error    // of a name or scope that cannot be
+
+	consistent bool // readings are confirmed
+}
+
+// Consistent returns a view whose readings see every change that was acknowledged, to
+// whomever, before they were asked for. Others may, for as long as a workspace changes
+// hands, be answered by an owner who was frozen or cut off and does not know of its
+// successor. Each costs a small record in the journal, which those at the same time
+// share; the tenant's room counts (CodeQuota). Changes and commands need no such view,
+// and memory's readings are always so.
+func (w *Workspace) Consistent() *Workspace {
+	c := *w
+	c.consistent = true
+	return &c
 }
 
 // Env is variables of the environment by name.

@@ -112,6 +112,14 @@
 // answered. The next owner knows the answers from the journal. What is made in
 // parts (upload, copy, the commit of a staged file) is settled in the same tenure
 // only. An answer is kept without raw content: a late repeat of an edit gets no diff.
+// A request unanswered for 300 ms is followed by info at the same owner, and again: "no
+// responders" to that is the end of the try, since the owner is gone.
+//
+// A reading is answered from the owner's disk. One that was frozen or cut off, and does
+// not know yet that it has a successor, may so tell what was true before. With
+// Mesh-Consistent: 1 it first stores a record in the journal, after it was asked, and
+// answers stale where it cannot: what it reads then is newer than whatever was
+// acknowledged before the request. Readings at the same time share a record.
 // A reading api request unanswered after 300 ms is sent again to the node that answered
 // lately, because a frozen member of a queue group swallows its share. So is a
 // commit of memory, which is done once (see below).

@@ -3,14 +3,15 @@ package mesh
 // Headers of requests, replies and stored messages. Mesh-Args carries the JSON
 // arguments of a message whose body is raw content.
 const (
-	HeaderID        = "Mesh-Id"       // idempotency key of a request (UUID), the same in all its repeats
-	HeaderDeadline  = "Mesh-Deadline" // milliseconds the caller will still wait
-	HeaderScope     = "Mesh-Scope"    // scope of the request, percent-encoded; absent is the whole workspace
-	HeaderArgs      = "Mesh-Args"     // JSON arguments when the body is raw content
-	HeaderNode      = "Mesh-Node"     // which node answered
-	HeaderErrorCode = "Nats-Service-Error-Code"
-	HeaderError     = "Nats-Service-Error"
-	HeaderRevision  = "Mesh-Revision" // with an error that is a conflict of revisions: the one that is there
+	HeaderID         = "Mesh-Id"         // idempotency key of a request (UUID), the same in all its repeats
+	HeaderDeadline   = "Mesh-Deadline"   // milliseconds the caller will still wait
+	HeaderScope      = "Mesh-Scope"      // scope of the request, percent-encoded; absent is the whole workspace
+	HeaderArgs       = "Mesh-Args"       // JSON arguments when the body is raw content
+	HeaderConsistent = "Mesh-Consistent" // "1": the answer is of a moment at which the owner was one, after it was asked
+	HeaderNode       = "Mesh-Node"       // which node answered
+	HeaderErrorCode  = "Nats-Service-Error-Code"
+	HeaderError      = "Nats-Service-Error"
+	HeaderRevision   = "Mesh-Revision" // with an error that is a conflict of revisions: the one that is there
 
 	// Journal records (PROTOCOL rule numbers are in doc.go).
 	HeaderEpoch  = "Mesh-Epoch"  // epoch of the owner that wrote the record

@@ -36,6 +36,10 @@ type Request struct {
 	msg       *nats.Msg
 }
 
+// Consistent reports whether a reading wants to be answered by who owns the workspace
+// for certain.
+func (r *Request) Consistent() bool { return r.msg.Header.Get(HeaderConsistent) == "1" }
+
 // Args decodes the JSON arguments into v; the error has CodeInvalid. Unknown
 // fields are ignored. An empty body is an empty object.
 func (r *Request) Args(v any) error {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -176,7 +178,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	}
 	var unfinished []mesh.ExecID
 	if !empty && last.ID != "" { // the logs of a removed workspace are gone, and with them their ends
-		if unfinished, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
+		if unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
 			return err
 		}
 	}
@@ -189,10 +191,18 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		return err
 	}
 	w.journal.running = w.runningExecs
+	ends, ended := errgroup.WithContext(ctx)
+	ends.SetLimit(16)
 	for _, id := range unfinished {
-		if err := endLog(ctx, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
-			return fmt.Errorf("end exec %s: %w", id, err)
-		}
+		ends.Go(func() error {
+			if err := endLog(ended, w.node.js, w.streams.log, w.logSubject(id), epoch, errNodeGone); err != nil {
+				return fmt.Errorf("end exec %s: %w", id, err)
+			}
+			return nil
+		})
+	}
+	if err := ends.Wait(); err != nil {
+		return err
 	}
 	w.fenced = w.journal.end
 	return nil

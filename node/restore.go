@@ -60,6 +60,9 @@ func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 	return p, mesh.Errorf(mesh.CodeInternal, "the journal of workspace %s is damaged: %s", w.name, err)
 }
 
+// records are those of the journal, from memory as far as they have been read.
+func (w *workspace) records() readAhead { return readAhead{w.streams.journal, w.ahead} }
+
 func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 	p, open := &past{}, &w.fenced
 	var after objstore.Place
@@ -69,7 +72,7 @@ func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 			return p, err
 		}
 	}
-	for r, err := range objstore.Chain(ctx, w.streams.journal, w.journal.subject, after, open.Sequence) {
+	for r, err := range objstore.Chain(ctx, w.records(), w.journal.subject, after, open.Sequence) {
 		if err != nil {
 			return p, err
 		}
@@ -88,7 +91,7 @@ func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 // readCheckpoint reads the commit that a checkpoint record names, and returns the
 // place from which the records go on.
 func (w *workspace) readCheckpoint(ctx context.Context, sequence uint64, p *past) (objstore.Place, error) {
-	r, err := checkpointRecord(ctx, w.streams.journal, w.journal.subject, sequence)
+	r, err := checkpointRecord(ctx, w.records(), w.journal.subject, sequence)
 	if err != nil {
 		return objstore.Place{}, err
 	}
@@ -135,6 +138,7 @@ func (w *workspace) restore(ctx context.Context) error {
 
 func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	p, err := w.readPast(ctx)
+	w.ahead = nil
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,18 +19,23 @@ import (
 
 // unfinished returns the execs that the journal up to last names and whose log
 // has no final frame. The open record of the last tenure carries what earlier
-// ones left, so only that tenure's records are read.
-func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRecord, subject string, logOf func(mesh.ExecID) string) ([]mesh.ExecID, error) {
+// ones left, so only that tenure's records count. All that are read are returned as
+// well: those since the last checkpoint, which the files need.
+func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRecord, subject string, logOf func(mesh.ExecID) string) ([]mesh.ExecID, []*jetstream.RawStreamMsg, error) {
 	if last == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	from := last.Open
 	if from == 0 {
 		from = last.Sequence
 	}
-	ids, err := journalExecs(ctx, s.journal, subject, from, last.Sequence)
+	first := from
+	if c := last.LastCheckpoint(); c != 0 {
+		first = min(first, c)
+	}
+	ids, read, err := n.journalExecs(ctx, s.journal, subject, first, from, last.Sequence)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var open []mesh.ExecID
 	var mu sync.Mutex
@@ -54,18 +60,21 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	}
 	err = g.Wait()
 	slices.Sort(open)
-	return open, err
+	return open, read, err
 }
 
-// journalExecs reads the execs named in records from..to of one journal.
-func journalExecs(ctx context.Context, stream jetstream.Stream, subject string, from, to uint64) ([]mesh.ExecID, error) {
+// journalExecs reads the records first..to of one journal, and the execs that those
+// from..to name.
+func (n *Node) journalExecs(ctx context.Context, stream jetstream.Stream, subject string, first, from, to uint64) ([]mesh.ExecID, []*jetstream.RawStreamMsg, error) {
 	var ids []mesh.ExecID
-	for seq := from; seq <= to; seq++ {
-		raw, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+	var read []*jetstream.RawStreamMsg
+	for raw, err := range mesh.Messages(ctx, n.js.Conn(), stream.CachedInfo().Config.Name, subject, first, to) {
 		if err != nil {
-			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
+			return nil, nil, fmt.Errorf("read the journal: %w", unavailable(err))
 		}
-		seq = raw.Sequence
+		if read = append(read, raw); raw.Sequence < from {
+			continue
+		}
 		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
 		if err != nil {
 			continue // its execs are settled when somebody asks for them
@@ -77,8 +86,26 @@ func journalExecs(ctx context.Context, stream jetstream.Stream, subject string, 
 			}
 		}
 	}
+	if len(read) == 0 || read[len(read)-1].Sequence != to {
+		return nil, nil, fmt.Errorf("read the journal: %w", unavailable(jetstream.ErrMsgNotFound))
+	}
 	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	return slices.Compact(ids), read, nil
+}
+
+// readAhead is a journal whose end has been read already.
+type readAhead struct {
+	jetstream.Stream
+	read []*jetstream.RawStreamMsg // in their order, and all that are between
+}
+
+// GetMsg is that of the stream, without asking it for what has been read.
+func (t readAhead) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	i, found := slices.BinarySearchFunc(t.read, seq, func(m *jetstream.RawStreamMsg, seq uint64) int { return cmp.Compare(m.Sequence, seq) })
+	if found || i > 0 && i < len(t.read) {
+		return t.read[i], nil
+	}
+	return t.Stream.GetMsg(ctx, seq, opts...)
 }
 
 // storedFrame is a frame as it was read; frame is nil where the log is empty.

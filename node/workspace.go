@@ -9,6 +9,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -29,7 +30,8 @@ type workspace struct {
 	streams  shard
 	uid, gid int
 	journal  *journal
-	fenced   objstore.StoredRecord // the open record of this tenure
+	fenced   objstore.StoredRecord     // the open record of this tenure
+	ahead    []*jetstream.RawStreamMsg // records before it that were read; until they are applied
 	tree     *sandbox.Tree
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise
@@ -63,6 +65,7 @@ type workspace struct {
 	working map[string]*answer
 	answers *lru.Cache[string, *answer]
 
+	began     time.Time
 	used      atomic.Int64              // when it was last, in nanoseconds since 1970
 	fate      atomic.Int32              // how it ends: undecided, or the first of removing and finishing
 	heir      atomic.Pointer[mesh.Node] // who gets the workspace next; nil: whoever is asked for it
@@ -85,7 +88,7 @@ func newWorkspace(n *Node, k key) *workspace {
 	w := &workspace{
 		tenure: tenure, endTenure: endTenure, restoring: restoring, endOpening: endOpening,
 		changes: changes, endChanges: endChanges, working: map[string]*answer{},
-		node: n, tenant: k.tenant, name: k.workspace,
+		node: n, tenant: k.tenant, name: k.workspace, began: time.Now(),
 		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
 		opened:  make(chan struct{}),
 		stopped: make(chan struct{}),
@@ -226,7 +229,7 @@ func (w *workspace) serve(ctx context.Context) {
 	}
 	w.use()
 	w.serving.Store(true)
-	w.log.Info("workspace open", "epoch", uint64(epoch))
+	w.log.Info("workspace open", "epoch", uint64(epoch), "dur", time.Since(w.began))
 }
 
 func (w *workspace) closeTree() {
@@ -343,8 +346,21 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return nil, w.damage
 	case v.change != nil:
 		return w.onceOnly(ctx, req, v)
+	case req.Consistent():
+		if _, err := w.journal.append(ctx, nil, nil); err != nil {
+			return nil, w.certain(err)
+		}
 	}
 	return w.do(ctx, req, v)
+}
+
+// certain is why a reading could not be confirmed: it changed nothing, so nothing of it
+// is unknown.
+func (w *workspace) certain(err error) error {
+	if mesh.CodeOf(err) == mesh.CodeLost {
+		return errNotOwner
+	}
+	return err
 }
 
 func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
