@@ -40,7 +40,11 @@ func TestFailover(t *testing.T) {
 	runs := &runs{ws: c.workspace(), marks: map[string]string{}}
 	require.NoError(t, c.workspace().MkdirAll(t.Context(), "marks", 0o777))
 	var first, stalls []time.Duration
-	for round := range rounds(50) {
+	kills := 3
+	if os.Getenv("WSMESH_LONG") == "1" {
+		kills = 100
+	}
+	for round := range kills {
 		f := c.failover(t, fmt.Sprintf("r%d", round), runs, other)
 		first, stalls = append(first, f.first), append(stalls, f.stall)
 	}
