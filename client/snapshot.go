@@ -156,3 +156,21 @@ func (w *Workspace) DiffPage(ctx context.Context, req mesh.DiffRequest) (mesh.Di
 	err := w.snapshots(ctx, mesh.VerbSnapshotDiff, req, &page)
 	return page, op.end(err)
 }
+
+// Fork makes the workspace to of what the workspace from was, named as At takes it; "" is
+// its present, which is committed for that. Nothing is copied: the fork can be read at
+// once, a first command or change waits until its files are on its node, and from then on
+// the two know nothing of each other. It begins without commands, logs and snapshots.
+// CodeExists, CodeQuota; CodeNotFound: there is no such workspace, snapshot or commit.
+func (c *Client) Fork(ctx context.Context, from, at, to string) (origin mesh.Origin, err error) {
+	w := c.Workspace(from)
+	ctx, op := w.changes(ctx, "workspace fork")
+	if err = w.err; err == nil && at == "" {
+		at, err = w.commit(ctx)
+	}
+	if err == nil {
+		req := mesh.ForkRequest{From: w.name, At: at, Workspace: mesh.Workspace(to)}
+		err = c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceFork, req, &origin)
+	}
+	return origin, op.end(err)
+}

@@ -96,7 +96,7 @@
 // # Services of api.v1
 //
 //	place open                the route of a workspace, opened if need be
-//	workspace create list rm
+//	workspace create list rm fork
 //	log read list             stored frames of one exec, or its end; may wait for new ones; the execs whose logs are kept
 //	log changes               what changed in a workspace since a cursor; may wait
 //	mem get commit list watch the tenant's memory; watch may wait
@@ -205,6 +205,12 @@
 // nothing has changed the last commit is named. What a workspace was is read by any node
 // from the packs of a commit, which must be the workspace's own; the scope holds there as
 // in the present. The snapshots of a removed workspace go with it.
+//
+// A fork is a workspace whose record refers to a commit of another one: nothing is copied,
+// and its content is read and written where that one's is. Its first open record has a
+// checkpoint of that commit, and so its journal begins with it; what comes after is its
+// own. Its history ends there. Until its files are on its node the owner answers stat,
+// list, read and readlink from the commit, and all else waits.
 //
 // # The feed
 //

@@ -134,6 +134,8 @@ type InfoReply struct {
 	Net        string    `json:"net"`         // network of its commands that ask for none
 	Settings   Settings  `json:"settings"`
 
+	Origin *Origin `json:"origin,omitempty"` // what it was forked from
+
 	Committed   *time.Time `json:"committed,omitempty"`    // when the commit was made
 	CommitError string     `json:"commit_error,omitempty"` // why the last try to make one failed
 	Lag         int        `json:"lag"`                    // changes that are in the journal and in no commit

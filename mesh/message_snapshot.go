@@ -35,6 +35,21 @@ type SnapshotEntry struct {
 	At      string    `json:"at,omitempty"` // of SnapshotFind: where it is
 }
 
+// ForkRequest asks for a new workspace that begins with what From was at At (api workspace
+// fork): CodeExists where there is one of that name.
+type ForkRequest struct {
+	From      Workspace `json:"from"`
+	At        string    `json:"at"`
+	Workspace Workspace `json:"workspace"`
+}
+
+// Origin is what a fork was made of.
+type Origin struct {
+	Workspace Workspace `json:"workspace"`
+	Commit    string    `json:"commit"`
+	Time      time.Time `json:"time"` // of the fork
+}
+
 // SnapshotListRequest asks for a page of a workspace's snapshots, in the order in which
 // they were made: those behind After.
 type SnapshotListRequest struct {

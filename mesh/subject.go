@@ -59,6 +59,7 @@ const (
 	VerbWorkspaceCreate = "create"  // make a workspace record
 	VerbWorkspaceList   = "list"    // workspaces of the tenant, paged
 	VerbWorkspaceRemove = "rm"      // remove a workspace and its files
+	VerbWorkspaceFork   = "fork"    // make a workspace of a commit of another
 	VerbMemoryGet       = "get"     // a key's value
 	VerbMemoryCommit    = "commit"  // change keys, all or none
 	VerbMemoryList      = "list"    // keys, paged

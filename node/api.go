@@ -35,6 +35,8 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return n.createWorkspace(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceList:
 		return n.listWorkspaces(ctx, a.Tenant, req)
+	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceFork:
+		return n.forkWorkspace(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceRemove:
 		return n.forgetWorkspace(ctx, a.Tenant, req)
 	}

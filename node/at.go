@@ -231,6 +231,17 @@ func checkpointRecord(ctx context.Context, stream jetstream.Stream, subject stri
 	return c, err
 }
 
+// early answers a request of an owner that is restoring the files.
+func early[R any](read func(*viewAt, context.Context, string, *R) (*mesh.Reply, error)) func(*viewAt, context.Context, *mesh.Request) (*mesh.Reply, error) {
+	return func(v *viewAt, ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+		var a R
+		if err := req.Args(&a); err != nil {
+			return nil, err
+		}
+		return read(v, ctx, req.Scope, &a)
+	}
+}
+
 // readAt answers a request for files as they were.
 func readAt[R any](ctx context.Context, n *Node, t mesh.Tenant, req *mesh.Request, read func(*viewAt, context.Context, string, *R) (*mesh.Reply, error)) (*mesh.Reply, error) {
 	var a mesh.ReadAtRequest[R]

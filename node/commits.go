@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -17,6 +18,13 @@ type storedCommit struct {
 	ref    objstore.Ref
 	commit *objstore.Commit
 	err    error
+	origin bool // it is the one that the workspace was forked from: the last one, whose past is another's
+}
+
+// commitName is the name of a commit in a record.
+func commitName(text string) string {
+	_, name, _ := strings.Cut(text, ".")
+	return name
 }
 
 // commits yields the workspace's commits, the newest first: from head on each one's
@@ -49,10 +57,11 @@ func (w *workspace) commits(ctx context.Context, head objstore.Ref, lost bool) i
 				yield(c, c.err)
 				return
 			}
-			if c.err == nil && c.commit.Workspace != w.record.ID {
+			c.origin = c.err == nil && c.commit.Workspace != w.record.ID && owns(&w.record, head, c.commit.Workspace)
+			if c.err == nil && !c.origin && c.commit.Workspace != w.record.ID {
 				c.commit, c.err = nil, mesh.Errorf(mesh.CodeInternal, "commit %s is of another workspace", head.Commit)
 			}
-			if !yield(c, nil) {
+			if !yield(c, nil) || c.origin {
 				return
 			}
 			head, lost = objstore.Ref{}, c.err != nil

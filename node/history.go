@@ -147,11 +147,16 @@ func (w *workspace) tell(ctx context.Context, from historyPlace, only bool, yiel
 			}
 			continue
 		}
-		t.Number, t.Time, t.Epoch, t.Cause, t.Changes = c.commit.Number, c.commit.Time, c.commit.Epoch, c.commit.Cause, c.commit.Changes
+		t.Time = c.commit.Time
+		if c.origin {
+			t.Cause = "forked from workspace " + string(w.record.Origin.Workspace)
+		} else {
+			t.Number, t.Epoch, t.Cause, t.Changes = c.commit.Number, c.commit.Epoch, c.commit.Cause, c.commit.Changes
+		}
 		last = historyPlace{number: t.Number, commit: c.ref}
 		t.behind = last
 		var changes []mesh.HistoryEntry
-		if !only {
+		if !only && !c.origin {
 			if changes, err = w.changesIn(ctx, store, c); passing(err) {
 				return err
 			}

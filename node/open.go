@@ -68,7 +68,7 @@ func (n *Node) ping(p mesh.NodePingRequest) string {
 		return mesh.PingNotMe
 	case mesh.Epoch(w.epoch.Load()) != p.Epoch && w.epoch.Load() != 0:
 		return mesh.PingNotMe
-	case w.serving.Load() && n.ready.Load():
+	case w.readable.Load() && n.ready.Load():
 		return mesh.PingOpen
 	}
 	return mesh.PingOpening
@@ -168,7 +168,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	// journal was lost: the open record says nothing of files then (readPast).
 	empty := last == nil || removedID(last) != ""
 	fresh := empty && !w.record.Served
-	if fresh && w.tree == nil {
+	if fresh && w.record.Origin == nil && w.tree == nil {
 		if err := w.makeDir(); err != nil {
 			return err
 		}
@@ -183,7 +183,14 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		}
 	}
 	ops := []objstore.Op{{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}}
-	if fresh { // the journal says from now on what the files are: nothing yet
+	switch { // the journal says from now on what the files are
+	case fresh && w.record.Origin != nil:
+		ref, err := objstore.ParseRef(w.record.Origin.Commit)
+		if err != nil {
+			return err
+		}
+		ops = append(ops, objstore.Op{Kind: objstore.KindCheckpoint, Ref: &ref})
+	case fresh: // nothing yet
 		root := objstore.Entry{Type: objstore.TypeDir, Mode: 0o700, ModTime: time.Now().UTC()}
 		ops = append(ops, objstore.Op{Kind: objstore.KindPut, Path: ".", Entry: &root})
 	}
@@ -301,6 +308,11 @@ func (w *workspace) treePath() string {
 	return filepath.Join(w.dir(), "workspace")
 }
 
+// originPath is where the tree is of what a fork was made of, if this node has it.
+func (w *workspace) originPath() string {
+	return filepath.Join(w.node.treeDir(), string(w.tenant), string(w.record.Origin.Workspace), "workspace")
+}
+
 // writeSynced writes a small file that is there whole or not at all, also after
 // a loss of power.
 func writeSynced(path string, content []byte) error {
@@ -355,6 +367,8 @@ func (n *Node) giveWorkspace(m mesh.NodeMoveRequest) error {
 	w := n.workspaces[key{m.Tenant, m.Workspace}]
 	n.mu.Unlock()
 	switch {
+	case w != nil && mesh.Epoch(w.epoch.Load()) == m.Epoch && w.readable.Load() && !w.serving.Load():
+		return nil // its files are being restored; it is asked again
 	case w == nil || mesh.Epoch(w.epoch.Load()) != m.Epoch || !w.serving.Load():
 		return mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, m.Workspace)
 	case w.record.Dir != "":

@@ -140,7 +140,11 @@ func (r *recovery) find(ctx context.Context, from string) (*past, error) {
 			return nil, err
 		}
 		if whole {
-			return r.behind(ctx, &past{commit: c.commit, ref: c.ref}, objstore.Place{Sequence: c.commit.Sequence, Number: c.commit.Number, Hash: c.commit.Record.String()})
+			p := &past{commit: c.commit, ref: c.ref}
+			if !c.origin { // else all records follow it
+				p.covers = placeOf(c.commit)
+			}
+			return r.behind(ctx, p, p.covers)
 		}
 	}
 	// There was no commit yet, or none is left: records alone, from the first one on.
@@ -181,7 +185,7 @@ func (r *recovery) named(ctx context.Context, name string) (*past, error) {
 		return nil, mesh.Errorf(mesh.CodeConflict, "commit %s is not whole: %s; the newest that is whole is found without --from", name, r.reply.Reason)
 	}
 	r.reply.From, r.reply.Time = id.String(), c.commit.Time
-	return &past{commit: c.commit, ref: c.ref}, nil
+	return &past{commit: c.commit, ref: c.ref, covers: placeOf(c.commit)}, nil
 }
 
 // whole reports whether all that a commit reaches is stored, by reading it.

@@ -18,6 +18,7 @@ import (
 type past struct {
 	commit  *objstore.Commit // nil: there is none
 	ref     objstore.Ref
+	covers  objstore.Place           // the last record that is in it; zero: none of this workspace is
 	records []*objstore.StoredRecord // that follow it, the open record of this tenure last
 }
 
@@ -66,9 +67,9 @@ func (w *workspace) records() readAhead { return readAhead{w.streams.journal, w.
 func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 	p, open := &past{}, &w.fenced
 	var after objstore.Place
-	if open.Checkpoint != 0 {
+	if at := open.LastCheckpoint(); at != 0 {
 		var err error
-		if after, err = w.readCheckpoint(ctx, open.Checkpoint, p); err != nil {
+		if after, err = w.readCheckpoint(ctx, at, p); err != nil {
 			return p, err
 		}
 	}
@@ -103,10 +104,20 @@ func (w *workspace) readCheckpoint(ctx context.Context, sequence uint64, p *past
 	if p.commit, err = store.Commit(ctx, p.ref); err != nil {
 		return objstore.Place{}, err
 	}
-	if p.commit.Workspace != w.record.ID {
-		return objstore.Place{}, mesh.Errorf(mesh.CodeInternal, "commit %s is of another workspace", p.ref.Commit)
+	switch {
+	case p.commit.Workspace == w.record.ID:
+		p.covers = placeOf(p.commit)
+		return p.covers, nil
+	case owns(&w.record, p.ref, p.commit.Workspace): // the record is the workspace's first one
+		p.covers = objstore.Place{Sequence: r.Prev, Number: r.Number - 1, Hash: r.Root}
+		return p.covers, nil
 	}
-	return objstore.Place{Sequence: p.commit.Sequence, Number: p.commit.Number, Hash: p.commit.Record.String()}, nil
+	return objstore.Place{}, mesh.Errorf(mesh.CodeInternal, "commit %s is of another workspace", p.ref.Commit)
+}
+
+// placeOf is the last record that is in a commit.
+func placeOf(c *objstore.Commit) objstore.Place {
+	return objstore.Place{Sequence: c.Sequence, Number: c.Number, Hash: c.Record.String()}
 }
 
 // restore makes the workspace's directory what the journal says, up to the open
@@ -166,6 +177,7 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	case f.trust(ctx):
 		w.log.Debug("the local tree is what the journal says")
 	default:
+		w.readEarly(ctx, p)
 		base, err := f.load(ctx, p)
 		if err != nil {
 			return err
@@ -206,8 +218,10 @@ func (f *fileState) listen() {
 func (f *fileState) resume(p *past) {
 	if c := p.commit; c != nil {
 		f.commit, f.committed, f.made = p.ref, append(slices.Clone(c.Packs), p.ref.Pack), c.Time
-		f.covers = objstore.Place{Sequence: c.Sequence, Number: c.Number, Hash: c.Record.String()}
-		f.answer(c.Answers, time.Now())
+		f.covers = p.covers
+		if c.Workspace == f.w.record.ID { // what another one's requests were answered is its own
+			f.answer(c.Answers, time.Now())
+		}
 	}
 	for _, r := range p.records {
 		f.apply(r)
@@ -257,7 +271,10 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 		d.Owner = &dirtree.Owner{UID: w.uid, GID: w.gid}
 	}
 	began := time.Now()
-	if d.Seed, err = dirtree.Open(w.treePath()); err == nil {
+	if d.Seed, err = dirtree.Open(w.treePath()); err != nil && w.record.Origin != nil {
+		d.Seed, err = dirtree.Open(w.originPath())
+	}
+	if err == nil {
 		defer d.Seed.Close()
 	}
 	items := func(yield func(objstore.Item, error) bool) {

@@ -208,7 +208,7 @@ func (n *Node) settle(ctx context.Context, req mesh.NodeSettleRequest) (*mesh.Re
 	n.mu.Lock()
 	w := n.workspaces[key{req.Tenant, req.Workspace}]
 	n.mu.Unlock()
-	if w == nil || mesh.Epoch(w.epoch.Load()) != req.Epoch || !w.serving.Load() {
+	if w == nil || mesh.Epoch(w.epoch.Load()) != req.Epoch || !w.readable.Load() {
 		return nil, mesh.Errorf(mesh.CodeStale, "node %s does not host workspace %s", n.cfg.Name, req.Workspace)
 	}
 	w.execMu.Lock()

@@ -139,6 +139,9 @@ func differences(t *testing.T, all func(func(mesh.DiffEntry, error) bool)) (line
 	return lines
 }
 
+// noOptions is Diff of all.
+var noOptions = client.DiffOptions{}
+
 func snapshotNames(t *testing.T, ws *client.Workspace) (names []string) {
 	t.Helper()
 	for s, err := range ws.Snapshots(t.Context()) {

@@ -161,7 +161,7 @@ func (v *verification) content(ctx context.Context, p *past) error {
 		if err != nil {
 			return err
 		}
-		if commit, err = one.Commit(ctx, p.ref); err == nil && commit.Workspace != v.w.record.ID {
+		if commit, err = one.Commit(ctx, p.ref); err == nil && !owns(&v.w.record, p.ref, commit.Workspace) {
 			err = mesh.Errorf(mesh.CodeInternal, "it is of another workspace")
 		}
 		if passing(err) {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,10 +41,13 @@ type workspace struct {
 	sub      *nats.Subscription
 
 	epoch     atomic.Uint64 // 0 until taken
-	serving   atomic.Bool   // requests are answered
+	readable  atomic.Bool   // requests that read are answered
+	serving   atomic.Bool   // all requests are
 	releasing atomic.Bool   // the next change of the owner record is our own
 
-	opened  chan struct{} // closed when opening has ended; openErr is set before
+	early   *viewAt       // answers reads until whole is closed; nil: nothing does
+	whole   chan struct{} // closed when the files are there, or damage is set
+	opened  chan struct{} // closed when requests are answered or opening has failed; openErr is set before
 	openErr error
 	stopped chan struct{} // closed by stop; verdict is set before
 	verdict *mesh.Error
@@ -90,6 +94,7 @@ func newWorkspace(n *Node, k key) *workspace {
 		changes: changes, endChanges: endChanges, working: map[string]*answer{},
 		node: n, tenant: k.tenant, name: k.workspace, began: time.Now(),
 		log:     n.log.With("tenant", string(k.tenant), "workspace", string(k.workspace)),
+		whole:   make(chan struct{}),
 		opened:  make(chan struct{}),
 		stopped: make(chan struct{}),
 		done:    make(chan struct{}),
@@ -126,16 +131,18 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	defer w.forget()
 	defer w.endTenure()
 	defer w.endChanges()
-	if err := w.open(ctx, after); err != nil {
-		w.closeTree()
-		if w.openErr = err; mesh.CodeOf(err) == mesh.CodeDeadline {
-			w.openErr = unavailable(err) // nothing was done for who asked
-		}
-		close(w.opened)
-		return
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := w.open(ctx, after); err != nil {
+		w.closeTree()
+		if w.early == nil {
+			if w.openErr = err; mesh.CodeOf(err) == mesh.CodeDeadline {
+				w.openErr = unavailable(err) // nothing was done for who asked
+			}
+			close(w.opened)
+		}
+		return
+	}
 	var sequencer sync.WaitGroup
 	sequencer.Go(func() {
 		if err := w.journal.run(ctx); err != nil {
@@ -144,10 +151,13 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 	})
 	sequencer.Go(func() { w.disk.run(ctx) })
 	w.serve(ctx)
-	close(w.opened)
+	if w.early == nil {
+		close(w.opened)
+	}
 
 	<-w.stopped
 	w.serving.Store(false)
+	w.readable.Store(false)
 	w.quiesce(w.verdict)
 	owns := w.verdict.Code != mesh.CodeStale && w.verdict.Code != mesh.CodeLost
 	if w.files != nil && owns && w.fate.CompareAndSwap(undecided, finishing) {
@@ -190,8 +200,42 @@ func (w *workspace) open(ctx context.Context, after mesh.Epoch) error {
 		err = w.markServed(w.restoring)
 	}
 	if err != nil {
+		if w.early != nil {
+			w.stop(mesh.AsError(err))
+			w.quiesce(w.verdict)
+		}
 		w.release()
 	}
+	return err
+}
+
+// readEarly lets reads of a fork come in before its tree is there, where that is what a
+// commit says: they are answered from that one. Nobody else can change it, since the journal is
+// fenced; all else waits until the tree is whole.
+func (w *workspace) readEarly(ctx context.Context, p *past) {
+	changed := slices.ContainsFunc(p.records, func(r *objstore.StoredRecord) bool {
+		return slices.ContainsFunc(r.Ops, func(op objstore.Op) bool { return op.Changes() })
+	})
+	if w.record.Origin == nil || p.commit == nil || changed {
+		return
+	}
+	view, err := w.node.view(ctx, &w.record, p.ref)
+	if err == nil {
+		err = w.subscribe(ctx)
+	}
+	if err != nil {
+		w.log.Debug("nothing is read before all is restored", "err", err)
+		return
+	}
+	w.early = view
+	w.use()
+	w.readable.Store(true)
+	close(w.opened)
+}
+
+// subscribe lets requests come in; what they ask is answer's to say.
+func (w *workspace) subscribe(ctx context.Context) (err error) {
+	w.sub, err = w.node.door.Subscribe(context.WithoutCancel(ctx), mesh.OwnerWildcard(w.tenant, w.name, mesh.Epoch(w.epoch.Load())), "", w.answer)
 	return err
 }
 
@@ -214,9 +258,10 @@ func (w *workspace) markServed(ctx context.Context) error {
 
 // serve lets requests come in.
 func (w *workspace) serve(ctx context.Context) {
-	epoch := mesh.Epoch(w.epoch.Load())
 	var err error
-	w.sub, err = w.node.door.Subscribe(ctx, mesh.OwnerWildcard(w.tenant, w.name, epoch), "", w.answer)
+	if w.sub == nil {
+		err = w.subscribe(ctx)
+	}
 	if err != nil {
 		w.log.Warn("workspace not served", "err", err)
 		why := mesh.Errorf(mesh.CodeUnavailable, "node %s cannot be reached through NATS now; try again", w.node.cfg.Name)
@@ -228,8 +273,10 @@ func (w *workspace) serve(ctx context.Context) {
 		w.files.begin()
 	}
 	w.use()
+	close(w.whole)
+	w.readable.Store(true)
 	w.serving.Store(true)
-	w.log.Info("workspace open", "epoch", uint64(epoch), "dur", time.Since(w.began))
+	w.log.Info("workspace open", "epoch", w.epoch.Load(), "dur", time.Since(w.began))
 }
 
 func (w *workspace) closeTree() {
@@ -252,6 +299,7 @@ func (w *workspace) forget() {
 // command with the verdict. Idempotent.
 func (w *workspace) quiesce(verdict *mesh.Error) {
 	w.serving.Store(false)
+	w.readable.Store(false)
 	if w.sub != nil {
 		// What has arrived is answered stale: unanswered, a change would be unknown
 		// to its caller although nothing was done.
@@ -339,9 +387,20 @@ func (w *workspace) answer(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	w.use()
 	defer w.use() // it may have taken long
 	v, known := verbs[req.Verb]
-	switch {
-	case !known:
+	if !known {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown verb %.40q of a workspace", req.Verb)
+	}
+	select {
+	case <-w.whole:
+	default:
+		if v.early != nil && !req.Consistent() {
+			return v.early(w.early, ctx, req)
+		}
+		if err := w.awaitWhole(ctx); err != nil {
+			return nil, err
+		}
+	}
+	switch {
 	case w.damage != nil && v.files:
 		return nil, w.damage
 	case v.change != nil:
@@ -363,6 +422,22 @@ func (w *workspace) certain(err error) error {
 	return err
 }
 
+// awaitWhole waits until the tree is there; CodeBusy where that takes longer than a
+// request may wait.
+func (w *workspace) awaitWhole(ctx context.Context) error {
+	timer := time.NewTimer(longPoll)
+	defer timer.Stop()
+	select {
+	case <-w.whole:
+		return nil
+	case <-w.stopped:
+		return errNotOwner
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return mesh.Errorf(mesh.CodeBusy, "the files of workspace %s are being restored on node %s; they can be read till then", w.name, w.node.cfg.Name)
+}
+
 func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Reply, error) {
 	reply, err := v.do(w, ctx, req)
 	return reply, w.checked(err)
@@ -371,18 +446,19 @@ func (w *workspace) do(ctx context.Context, req *mesh.Request, v verb) (*mesh.Re
 // verb is what the owner of a workspace does for one request.
 type verb struct {
 	do     func(*workspace, context.Context, *mesh.Request) (*mesh.Reply, error)
-	change func(*task) (*mesh.Reply, error) // instead of do: changes the tree, and is done once for any number of repeats
-	files  bool                             // needs the tree
-	grows  bool                             // adds to it
+	change func(*task) (*mesh.Reply, error)                                   // instead of do: changes the tree, and is done once for any number of repeats
+	files  bool                                                               // needs the tree
+	grows  bool                                                               // adds to it
+	early  func(*viewAt, context.Context, *mesh.Request) (*mesh.Reply, error) // answers while the tree is being restored; nil: it waits
 }
 
 // verbs are the owner verbs. exec, signal and stdin have rules of their own for
 // repeats: an exec id starts once, whoever asks.
 var verbs = map[string]verb{
-	mesh.VerbStat:     {do: (*workspace).stat, files: true},
-	mesh.VerbList:     {do: (*workspace).list, files: true},
-	mesh.VerbRead:     {do: (*workspace).read, files: true},
-	mesh.VerbReadlink: {do: (*workspace).readlink, files: true},
+	mesh.VerbStat:     {do: (*workspace).stat, files: true, early: early((*viewAt).stat)},
+	mesh.VerbList:     {do: (*workspace).list, files: true, early: early((*viewAt).list)},
+	mesh.VerbRead:     {do: (*workspace).read, files: true, early: early((*viewAt).read)},
+	mesh.VerbReadlink: {do: (*workspace).readlink, files: true, early: early((*viewAt).readlink)},
 	mesh.VerbSearch:   {do: (*workspace).search, files: true},
 	mesh.VerbGrep:     {do: (*workspace).grep, files: true},
 	mesh.VerbDownload: {do: (*workspace).download, files: true},
@@ -457,7 +533,7 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	}
 	info := mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
-		JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: w.record.Settings,
+		Origin: originOf(&w.record), JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: w.record.Settings,
 	}
 	if w.files != nil {
 		w.files.describe(&info)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
@@ -118,6 +120,27 @@ func (s *Store) Commit(ctx context.Context, ref Ref) (*Commit, error) {
 		}
 	}
 	return nil, fmt.Errorf("commit %s: %w", ref.Commit, err)
+}
+
+// Present looks past every cache whether a commit and all packs that it lists are there:
+// CodeNotFound if one is not.
+func (s *Store) Present(ctx context.Context, ref Ref) error {
+	c, err := s.Commit(ctx, ref)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(2 * s.workers)
+	for _, pack := range append(slices.Clip(c.Packs), ref.Pack) {
+		g.Go(func() error {
+			_, err := s.bucket.Get(ctx, pack, -1, 1)
+			if err != nil {
+				return inPack(pack, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // end returns the index of a pack.
