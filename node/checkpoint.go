@@ -98,6 +98,7 @@ type moment struct {
 	place   objstore.Place
 	inline  map[objstore.ID]inlined
 	packs   []objstore.ID
+	named   []objstore.ID // those of packs that records name which are in no commit
 	parent  objstore.Ref
 	answers []objstore.Answer
 	history []mesh.HistoryEntry
@@ -111,7 +112,7 @@ func (f *fileState) moment() *moment {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &moment{
-		tree: f.ledger.Snapshot(), place: f.place, inline: maps.Clone(f.inline), packs: f.packs(),
+		tree: f.ledger.Snapshot(), place: f.place, inline: maps.Clone(f.inline), packs: f.packs(), named: slices.Collect(maps.Keys(f.recent)),
 		parent: f.commit, answers: slices.Clone(f.answers),
 		history: slices.Clone(f.history[max(0, len(f.history)-DefaultHistory):]), changes: f.changes, ops: f.ops, bytes: f.bytes,
 	}
@@ -163,6 +164,7 @@ func (f *fileState) commitMoment(ctx context.Context, m *moment, cause string) (
 		return objstore.Ref{}, nil, err
 	}
 	w := store.Writer(base)
+	w.List(m.named...) // who began before this commit may still refer to them
 	root, err := w.Tree(ctx, m.items())
 	if err != nil {
 		return objstore.Ref{}, nil, err

@@ -32,9 +32,10 @@ const (
 //     and to those that it has stored itself, under names that nobody has used. It ends
 //     within objstore.MaxWriterLife.
 //   - The states of the last DefaultCollectAge are marked: of each workspace the
-//     journal's records, and the commits back to the first one that is older. What
-//     records named in between that no commit knows was stored since, but for the time
-//     of a writer and of a tail; what is younger than DefaultCollectAge is not deleted.
+//     journal's records, and the commits back to the first one that is older. A commit
+//     lists what the records before it named, whether its tree has it or not.
+//   - What was stored within DefaultCollectAge, which is far longer than a writer lives and
+//     a commit takes to be recorded, is not deleted.
 //   - What is made of another's commit (a fork) refers to it before it looks, once
 //     more, whether that one is still there; and the records of workspaces are read
 //     before their journals, and again after.
@@ -47,6 +48,7 @@ type collection struct {
 	within time.Duration // and those that are younger
 	dry    bool
 	began  kv.Collection
+	now    time.Time // when looking began
 	until  time.Time
 	reply  mesh.CollectReply
 }
@@ -184,6 +186,11 @@ func (c *collection) shard(ctx context.Context, shard int) error {
 	if err != nil {
 		return err
 	}
+	// What is stored or committed after this moment is young, however long this takes:
+	// who does it may refer to what had no reference when it was looked for.
+	if c.now, err = bucket.Now(ctx); err != nil {
+		return err
+	}
 	packs, err := bucket.Stored(ctx)
 	if err != nil || len(packs) == 0 {
 		return err
@@ -217,14 +224,14 @@ func (c *collection) sweep(ctx context.Context, bucket *jsbucket.Bucket, id objs
 	if time.Now().After(c.until) {
 		return mesh.Errorf(mesh.CodeUnavailable, "collecting garbage takes longer than %s; the rest is for the next time", kv.MaxCollection)
 	}
-	age, size, err := bucket.Age(ctx, id)
+	stored, size, err := bucket.Time(ctx, id)
 	if mesh.CodeOf(err) == mesh.CodeNotFound {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if age < c.n.cfg.CollectAge {
+	if c.now.Sub(stored) < c.n.cfg.CollectAge {
 		c.reply.Young++
 		return nil
 	}
@@ -377,7 +384,7 @@ func (m *marks) commits(ctx context.Context, head objstore.Ref) error {
 			m.reply.Commits++
 		}
 		m.packs(ref, commit)
-		if age := time.Since(commit.Time); age > max(m.within, m.n.cfg.CollectAge) && kept+1 >= m.last {
+		if age := m.now.Sub(commit.Time); age > max(m.within, m.n.cfg.CollectAge) && kept+1 >= m.last {
 			return nil
 		}
 		ref = commit.Parent

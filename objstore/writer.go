@@ -194,6 +194,16 @@ func (w *Writer) put(ctx context.Context, p *packBuilder) (ID, error) {
 	return id, err
 }
 
+// List makes the commit list packs of the writer's base, whatever is in them: as long as
+// it is kept, they are.
+func (w *Writer) List(packs ...ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range packs {
+		w.packs[id] = true
+	}
+}
+
 // MaxWriterLife is how long after it was opened a Writer still says what is durable:
 // what it refers to is not collected sooner.
 const MaxWriterLife = 6 * time.Hour

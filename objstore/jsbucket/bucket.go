@@ -300,21 +300,29 @@ func (b *Bucket) Stored(ctx context.Context) ([]objstore.ID, error) {
 	return b.list(ctx, mesh.PacksWildcard(b.shard, b.tenant))
 }
 
-// Age is how long ago the last part of a pack was stored, by the clock of the servers,
-// and how many bytes the pack has; 0 bytes if it has no end.
-func (b *Bucket) Age(ctx context.Context, id objstore.ID) (age time.Duration, size int64, err error) {
+// Now is the time by the clock of the server that leads the packs.
+func (b *Bucket) Now(ctx context.Context) (now time.Time, err error) {
+	err = b.ask(ctx, func(ctx context.Context) error {
+		info, err := b.stream.Info(ctx)
+		if err == nil {
+			now = info.TimeStamp
+		}
+		return err
+	})
+	return now, err
+}
+
+// Time is when the last part of a pack was stored, by that clock, and how many bytes the
+// pack has; 0 bytes if it has no end.
+func (b *Bucket) Time(ctx context.Context, id objstore.ID) (stored time.Time, size int64, err error) {
 	m, err := b.read(ctx, mesh.PackWildcard(b.shard, b.tenant, id))
 	if err != nil {
-		return 0, 0, fmt.Errorf("age of %s: %w", id, err)
-	}
-	info, err := b.stream.Info(ctx)
-	if err != nil {
-		return 0, 0, fmt.Errorf("age of %s: %w (%w)", id, mesh.Errorf(mesh.CodeUnavailable, "the stream of packs did not answer; try again"), err)
+		return time.Time{}, 0, fmt.Errorf("time of %s: %w", id, err)
 	}
 	if _, end, err := mesh.ParsePackSubject(m.Subject); err == nil && end {
 		if l, err := layoutOf(m); err == nil {
 			size = l.size
 		}
 	}
-	return info.TimeStamp.Sub(m.Time), size, nil
+	return m.Time, size, nil
 }
