@@ -381,6 +381,17 @@ func (c *Client) CreateWorkspaceWith(ctx context.Context, name string, cfg Works
 	return op.end(c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceCreate, mesh.WorkspaceRequest{Workspace: mesh.Workspace(name), Settings: cfg}, nil))
 }
 
+// SetWorkspace changes settings of a workspace and returns all of them: its commands and
+// captures go by them from then on. CodeNotFound, and as CreateWorkspaceWith. A workspace
+// that needs now what its node has not is moved as soon as its commands have ended, or the
+// node's grace has.
+func (c *Client) SetWorkspace(ctx context.Context, name string, change mesh.SettingsChange) (mesh.Settings, error) {
+	ctx, op := c.Workspace(name).changes(ctx, "workspace set")
+	var now mesh.Settings
+	err := c.api(ctx, mesh.ServiceWorkspace, mesh.VerbWorkspaceSet, mesh.WorkspaceSetRequest{Workspace: mesh.Workspace(name), Change: change}, &now)
+	return now, op.end(err)
+}
+
 // RemoveWorkspace removes a workspace with its files and ends its commands.
 func (c *Client) RemoveWorkspace(ctx context.Context, name string) error {
 	ctx, op := c.Workspace(name).changes(ctx, "workspace remove")

@@ -108,6 +108,27 @@ func (ws *Workspaces) MarkServed(ctx context.Context, t mesh.Tenant, w mesh.Work
 	return ws.mark(ctx, t, w, id, func(r *WorkspaceRecord) { r.Served = true })
 }
 
+// Set changes the settings of a workspace and returns its record; CodeNotFound. An error of
+// change is returned, and nothing is changed.
+func (ws *Workspaces) Set(ctx context.Context, t mesh.Tenant, w mesh.Workspace, change func(*mesh.Settings) error) (WorkspaceRecord, error) {
+	for {
+		var r WorkspaceRecord
+		rev, err := ws.get(ctx, ownerKey(t, w), &r)
+		if err == nil && (rev == 0 || r.Removed) {
+			return ws.Get(ctx, t, w) // says that it does not exist
+		}
+		if err == nil {
+			err = change(&r.Settings)
+		}
+		if err != nil {
+			return r, err
+		}
+		if _, err = ws.set(ctx, ownerKey(t, w), r, rev); !errors.Is(err, mesh.ErrRefused) {
+			return r, err
+		}
+	}
+}
+
 func (ws *Workspaces) mark(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string, set func(*WorkspaceRecord)) error {
 	for {
 		var r WorkspaceRecord
@@ -135,6 +156,12 @@ func (ws *Workspaces) List(ctx context.Context, t mesh.Tenant, after mesh.Worksp
 		return all[:limit], true, err
 	}
 	return all, false, err
+}
+
+// ListIdle returns every tenant's workspaces that say something of what becomes of them
+// when nobody uses them.
+func (ws *Workspaces) ListIdle(ctx context.Context) ([]WorkspaceRecord, error) {
+	return ws.records(ctx, "*.*", func(r WorkspaceRecord) bool { return r.Idle != "" })
 }
 
 // ListDirs returns every tenant's workspaces that have a Dir.

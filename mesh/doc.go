@@ -9,7 +9,7 @@
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
 //	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, their limits, tokens, moves, status,
 //	                                            a workspace in a directory of the node's host
-//	node.v1.<node>.<verb>                       router → node: open ping settle move remove
+//	node.v1.<node>.<verb>                       router → node: open ping settle move reread remove
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
@@ -96,7 +96,7 @@
 // # Services of api.v1
 //
 //	place open                the route of a workspace, opened if need be
-//	workspace create list rm fork
+//	workspace create list rm fork set
 //	log read list             stored frames of one exec, or its end; may wait for new ones; the execs whose logs are kept
 //	log changes               what changed in a workspace since a cursor; may wait
 //	mem get commit list watch the tenant's memory; watch may wait
@@ -132,6 +132,19 @@
 // hash weighted by the room that their registry records tell, those that are full after
 // the rest and those that are unfit last; a node that runs no commands opens a workspace
 // only when nobody else does (Anyway). Each node checks for itself what a workspace needs.
+//
+// # Settings
+//
+// What a tenant says of a workspace is in its record, and any node changes it there, and
+// has the owner read it again before it answers; a new owner reads it after it has taken
+// the workspace, so that none works on with what was before. An owner that has not what
+// the workspace needs now gives it up, as in a move. Only a token of the whole tenant
+// changes settings.
+//
+// A workspace that is to be removed when it is not used is removed by its owner, which
+// first stops answering for it, and nobody uses it then; one that was closed, by one of
+// the nodes, which takes it from the epoch that it was closed in: who opens it meanwhile
+// keeps it.
 //
 // # The exec log
 //

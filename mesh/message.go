@@ -157,6 +157,13 @@ type WorkspaceRequest struct {
 	Force     bool      `json:"force,omitempty"` // of one to remove: without its owner, whatever is broken
 }
 
+// WorkspaceSetRequest changes settings of a workspace (api workspace set). The reply,
+// Settings, is what they are then.
+type WorkspaceSetRequest struct {
+	Workspace Workspace      `json:"workspace"`
+	Change    SettingsChange `json:"change"`
+}
+
 // WorkspaceListRequest asks for names greater than After, at most Limit.
 type WorkspaceListRequest struct {
 	After Workspace `json:"after,omitempty"`

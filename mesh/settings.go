@@ -3,8 +3,11 @@ package mesh
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Settings are what a tenant says of a workspace of its own. The zero value is as the
@@ -14,11 +17,114 @@ type Settings struct {
 	// "" is what the operator grants.
 	Net string `json:"net,omitempty"`
 	Need
+	// Durability is that of commands which name none, see ExecRequest: sync, async or
+	// none; "" is sync.
+	Durability string `json:"durability,omitempty"`
+	// Ephemeral are directories at any depth, "build" or "web/node_modules", in which
+	// what commands change is not captured, besides those of which that is so everywhere;
+	// at most MaxEphemeral.
+	Ephemeral []Path `json:"ephemeral,omitempty"`
+	// Idle is what becomes of the workspace when nobody uses it: close, the default;
+	// delete: it is removed instead; keep=DURATION: it is removed when it has been closed
+	// for so long. Days are "7d", the rest is as time.ParseDuration has it.
+	Idle string `json:"idle,omitempty"`
 }
+
+// MaxEphemeral bounds Settings.Ephemeral.
+const MaxEphemeral = 64
 
 // Check returns CodeInvalid for settings that say nothing that could be. Net is the
 // node's to check.
-func (s *Settings) Check() error { return s.Need.check() }
+func (s *Settings) Check() error {
+	if err := s.Need.check(); err != nil {
+		return err
+	}
+	if err := CheckDurability(s.Durability); err != nil {
+		return err
+	}
+	if len(s.Ephemeral) > MaxEphemeral {
+		return Errorf(CodeInvalid, "%d ephemeral directories are more than %d", len(s.Ephemeral), MaxEphemeral)
+	}
+	for _, e := range s.Ephemeral {
+		dir := string(e)
+		if dir == "" || dir != path.Clean(dir) || path.IsAbs(dir) || dir == "." || dir == ".." || strings.HasPrefix(dir, "../") || strings.IndexByte(dir, 0) >= 0 || len(dir) > 255 {
+			return Errorf(CodeInvalid, "ephemeral %.80q is not the relative path of a directory, like node_modules or web/build", dir)
+		}
+	}
+	_, _, err := ParseIdle(s.Idle)
+	return err
+}
+
+// CheckDurability checks what the end of a command waits for; CodeInvalid.
+func CheckDurability(d string) error {
+	switch d {
+	case "", DurabilitySync, DurabilityAsync, DurabilityNone:
+		return nil
+	}
+	return Errorf(CodeInvalid, "durability %.20q is none of sync, async and none", d)
+}
+
+// Durabilities of a command: what its end waits for.
+const (
+	DurabilitySync  = "sync"  // until what it changed is in the journal: the default
+	DurabilityAsync = "async" // for nothing; a capture begins then
+	DurabilityNone  = "none"  // for nothing; a later capture takes what it changed
+)
+
+// ParseIdle reads Settings.Idle. remove: it is removed when it is not used, and after it
+// has been closed for keep where that is not 0.
+func ParseIdle(s string) (remove bool, keep time.Duration, err error) {
+	switch s {
+	case "", "close":
+		return false, 0, nil
+	case "delete":
+		return true, 0, nil
+	}
+	text, ok := strings.CutPrefix(s, "keep=")
+	if days, isDays := strings.CutSuffix(text, "d"); ok && isDays {
+		n, err := strconv.ParseUint(days, 10, 16)
+		keep, ok = time.Duration(n)*24*time.Hour, err == nil
+	} else if ok {
+		keep, err = time.ParseDuration(text)
+		ok = err == nil
+	}
+	if !ok || keep <= 0 {
+		return false, 0, Errorf(CodeInvalid, "idle %.40q is not close, delete or keep=DURATION, like keep=7d", s)
+	}
+	return true, keep, nil
+}
+
+// SettingsChange is what to change of the settings of a workspace: what is not nil.
+type SettingsChange struct {
+	Net        *string           `json:"net,omitempty"`
+	Zone       *string           `json:"zone,omitempty"`
+	Labels     map[string]string `json:"labels,omitzero"` // all of them; an empty one: none
+	Isolation  *string           `json:"isolation,omitempty"`
+	Durability *string           `json:"durability,omitempty"`
+	Ephemeral  []Path            `json:"ephemeral,omitzero"` // all of them; an empty one: none
+	Idle       *string           `json:"idle,omitempty"`
+}
+
+// Apply makes the change.
+func (c *SettingsChange) Apply(s *Settings) {
+	change(&s.Net, c.Net)
+	change(&s.Zone, c.Zone)
+	if c.Labels != nil {
+		s.Labels = c.Labels
+	}
+	if c.Ephemeral != nil {
+		s.Ephemeral = c.Ephemeral
+	}
+	change(&s.Isolation, c.Isolation)
+	change(&s.Durability, c.Durability)
+	change(&s.Idle, c.Idle)
+}
+
+func change[T any](value, to *T) {
+	if to != nil {
+		*value = *to
+	}
+}
 
 // Need is what a node must have to host a workspace; the zero value is nothing. To
 // need something gives no right: what a node has is its operator's word.

@@ -60,6 +60,7 @@ const (
 	VerbWorkspaceList   = "list"    // workspaces of the tenant, paged
 	VerbWorkspaceRemove = "rm"      // remove a workspace and its files
 	VerbWorkspaceFork   = "fork"    // make a workspace of a commit of another
+	VerbWorkspaceSet    = "set"     // change a workspace's settings
 	VerbMemoryGet       = "get"     // a key's value
 	VerbMemoryCommit    = "commit"  // change keys, all or none
 	VerbMemoryList      = "list"    // keys, paged
@@ -81,6 +82,7 @@ const (
 	VerbNodeRemove = "remove"
 	VerbNodeSettle = "settle"
 	VerbNodeMove   = "move"
+	VerbNodeReread = "reread" // settings of a workspace, which have changed
 )
 
 // Verbs of the operator.

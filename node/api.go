@@ -39,6 +39,8 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 		return n.forkWorkspace(ctx, a.Tenant, req)
 	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceRemove:
 		return n.forgetWorkspace(ctx, a.Tenant, req)
+	case mesh.ServiceWorkspace + "." + mesh.VerbWorkspaceSet:
+		return n.setWorkspace(ctx, a.Tenant, req)
 	}
 	return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown request %.40s %.40s", a.Service, a.Verb)
 }
@@ -110,14 +112,6 @@ func (n *Node) createWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Req
 	}
 	_, err = n.newWorkspace(ctx, kv.WorkspaceRecord{Tenant: t, Name: w, Settings: a.Settings})
 	return nil, err
-}
-
-// checkSettings refuses what cannot be or is not granted.
-func (n *Node) checkSettings(s *mesh.Settings) error {
-	if err := s.Check(); err != nil {
-		return err
-	}
-	return n.checkNet(s.Net)
 }
 
 func workspaceIn(req *mesh.Request) (w mesh.Workspace, a mesh.WorkspaceRequest, err error) {

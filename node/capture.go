@@ -15,13 +15,6 @@ import (
 	"github.com/wsmesh/wsmesh/objstore/dirtree"
 )
 
-// Durabilities of a command: what its end waits for.
-const (
-	durabilitySync  = "sync"  // until what it changed is in the journal: the default
-	durabilityAsync = "async" // for nothing; a capture begins then
-	durabilityNone  = "none"  // for nothing; a later capture takes what it changed
-)
-
 // Bounds of a capture.
 const (
 	// captureInline is how many bytes of content one capture puts into records;
@@ -50,9 +43,9 @@ func (f *fileState) leave() { f.live.Add(-1) }
 func (x *run) capture(final *mesh.Final) {
 	f := x.workspace.files
 	switch x.command.Durability {
-	case durabilityNone:
+	case mesh.DurabilityNone:
 		return
-	case durabilityAsync:
+	case mesh.DurabilityAsync:
 		x.workspace.background.Go(func() {
 			if _, err := f.capture(x.workspace.tenure, x.since, x.command.ID); err != nil {
 				x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
@@ -184,7 +177,7 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 			f.watch.Return(dirty)
 		}
 	}()
-	scan := dirtree.Scan{Skip: isEphemeral, Since: since, Until: number, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
+	scan := dirtree.Scan{Skip: f.isEphemeral, Since: since, Until: number, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
 	found, err := f.dir.Changes(ctx, &scan, tree)
 	if err != nil {

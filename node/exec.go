@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -55,6 +56,7 @@ func (w *workspace) parseExec(req *mesh.Request) (*command, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	c.Durability = cmp.Or(c.Durability, w.settings.Load().Durability)
 	if c.net, err = w.policy(c.Net); err != nil {
 		return nil, err
 	}
@@ -94,10 +96,8 @@ func (c *command) check() error {
 	switch {
 	case c.TimeoutMS < 0 || c.MaxOutput < 0 || c.MemoryBytes < 0 || c.Pids < 0 || c.CPUMillis < 0:
 		return mesh.Errorf(mesh.CodeInvalid, "exec: negative limit")
-	case c.Durability != "" && c.Durability != durabilitySync && c.Durability != durabilityAsync && c.Durability != durabilityNone:
-		return mesh.Errorf(mesh.CodeInvalid, "exec: durability %.20q is none of sync, async and none", c.Durability)
 	}
-	return nil
+	return mesh.About("exec", mesh.CheckDurability(c.Durability))
 }
 
 // guard refuses what would harm the caller itself, unless it is asked for by name

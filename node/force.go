@@ -20,33 +20,36 @@ const forceWait = 5 * time.Second
 // the deleted record there. An owner that is alive is fenced out by that, like any that
 // is late. The tree on another node stays there.
 func (n *Node) removeByForce(ctx context.Context, record kv.WorkspaceRecord) error {
-	w := newWorkspace(n, key{record.Tenant, record.Name})
-	w.record, w.streams = record, n.shards[record.Shard]
 	for ctx.Err() == nil {
-		_, epoch, err := n.kv.Owners.Get(ctx, w.tenant, w.name)
-		if err != nil {
-			return err
+		_, epoch, err := n.kv.Owners.Get(ctx, record.Tenant, record.Name)
+		if err == nil {
+			err = n.removeAt(ctx, record, epoch)
 		}
-		mine, err := n.kv.Owners.Take(ctx, w.tenant, w.name, n.cfg.Name, n.incarnation, epoch)
-		if mesh.CodeOf(err) == mesh.CodeConflict {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		w.epoch.Store(uint64(mine))
-		n.endOwn(ctx, w)
-		err = w.deleteAt(ctx, mine)
-		w.release()
-		switch {
-		case mesh.CodeOf(err) == mesh.CodeNotFound:
-			n.log.Warn("workspace removed by force", "tenant", string(w.tenant), "workspace", string(w.name), "epoch", uint64(mine))
-			return nil
-		case mesh.CodeOf(err) != mesh.CodeStale && mesh.CodeOf(err) != mesh.CodeConflict:
+		if code := mesh.CodeOf(err); code != mesh.CodeStale && code != mesh.CodeConflict {
 			return err
 		}
 	}
-	return mesh.Errorf(mesh.CodeBusy, "workspace %s is changing hands; try again", w.name)
+	return mesh.Errorf(mesh.CodeBusy, "workspace %s is changing hands; try again", record.Name)
+}
+
+// removeAt is one try of removeByForce, after an epoch. CodeConflict, CodeStale: there is
+// another owner since, and nothing is removed.
+func (n *Node) removeAt(ctx context.Context, record kv.WorkspaceRecord, after mesh.Epoch) error {
+	w := newWorkspace(n, key{record.Tenant, record.Name})
+	w.record, w.streams = record, n.shards[record.Shard]
+	epoch, err := n.kv.Owners.Take(ctx, w.tenant, w.name, n.cfg.Name, n.incarnation, after)
+	if err != nil {
+		return err
+	}
+	w.epoch.Store(uint64(epoch))
+	n.endOwn(ctx, w)
+	err = w.deleteAt(ctx, epoch)
+	w.release()
+	if mesh.CodeOf(err) != mesh.CodeNotFound {
+		return err
+	}
+	n.log.Warn("workspace removed without its owner", "tenant", string(w.tenant), "workspace", string(w.name), "epoch", uint64(epoch))
+	return nil
 }
 
 // endOwn ends this node's tenure of a workspace that was taken from it.

@@ -69,12 +69,13 @@ func parseNet(s string, otherwise egress.Policy) (egress.Policy, error) {
 // More than the operator and the workspace's record grant is denied, not cut.
 func (w *workspace) policy(asked string) (egress.Policy, error) {
 	granted := w.node.network.grant
-	own, err := parseNet(w.record.Net, granted)
+	set := w.settings.Load().Net
+	own, err := parseNet(set, granted)
 	if err != nil {
 		return egress.None, mesh.Errorf(mesh.CodeInternal, "the record of workspace %s has a network that node %s does not know", w.name, w.node.cfg.Name)
 	}
 	if asked == "" {
-		if w.record.Net == "" {
+		if set == "" {
 			return w.node.network.normal, nil
 		}
 		return own.And(granted), nil
@@ -86,8 +87,8 @@ func (w *workspace) policy(asked string) (egress.Policy, error) {
 	case !p.Within(granted):
 		return egress.None, errNotGranted("exec", p)
 	case !p.Within(own):
-		return egress.None, mesh.Errorf(mesh.CodeDenied, "exec: workspace %s was made with --net %.200s, which is less than --net %.200s; "+
-			"make another one with: wsmesh workspace create --net %.200s NAME", w.name, own, p, p)
+		return egress.None, mesh.Errorf(mesh.CodeDenied, "exec: workspace %s has --net %.200s, which is less than --net %.200s; "+
+			"give it more with: wsmesh workspace set --net %.200s %s", w.name, own, p, p, w.name)
 	}
 	return p, nil
 }

@@ -72,6 +72,7 @@ type Config struct {
 	MaxLog  int64         // bytes of output that are kept of one exec; default DefaultMaxLog
 	MaxLogs int64         // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
 	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
+	Sweep   time.Duration // how often closed workspaces are looked at; default DefaultSweep
 	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
 	Silence time.Duration // see router.DefaultSilence
 	MaxOpen int           // workspaces that are open at a time; default DefaultMaxOpen
@@ -171,6 +172,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	if cfg.Idle == 0 {
 		cfg.Idle = DefaultIdle
+	}
+	if cfg.Sweep == 0 {
+		cfg.Sweep = DefaultSweep
 	}
 	if cfg.MaxOpen == 0 {
 		cfg.MaxOpen = DefaultMaxOpen
@@ -366,6 +370,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.watchTenants(bg) })
 	g.Go(func() error { return n.logs.keep(bg) })
 	g.Go(func() error { return n.closeIdle(bg) })
+	g.Go(func() error { return n.sweepClosed(bg) })
 	g.Go(func() error { return n.keepFit(bg) })
 	g.Go(func() error { return n.emptyTrash(bg) })
 	g.Go(func() error { return n.collectDaily(bg) })

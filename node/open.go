@@ -39,6 +39,12 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 			return nil, err
 		}
 		return n.settle(ctx, settle)
+	case mesh.VerbNodeReread:
+		var ping mesh.NodePingRequest
+		if err := req.Args(&ping); err != nil {
+			return nil, err
+		}
+		return nil, n.reread(ctx, ping)
 	case mesh.VerbNodeMove:
 		var move mesh.NodeMoveRequest
 		if err := req.Args(&move); err != nil {
@@ -120,8 +126,8 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 	if w.record.Shard >= len(n.shards) {
 		return mesh.Errorf(mesh.CodeInternal, "workspace %s lives in shard %d; this node knows %d", w.name, w.record.Shard, len(n.shards))
 	}
-	if miss := n.missing(&w.record.Need); miss != "" {
-		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s", n.cfg.Name, w.name, miss)
+	if err := w.checkNeed(&w.record.Need); err != nil {
+		return err
 	}
 	w.streams = n.shards[w.record.Shard]
 	tenant, err := n.kv.Tenants.Get(ctx, w.tenant)
@@ -141,7 +147,20 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 			w.release()
 		}
 	}()
+	if err := w.readSettings(ctx); err != nil { // who changes them from now on tells this node
+		return err
+	}
+	if err := w.checkNeed(&w.settings.Load().Need); err != nil {
+		return err
+	}
 	return w.fence(ctx, epoch)
+}
+
+func (w *workspace) checkNeed(need *mesh.Need) error {
+	if miss := w.node.missing(need); miss != "" {
+		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s", w.node.cfg.Name, w.name, miss)
+	}
+	return nil
 }
 
 // fence opens the journal at epoch and then the tree.

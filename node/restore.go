@@ -312,7 +312,7 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 
 func (f *fileState) ledgerOf(ctx context.Context) error {
 	f.watch.Take() // what was restored is described here
-	return f.dir.Describe(ctx, &dirtree.Scan{Skip: isEphemeral}, f.ledger)
+	return f.dir.Describe(ctx, &dirtree.Scan{Skip: f.isEphemeral}, f.ledger)
 }
 
 // savedLedger is the header of a ledger that an owner leaves at its end.
@@ -354,7 +354,7 @@ func (f *fileState) trust(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	differs, err := d.Differs(ctx, &dirtree.Scan{Skip: isEphemeral}, l.Snapshot())
+	differs, err := d.Differs(ctx, &dirtree.Scan{Skip: f.isEphemeral}, l.Snapshot())
 	if err != nil || differs {
 		w.log.Info("the local tree was changed since the workspace was closed", "err", err)
 		d.Close()

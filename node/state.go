@@ -31,15 +31,16 @@ const DefaultHistory = 10_000
 // another node or after a crash on this one.
 var Ephemeral = []string{".cache/", ".npm/", ".cargo/registry/", "go/pkg/mod/"}
 
-// isEphemeral reports whether dir is one of Ephemeral; what is below it is not
-// asked for.
-func isEphemeral(dir string) bool {
+// isEphemeral reports whether dir is one of Ephemeral or of the workspace's own; what is
+// below it is not asked for.
+func (f *fileState) isEphemeral(dir string) bool {
+	is := func(e string) bool { return dir == e || strings.HasSuffix(dir, "/"+e) }
 	for _, e := range Ephemeral {
-		if e = strings.TrimSuffix(e, "/"); dir == e || strings.HasSuffix(dir, "/"+e) {
+		if is(strings.TrimSuffix(e, "/")) {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(f.w.settings.Load().Ephemeral, func(e mesh.Path) bool { return is(string(e)) })
 }
 
 // fileState is a workspace's tree between its journal and the disk: what the
@@ -234,6 +235,9 @@ func (f *fileState) describe(info *mesh.InfoReply) {
 		}
 		for _, e := range Ephemeral {
 			info.Ephemeral = append(info.Ephemeral, mesh.Path(e))
+		}
+		for _, e := range f.w.settings.Load().Ephemeral {
+			info.Ephemeral = append(info.Ephemeral, e+"/")
 		}
 	}
 	if f.failure != nil {

@@ -219,7 +219,7 @@ func (v *verification) local(ctx context.Context) (err error) {
 	if f == nil || v.w.record.Dir != "" {
 		return nil
 	}
-	scan := &dirtree.Scan{Skip: isEphemeral}
+	scan := &dirtree.Scan{Skip: f.isEphemeral}
 	v.reply.Local, v.reply.Changed, err = f.dir.Verify(ctx, scan, f.ledger.Snapshot(), func(p string, err error) {
 		var e *mesh.Error
 		if !errors.As(err, &e) {

@@ -40,6 +40,9 @@ type workspace struct {
 	home     mesh.Node   // has the files, which this one has not; "" otherwise
 	sub      *nats.Subscription
 
+	reading  sync.Mutex // held while settings are read
+	settings atomic.Pointer[mesh.Settings]
+
 	epoch     atomic.Uint64 // 0 until taken
 	readable  atomic.Bool   // requests that read are answered
 	serving   atomic.Bool   // all requests are
@@ -533,7 +536,7 @@ func (w *workspace) info(context.Context, *mesh.Request) (*mesh.Reply, error) {
 	}
 	info := mesh.InfoReply{
 		Workspace: w.name, Node: w.node.cfg.Name, Epoch: mesh.Epoch(w.epoch.Load()),
-		Origin: originOf(&w.record), JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: w.record.Settings,
+		Origin: originOf(&w.record), JournalSeq: w.journal.last.Load(), Isolation: w.node.runner.Level().Driver, Execs: running, Net: p.String(), Settings: *w.settings.Load(),
 	}
 	if w.files != nil {
 		w.files.describe(&info)

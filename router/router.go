@@ -260,6 +260,44 @@ func (r *Router) Remove(ctx context.Context, t mesh.Tenant, w mesh.Workspace, ro
 	return err
 }
 
+// First is the node that does something for the whole mesh: one that answers, and for as
+// long as the same ones do, the same. Two may believe it of themselves for a moment.
+func (r *Router) First(ctx context.Context, what string) (mesh.Node, error) {
+	entries, err := r.cfg.Nodes.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	var up []Candidate
+	for _, e := range entries {
+		if !e.Draining {
+			up = append(up, Candidate{Node: e.Node, Weight: 1})
+		}
+	}
+	for _, node := range Choose(what, mesh.Need{}, up) {
+		if r.Answers(ctx, node) {
+			return node, nil
+		}
+	}
+	return "", mesh.Errorf(mesh.CodeUnavailable, "no node is running")
+}
+
+// Reread has the owner of a workspace, if there is one, read its settings again. CodeBusy:
+// it does not answer, and what it works by is not known.
+func (r *Router) Reread(ctx context.Context, t mesh.Tenant, w mesh.Workspace) error {
+	owner, epoch, err := r.cfg.Owners.Get(ctx, t, w)
+	if err != nil || epoch == 0 || owner.Released {
+		return err
+	}
+	err = r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeReread), mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch}, nil)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil // the next owner reads them
+	case mesh.CodeOf(err) == mesh.CodeDeadline:
+		return mesh.Errorf(mesh.CodeBusy, "the settings of workspace %s are stored, but node %s, which hosts it, does not answer; try again", w, owner.Node)
+	}
+	return err
+}
+
 // Settle asks the owner whether it runs an exec, and to end the log of one that it
 // does not run.
 func (r *Router) Settle(ctx context.Context, t mesh.Tenant, w mesh.Workspace, route mesh.Route, id mesh.ExecID) (running bool, err error) {

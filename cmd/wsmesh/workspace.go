@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +16,7 @@ import (
 
 func newWorkspace() *cobra.Command {
 	cmd := &cobra.Command{Use: "workspace", Short: "List, create, remove and describe workspaces", RunE: needsSubcommand}
-	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover(), newWorkspaceMove())
+	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceSet(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover(), newWorkspaceMove())
 	return cmd
 }
 
@@ -86,6 +88,39 @@ func newWorkspaceCreate() *cobra.Command {
 	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
 	s.bind(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
+	return cmd
+}
+
+func newWorkspaceSet() *cobra.Command {
+	var t target
+	var s settingsFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "set W",
+		Short: "Change what a workspace was created with",
+		Long: "Change what a workspace was created with. What is not given stays; an empty value, as in --zone '', takes it\n" +
+			"away; --label and --ephemeral replace all that there were. Commands go by it that begin afterwards. A workspace that\n" +
+			"needs now what its node has not is given to another one as soon as its commands have ended, or after the node's\n" +
+			"grace. With --idle delete it is removed, with all its files, where it otherwise would be closed; with --idle\n" +
+			"keep=7d when it has been closed for seven days. A command that runs is use.",
+		Args: between(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			change, err := s.change(cmd)
+			if err != nil {
+				return err
+			}
+			return t.withClient(cmd.Context(), func(c *client.Client) error {
+				now, err := c.SetWorkspace(cmd.Context(), args[0], change)
+				if err != nil || !asJSON {
+					return err
+				}
+				return newOutput(cmd, true).row(now)
+			})
+		},
+	}
+	t.bind(cmd)
+	s.bind(cmd)
+	bindJSON(cmd, &asJSON)
 	return cmd
 }
 
@@ -227,12 +262,23 @@ func describeWorkspace(cmd *cobra.Command, c *client.Client, name string, asJSON
 		{"execs", strconv.Itoa(info.Execs)},
 		{"net", orDash(info.Net)},
 		{"needs", orDash(info.Settings.Missing("", nil, ""))},
+		{"durability", cmp.Or(info.Settings.Durability, mesh.DurabilitySync)},
+		{"ephemeral", orDash(ephemeralText(info.Ephemeral))},
+		{"idle", cmp.Or(info.Settings.Idle, "close")},
 	} {
 		if err := out.row(nil, field[0], field[1]); err != nil {
 			return err
 		}
 	}
 	return out.flush()
+}
+
+func ephemeralText(all []mesh.Path) string {
+	var names []string
+	for _, p := range all {
+		names = append(names, shownName(string(p)))
+	}
+	return strings.Join(names, " ")
 }
 
 // captureText says what becomes of what commands change.
