@@ -36,9 +36,8 @@ const (
 //     lists what the records before it named, whether its tree has it or not.
 //   - What was stored within DefaultCollectAge, which is far longer than a writer lives and
 //     a commit takes to be recorded, is not deleted.
-//   - What is made of another's commit (a fork) refers to it before it looks, once
-//     more, whether that one is still there; and the records of workspaces are read
-//     before their journals, and again after.
+//   - A fork's record refers to its commit before it is looked at whether that one is
+//     still there, when no collection goes on that may not have read the record.
 //
 // Where something cannot be read, nothing is deleted: what it refers to is not known.
 type collection struct {
@@ -116,6 +115,22 @@ func (n *Node) beginCollect(ctx context.Context, a mesh.CollectRequest) error {
 
 func (n *Node) collection(t mesh.Tenant) collection {
 	return collection{n: n, tenant: t, last: DefaultKeepLast, within: DefaultKeepWithin, reply: mesh.CollectReply{Tenant: t}}
+}
+
+// awaitCollection waits until no collection of a tenant's garbage goes on. What refers to
+// something now, those that begin later see.
+func (n *Node) awaitCollection(ctx context.Context, t mesh.Tenant) error {
+	for {
+		last, err := n.kv.Garbage.Last(ctx, t)
+		if err != nil || !last.Running() {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return mesh.Errorf(mesh.CodeBusy, "garbage of tenant %s is being collected, of which an old commit may be a part; try again", t)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // collectDaily collects the garbage of every tenant where no node has done so for
@@ -253,8 +268,7 @@ type marks struct {
 	seen  map[objstore.Ref]bool // commits whose packs are marked
 }
 
-// snapshots marks what the tenant's snapshots refer to. They come before workspaces: who
-// forks one looks, once the fork's record is there, whether it has that one still.
+// snapshots marks what the tenant's snapshots refer to.
 func (m *marks) snapshots(ctx context.Context, shard int) error {
 	all, err := m.n.kv.Snapshots.ListTenant(ctx, m.tenant)
 	for _, s := range all {

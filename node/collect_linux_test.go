@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node/nodetest"
@@ -213,4 +214,37 @@ func write(t *testing.T, err error) bool {
 		t.Error(err)
 	}
 	return err == nil
+}
+
+// A fork of an old commit is made when no collection goes on: one that began before the
+// fork's record may delete what that refers to.
+func TestForkWaitsForCollection(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{CollectAge: time.Nanosecond})
+	ctx, ws := t.Context(), m.Client.Workspace("repo")
+	require.NoError(t, ws.WriteFile(ctx, "f", []byte("x"), 0))
+	_, err := ws.CreateSnapshot(ctx, "s", "")
+	require.NoError(t, err)
+	js, err := jetstream.New(m.Streams(t))
+	require.NoError(t, err)
+	store, err := kv.Open(ctx, js)
+	require.NoError(t, err)
+	running, err := store.Garbage.Begin(ctx, nodetest.Tenant, nodetest.NodeName, mesh.NewID())
+	require.NoError(t, err)
+	_, err = collect(t, m, false)
+	requireCode(t, mesh.CodeBusy, err)
+	forked := make(chan error, 1)
+	go func() {
+		_, err := m.Client.Fork(ctx, "repo", "s", "fork")
+		forked <- err
+	}()
+	select {
+	case err := <-forked:
+		require.Fail(t, "forked beside a collection", "%v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	require.NoError(t, store.Garbage.End(ctx, nodetest.Tenant, running))
+	require.NoError(t, <-forked)
+	got, err := m.Client.Workspace("fork").ReadFile(ctx, "f")
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
 }

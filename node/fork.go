@@ -11,8 +11,9 @@ import (
 // forkWorkspace makes a workspace of a commit of another, of the same tenant: a record
 // that refers to the commit, and nothing is copied. Its first owner opens its journal
 // with a checkpoint of that commit (fenceAfterLast); from then on it is like any other.
-// The commit is looked at again behind the record: what collects garbage has either
-// read the record, or the commit is still there.
+// The commit is looked at again behind the record, when no garbage is collected that was
+// looked for before there was the record: so either that was read, or the commit is seen
+// to be gone.
 func (n *Node) forkWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Request) (*mesh.Reply, error) {
 	var a mesh.ForkRequest
 	if err := req.Args(&a); err != nil {
@@ -33,7 +34,8 @@ func (n *Node) forkWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Reque
 	if err != nil {
 		return nil, err
 	}
-	if _, err := n.view(ctx, &from, ref); err != nil {
+	v, err := n.view(ctx, &from, ref)
+	if err != nil {
 		return nil, err
 	}
 	r := kv.WorkspaceRecord{Tenant: t, Name: to, Settings: from.Settings, Origin: &kv.Origin{
@@ -52,6 +54,11 @@ func (n *Node) forkWorkspace(ctx context.Context, t mesh.Tenant, req *mesh.Reque
 		return nil, err
 	}
 	crashPoint("fork recorded")
+	if time.Since(v.commit.Time) > n.cfg.CollectAge/2 { // else it is too young to be collected
+		if err := n.awaitCollection(ctx, t); err != nil {
+			return nil, err
+		}
+	}
 	store, err := n.content(ctx, t, from.PackShard())
 	if err == nil {
 		err = store.Present(ctx, ref)
