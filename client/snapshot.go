@@ -97,6 +97,30 @@ func (w *Workspace) RemoveSnapshot(ctx context.Context, name string) error {
 	return op.end(w.snapshots(ctx, mesh.VerbSnapshotRemove, mesh.AtRequest{Workspace: w.name, At: name}, nil))
 }
 
+// Restore makes the files at paths, or without any all files, with all that is below them,
+// what they were, named as At takes it: content, and every attribute that a commit keeps.
+// What is not there any more is made, what was not is removed, and what is the same is
+// left alone. Before that the present is made a snapshot, which the reply names. It is
+// applied as changes of files, while others change files and commands run; what they
+// change meanwhile stays as they change it, or is restored. progress, unless it is nil, is
+// called now and then. CodeNotFound: there is no such snapshot or commit, or a path is
+// neither in it nor in the workspace. A scope cannot (CodeDenied).
+func (w *Workspace) Restore(ctx context.Context, at string, paths []string, progress func(mesh.RestoreReply)) (reply mesh.RestoreReply, err error) {
+	ctx, op := w.changes(ctx, "snapshot restore")
+	req := mesh.RestoreRequest{At: at}
+	for _, p := range paths {
+		req.Paths = append(req.Paths, mesh.Path(p))
+	}
+	for id := mesh.NewID(); err == nil && !reply.Done; {
+		reply = mesh.RestoreReply{}
+		_, err = w.request(ctx, call{verb: mesh.VerbRestore, args: req, id: id}, &reply)
+		if err == nil && progress != nil {
+			progress(reply)
+		}
+	}
+	return reply, op.end(err)
+}
+
 // DiffOptions say what Diff looks at.
 type DiffOptions struct {
 	Path string // only this name and what is below it; it leads through no link

@@ -35,6 +35,21 @@ type SnapshotEntry struct {
 	At      string    `json:"at,omitempty"` // of SnapshotFind: where it is
 }
 
+// RestoreRequest makes a workspace, or some of its paths, what it was (owner restore). As
+// VerifyReply, it is sent again with the same Mesh-Id until one is Done.
+type RestoreRequest struct {
+	At    string `json:"at"`
+	Paths []Path `json:"paths,omitempty"` // names, with all below them; none: everything
+}
+
+// RestoreReply says how far a restore is, or what it has done.
+type RestoreReply struct {
+	Done    bool     `json:"done"`
+	Changed int64    `json:"changed"`          // names that were made, replaced, changed or removed
+	Commit  string   `json:"commit,omitempty"` // what the files are as of
+	Before  Snapshot `json:"before,omitempty"` // has what they were before
+}
+
 // ForkRequest asks for a new workspace that begins with what From was at At (api workspace
 // fork): CodeExists where there is one of that name.
 type ForkRequest struct {

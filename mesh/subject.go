@@ -42,6 +42,7 @@ const (
 	VerbRecover  = "recover"
 	VerbCommit   = "commit"
 	VerbSnapshot = "snapshot"
+	VerbRestore  = "restore"
 )
 
 // Services and verbs of api.v1.

@@ -43,7 +43,7 @@ func (l *longWork) join(ctx context.Context, w *workspace, req *mesh.Request, wo
 	if r == nil || r.id != req.ID || req.ID == "" {
 		if r != nil && !r.over() {
 			l.mu.Unlock()
-			return nil, false, mesh.Errorf(mesh.CodeBusy, "workspace %s is being verified or recovered for another request; try again", w.name)
+			return nil, false, mesh.Errorf(mesh.CodeBusy, "workspace %s is being verified, recovered or restored for another request; try again", w.name)
 		}
 		if !w.node.verifies.Take(string(w.tenant)) {
 			l.mu.Unlock()

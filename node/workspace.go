@@ -485,6 +485,7 @@ var verbs = map[string]verb{
 	mesh.VerbVerify:   {do: (*workspace).verify},
 	mesh.VerbRecover:  {do: (*workspace).recoverWorkspace},
 	mesh.VerbCommit:   {do: (*workspace).commit, files: true},
+	mesh.VerbRestore:  {do: (*workspace).putBack, files: true},
 	mesh.VerbSnapshot: {change: (*task).snapshot, files: true},
 }
 

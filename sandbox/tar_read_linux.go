@@ -218,11 +218,11 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		err = u.file(to, hdr)
 	case tar.TypeSymlink:
-		err = u.make(to, func(tmp string) (string, error) { return "", u.symlink(tmp, hdr) })
+		err = u.make(to, func(tmp string) error { return u.symlink(tmp, hdr) })
 	case tar.TypeFifo:
-		err = u.make(to, func(tmp string) (string, error) { return "", u.fifo(tmp, hdr) })
+		err = u.make(to, func(tmp string) error { return u.fifo(tmp, hdr) })
 	case tar.TypeLink:
-		err = u.make(to, func(tmp string) (string, error) { return u.hardLink(tmp, hdr) })
+		err = u.hardLink(to, hdr)
 	default:
 		err = mesh.Errorf(mesh.CodeInvalid, "unknown kind of entry %q", hdr.Typeflag)
 	}
@@ -331,7 +331,7 @@ func (u *unpacker) file(to string, hdr *tar.Header) error {
 }
 
 func (u *unpacker) putFile(to, tmp string) error {
-	err := u.put(to, tmp, "")
+	err := u.put(to, tmp)
 	if err != nil {
 		_ = unix.Unlinkat(u.tree.stage, tmp, 0)
 	}
@@ -370,23 +370,20 @@ func (u *unpacker) fill(f *os.File, hdr *tar.Header) error {
 	return setTime(fd, hdr.ModTime)
 }
 
-// make has something made in the stage and puts it in place. create returns the
-// path of the file that it made another name of.
-func (u *unpacker) make(to string, create func(tmp string) (linkTo string, err error)) error {
+// make has something made in the stage and puts it in place.
+func (u *unpacker) make(to string, create func(tmp string) error) error {
 	tmp := u.tree.fresh()
-	linkTo, err := create(tmp)
+	err := create(tmp)
 	if err == nil {
-		err = u.put(to, tmp, linkTo)
+		err = u.put(to, tmp)
 	}
-	// Also after success: a rename onto another name of the same file leaves
-	// both.
 	_ = unix.Unlinkat(u.tree.stage, tmp, 0)
 	return err
 }
 
 // put moves what is finished from the stage over the name to.
-func (u *unpacker) put(to, tmp, linkTo string) error {
-	c := Change{Temp: tmp, LinkTo: linkTo}
+func (u *unpacker) put(to, tmp string) error {
+	c := Change{Temp: tmp}
 	var err error
 	if c.Info, err = describeEntry(u.tree.stage, tmp); err != nil {
 		return err
@@ -431,27 +428,23 @@ func (u *unpacker) dress(tmp string, hdr *tar.Header, chmod bool) error {
 
 // hardLink gives the file that an earlier entry or the tenant put under the
 // link's target a second name, which is the very inode that was checked.
-func (u *unpacker) hardLink(tmp string, hdr *tar.Header) (string, error) {
+func (u *unpacker) hardLink(to string, hdr *tar.Header) error {
 	from, err := u.target(hdr.Linkname)
 	if err != nil {
-		return "", err
+		return err
 	}
 	at, err := u.find(from, false)
 	if errors.Is(err, unix.ENOENT) {
-		return "", mesh.Errorf(mesh.CodeInvalid, "hard link to %.200q, which is missing", hdr.Linkname)
+		return mesh.Errorf(mesh.CodeInvalid, "hard link to %.200q, which is missing", hdr.Linkname)
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer at.close()
 	if err := checkRegular(&at.st); err != nil {
-		return "", err
+		return err
 	}
-	err = unix.Linkat(unix.AT_FDCWD, again(at.obj), u.tree.stage, tmp, unix.AT_SYMLINK_FOLLOW)
-	if errors.Is(err, unix.ENOENT) { // it has no name any more
-		return "", mesh.Errorf(mesh.CodeInvalid, "hard link to %.200q, which is missing", hdr.Linkname)
-	}
-	return at.path, err
+	return u.link(at, to)
 }
 
 // modeOf drops setuid and setgid, which mean another user outside the sandbox.

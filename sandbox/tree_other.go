@@ -91,6 +91,12 @@ func (v *View) Chmod(string, uint32) error { return errLinux() }
 // Symlink returns CodeUnsupported.
 func (v *View) Symlink(string, string) error { return errLinux() }
 
+// Install returns CodeUnsupported.
+func (v *View) Install(string, func(dir, name string) error) error { return errLinux() }
+
+// Link returns CodeUnsupported.
+func (v *View) Link(string, string) error { return errLinux() }
+
 // Readlink returns CodeUnsupported.
 func (v *View) Readlink(string) (string, error) { return "", errLinux() }
 

@@ -66,6 +66,9 @@ func (d *Dir) Below(ctx context.Context, _ string) iter.Seq2[objstore.Item, erro
 // SetTime fails with CodeUnsupported.
 func (d *Dir) SetTime(string, time.Time) error { return errUnsupported }
 
+// SetAttributes fails with CodeUnsupported.
+func (d *Dir) SetAttributes(string, *objstore.Entry) error { return errUnsupported }
+
 // Watcher hears what changes on one file system.
 type Watcher struct{}
 

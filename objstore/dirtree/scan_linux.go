@@ -350,14 +350,19 @@ func (d *Dir) xattrs(p string) (all []objstore.Xattr, err error) {
 	return all, err
 }
 
-func xattrsOf(full string) (all []objstore.Xattr, err error) {
-	n, err := unix.Llistxattr(full, nil)
+func xattrsOf(full string) ([]objstore.Xattr, error) {
+	return xattrsBy(full, unix.Llistxattr, unix.Lgetxattr)
+}
+
+// xattrsBy is xattrsOf with the calls that follow a link, or do not.
+func xattrsBy(full string, list func(string, []byte) (int, error), get func(string, string, []byte) (int, error)) (all []objstore.Xattr, err error) {
+	n, err := list(full, nil)
 	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
 		return nil, nil
 	}
 	b := make([]byte, n+1<<10)
 	if err == nil {
-		n, err = unix.Llistxattr(full, b)
+		n, err = list(full, b)
 	}
 	if err != nil {
 		return nil, err
@@ -369,7 +374,7 @@ func xattrsOf(full string) (all []objstore.Xattr, err error) {
 			continue
 		}
 		value := make([]byte, objstore.MaxXattr)
-		n, err := unix.Lgetxattr(full, name, value)
+		n, err := get(full, name, value)
 		if err != nil {
 			return nil, err
 		}

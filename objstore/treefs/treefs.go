@@ -132,6 +132,27 @@ func (v *View) File(ctx context.Context, e *objstore.Entry) (*objstore.Entry, er
 	return f, err
 }
 
+// Names returns of each file with several names all of them, sorted as a walk meets them,
+// the first one being where the file stands. It reads every directory.
+func (v *View) Names(ctx context.Context) (map[string][]string, error) {
+	all := map[string][]string{}
+	for it, err := range v.r.Walk(ctx, v.root) {
+		if err != nil {
+			return nil, err
+		}
+		if e := &it.Entry; e.Type == objstore.TypeLink {
+			if all[e.Target] == nil {
+				all[e.Target] = []string{e.Target}
+			}
+			all[e.Target] = append(all[e.Target], it.Path)
+		}
+	}
+	return all, nil
+}
+
+// Chunk returns a chunk of a file.
+func (v *View) Chunk(ctx context.Context, c objstore.Chunk) ([]byte, error) { return v.r.Chunk(ctx, c) }
+
 // find returns what a path leads to from a scope.
 func (v *View) find(ctx context.Context, scope, p string, follow bool) (*objstore.Entry, error) {
 	if !mesh.Inside(scope, p) {
