@@ -93,6 +93,13 @@
 // than the last change that anybody was told of. A change is made once: a node
 // finds out whether an earlier try of it was done.
 //
+// # Snapshots
+//
+// CreateSnapshot names what the files are, while commands run; Snapshots, Diff, Restore and
+// RemoveSnapshot do what they say. At shows what the files were: of a snapshot, of a commit
+// of History, or at a time; it is a Workspace that can be read only, and its FS is the same
+// tree for ever. Client.Fork makes another workspace of it, without copying anything.
+//
 // # Scopes
 //
 // Scope narrows a workspace to a directory, for files and for commands; scopes

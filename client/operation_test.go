@@ -147,6 +147,15 @@ func TestOperationsAreLogged(t *testing.T) {
 		{"Workspace.HistoryPage", reads("history", func() error { return second(ws.HistoryPage(ctx, mesh.HistoryRequest{})) })},
 		{"Workspace.Cursor", reads("watch", func() error { return second(ws.Cursor(ctx)) })},
 		{"Workspace.Watch", reads("watch", func() error { return drain(ws.Watch(watching, "")) })},
+		{"Workspace.Commit", changes("commit", func() error { return second(ws.Commit(ctx)) })},
+		{"Workspace.CreateSnapshot", changes("snapshot create", func() error { return second(ws.CreateSnapshot(ctx, "one", "")) })},
+		{"Workspace.Snapshots", reads("snapshot list", func() error { return drain(ws.Snapshots(ctx)) })},
+		{"Workspace.At", reads("snapshot find", func() error { return second(ws.At(ctx, "one")) })},
+		{"Workspace.Diff", reads("snapshot diff", func() error { return drain(ws.Diff(ctx, "one", "", client.DiffOptions{})) })},
+		{"Workspace.DiffPage", reads("snapshot diff", func() error { return second(ws.DiffPage(ctx, mesh.DiffRequest{From: "one", To: "one"})) })},
+		{"Workspace.Restore", changes("snapshot restore", func() error { return second(ws.Restore(ctx, "one", nil, nil)) })},
+		{"Client.Fork", changes("workspace fork", func() error { return second(c.Fork(ctx, ws.Name(), "", "forked")) })},
+		{"Workspace.RemoveSnapshot", changes("snapshot remove", func() error { return ws.RemoveSnapshot(ctx, "one") })},
 		{"Workspace.Verify", reads("verify", func() error { return second(ws.Verify(ctx, nil)) })},
 		{"Workspace.Recover", changes("recover", func() error {
 			requireCode(t, mesh.CodeConflict, second(ws.Recover(ctx, "", nil))) // nothing is broken

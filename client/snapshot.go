@@ -1,15 +1,18 @@
 package client
 
 import (
+	"archive/tar"
 	"context"
+	"io"
 	"iter"
+	"path"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
 // At returns what the workspace was: by the name of a snapshot, by a commit of History,
 // or by a time (RFC 3339), as the newest commit was that is not newer. Stat, Lstat,
-// ReadDir, ReadFile, Readlink, Get and FS of what it returns show the files as they were
+// ReadDir, ReadFile, Readlink, Get, GetDir and FS of what it returns show the files as they were
 // then, from the store, whether the workspace is open or not, and always the same ones;
 // Scope narrows it. Everything else of it is CodeUnsupported. CodeNotFound: there is no
 // such snapshot, or no commit that can be read.
@@ -46,6 +49,59 @@ func (w *Workspace) requestAt(ctx context.Context, k call, out any) ([]byte, err
 	}
 	args := mesh.ReadAtRequest[any]{AtRequest: mesh.AtRequest{Workspace: w.name, At: w.at}, Request: k.args}
 	return w.client.apiContent(ctx, mesh.ServiceSnapshot, call{verb: mesh.AtVerb(k.verb), args: args}, w.scope, out)
+}
+
+// getDirAt is GetDir of what the workspace was.
+func (w *Workspace) getDirAt(ctx context.Context, dir string, out io.Writer) error {
+	ctx, op := w.reads(ctx, "download", dir)
+	info, err := w.Stat(ctx, dir)
+	if err == nil && info.Type != "dir" {
+		err = mesh.Errorf(mesh.CodeInvalid, "it is a %s, not a directory", info.Type)
+	}
+	tw := tar.NewWriter(out)
+	if err == nil {
+		err = w.packAt(ctx, tw, dir, "")
+	}
+	if err == nil {
+		err = tw.Close()
+	}
+	return op.end(err)
+}
+
+// packAt packs what is in a directory, which is called below in the archive.
+func (w *Workspace) packAt(ctx context.Context, tw *tar.Writer, dir, below string) error {
+	for e, err := range w.ReadDir(ctx, dir) {
+		if err != nil {
+			return err
+		}
+		from, name := path.Join(dir, string(e.Path)), path.Join(below, string(e.Path))
+		h := &tar.Header{Name: name, Mode: int64(e.Mode), ModTime: e.ModTime, Format: tar.FormatPAX}
+		switch e.Type {
+		case "file":
+			h.Typeflag, h.Size = tar.TypeReg, e.Size
+		case "dir":
+			h.Typeflag, h.Name = tar.TypeDir, name+"/"
+		case "symlink":
+			h.Typeflag, h.Linkname = tar.TypeSymlink, string(e.Target)
+		case "fifo":
+			h.Typeflag = tar.TypeFifo
+		default:
+			continue
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		switch e.Type {
+		case "file":
+			err = w.Get(ctx, from, tw)
+		case "dir":
+			err = w.packAt(ctx, tw, from, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Commit makes a commit of what the files are now, with all that commands have written up

@@ -227,6 +227,9 @@ func (w *Workspace) PutDir(ctx context.Context, path string, in io.Reader) error
 // changes meanwhile may be in it as it was before or after. The node gives the
 // stream up when it is not asked for a part for 30 s: CodeConflict, start over.
 func (w *Workspace) GetDir(ctx context.Context, path string, out io.Writer) error {
+	if w.at != "" {
+		return w.getDirAt(ctx, path, out)
+	}
 	ctx, op := w.reads(ctx, "download", path)
 	stream := mesh.NewID()
 	fetch := func(ctx context.Context, n int) ([]byte, bool, error) {

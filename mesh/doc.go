@@ -88,6 +88,7 @@
 //	recover                   go back to an older state, where the files cannot be restored; likewise
 //	commit                    make a commit of the present
 //	snapshot                  the same, and name it
+//	restore                   make files what they were; answered in turns until it is done
 //
 // Content larger than a message moves in parts, several of them in flight: ranged
 // reads that carry the revision of the first (conflict once the file is another
@@ -217,7 +218,10 @@
 // that there is none: its Mesh-Id stands in it, so a repeat is answered by it. Where
 // nothing has changed the last commit is named. What a workspace was is read by any node
 // from the packs of a commit, which must be the workspace's own; the scope holds there as
-// in the present. The snapshots of a removed workspace go with it.
+// in the present. The snapshots of a removed workspace go with it. To restore one the owner
+// makes a snapshot of the present, commits, compares the two trees, and makes the changes
+// that differ as any other: each locks its path, is recorded, and then made. It looks
+// again where others were in the way, and a repeat that another owner gets does the rest.
 //
 // A fork is a workspace whose record refers to a commit of another one: nothing is copied,
 // and its content is read and written where that one's is. Its first open record has a

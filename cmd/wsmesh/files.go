@@ -36,6 +36,7 @@ func newLs() *cobra.Command {
 		},
 	}
 	p.bind(cmd)
+	p.bindAt(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
 }
@@ -43,6 +44,9 @@ func newLs() *cobra.Command {
 // notYet is what to say of a root that is not there: nothing where nobody named
 // it, since the first write makes it.
 func (p *place) notYet(ctx context.Context, ws *client.Workspace, err error) error {
+	if p.at != "" {
+		return err
+	}
 	_, missing := ws.Info(ctx)
 	switch {
 	case missing == nil && p.scope != "":
@@ -115,6 +119,7 @@ func newCat() *cobra.Command {
 		},
 	}
 	p.bind(cmd)
+	p.bindAt(cmd)
 	return cmd
 }
 
@@ -147,6 +152,7 @@ func newStat() *cobra.Command {
 		},
 	}
 	p.bind(cmd)
+	p.bindAt(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
 }

@@ -92,9 +92,9 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUse(cmd, "%s", flagText(err)) })
 	root.AddCommand(
 		newDev(), newInit(), newNATS(), newNode(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
-		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newWatch(), newMem(),
+		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newSnapshot(), newFork(), newWatch(), newMem(),
 		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newGC(), newBench(), newVersion(),
 	)
-	root.AddCommand(laterCommands("snapshot", "fork", "audit", "restore")...)
+	root.AddCommand(laterCommands("audit", "restore")...)
 	return root
 }

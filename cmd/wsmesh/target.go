@@ -142,6 +142,7 @@ func (t *target) dialNamed(ctx context.Context) (*client.Client, string, error) 
 type place struct {
 	target
 	name, scope string
+	at          string // what it was; "": what it is
 }
 
 func (p *place) bind(cmd *cobra.Command) {
@@ -149,6 +150,11 @@ func (p *place) bind(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&p.name, "workspace", "w", "", "`WORKSPACE` (default WSMESH_WORKSPACE, else that of the token or context, else main)")
 	f.StringVar(&p.scope, "scope", "", "see only what is below `PATH`")
+}
+
+// bindAt lets a command show what a workspace was.
+func (p *place) bindAt(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.at, "at", "", "as it was: a `SNAPSHOT`, a commit or a time (2006-01-02T15:04:05Z)")
 }
 
 // workspace is the first that is known: named, the only one that the token is
@@ -173,6 +179,11 @@ func (p *place) with(ctx context.Context, do func(*client.Workspace) error) erro
 	ws := c.Workspace(p.workspace(c, ofContext))
 	if p.scope != "" {
 		ws = ws.Scope(p.scope)
+	}
+	if p.at != "" {
+		if ws, err = ws.At(ctx, p.at); err != nil {
+			return err
+		}
 	}
 	return do(ws)
 }

@@ -130,6 +130,7 @@ func newGet() *cobra.Command {
 		},
 	}
 	p.bind(cmd)
+	p.bindAt(cmd)
 	return cmd
 }
 
