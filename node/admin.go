@@ -112,6 +112,8 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxLog":           DefaultMaxLog,
 		"node.DefaultMaxLogs":          DefaultMaxLogs,
 		"node.DefaultMaxOpen":          DefaultMaxOpen,
+		"node.DefaultMeanwhile_ms":     DefaultMeanwhile.Milliseconds(),
+		"node.DefaultQuiet_ms":         DefaultQuiet.Milliseconds(),
 		"node.DefaultMinFree":          DefaultMinFree,
 		"node.DefaultSweep_ms":         DefaultSweep.Milliseconds(),
 		"node.DefaultProbe_ms":         DefaultProbe.Milliseconds(),

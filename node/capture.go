@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +68,37 @@ func (x *run) capture(final *mesh.Final) {
 	}
 }
 
+const (
+	// DefaultMeanwhile is how often what a command changes is captured while it runs, so
+	// that a command that is lost loses little.
+	DefaultMeanwhile = 30 * time.Second
+	// DefaultQuiet is how long a file is left alone then, since it was written to.
+	DefaultQuiet = time.Second
+	// meanwhileShare is how much longer than a capture it is at least to the next one.
+	meanwhileShare = 20
+)
+
+// captureMeanwhile captures from time to time what the command changes, until stop is
+// closed. What is found is provisional, and read again at the end. A failure is told by
+// the capture there.
+func (x *run) captureMeanwhile(stop <-chan struct{}) {
+	f, every := x.workspace.files, x.workspace.node.cfg.Meanwhile
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		if _, err := f.captureWith(x.workspace.tenure, math.MaxUint64, DefaultQuiet, x.command.ID); err != nil {
+			x.workspace.log.Debug("files not captured", "exec", string(x.command.ID), "err", err)
+		}
+		timer.Reset(max(every, meanwhileShare*time.Since(began)))
+	}
+}
+
 // captured says what a capture found.
 type captured struct {
 	files    int
@@ -85,6 +117,7 @@ type captures struct {
 
 type captureRound struct {
 	since uint64        // see dirtree.Scan
+	quiet time.Duration // likewise
 	execs []mesh.ExecID // that have ended and asked for it
 	done  chan struct{}
 	found captured
@@ -95,13 +128,18 @@ type captureRound struct {
 // when that is stored. since is the number of captures that had begun when the
 // caller's commands, execs, did.
 func (f *fileState) capture(ctx context.Context, since uint64, execs ...mesh.ExecID) (captured, error) {
+	return f.captureWith(ctx, since, 0, execs...)
+}
+
+// captureWith is capture that may leave out what has changed less than quiet ago.
+func (f *fileState) captureWith(ctx context.Context, since uint64, quiet time.Duration, execs ...mesh.ExecID) (captured, error) {
 	c := &f.captures
 	c.mu.Lock()
 	if c.next == nil {
-		c.next = &captureRound{since: since, done: make(chan struct{})}
+		c.next = &captureRound{since: since, quiet: quiet, done: make(chan struct{})}
 	}
 	r := c.next
-	r.since = min(r.since, since)
+	r.since, r.quiet = min(r.since, since), min(r.quiet, quiet)
 	if len(r.execs) < maxCaptureExecs {
 		r.execs = append(r.execs, execs...)
 	}
@@ -132,12 +170,12 @@ func (f *fileState) captureAll() {
 		}
 		c.number.Add(1)
 		c.mu.Unlock()
-		r.found, r.err = f.captureOnce(f.w.tenure, r.since, r.execs)
+		r.found, r.err = f.captureOnce(f.w.tenure, r)
 		close(r.done)
 	}
 }
 
-func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.ExecID) (sum captured, err error) {
+func (f *fileState) captureOnce(ctx context.Context, r *captureRound) (sum captured, err error) {
 	if f.w.record.Dir != "" {
 		return sum, nil // what others have put there is theirs: it must not be read with the node's rights
 	}
@@ -147,7 +185,7 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.
 	begun := f.begun.Load()
 	quiet := f.live.Load() == 0 // before the first look
 	for range capturePasses {
-		again, err := f.pass(ctx, since, execs, &sum)
+		again, err := f.pass(ctx, r, &sum)
 		if err != nil {
 			return sum, err
 		}
@@ -166,7 +204,7 @@ func (f *fileState) captureOnce(ctx context.Context, since uint64, execs []mesh.
 
 // pass is one scan and the records of what it found; again says that some of it
 // was changed before it could be admitted.
-func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID, sum *captured) (again bool, err error) {
+func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (again bool, err error) {
 	begun, number := f.begun.Load(), f.captures.number.Load() // what this capture has read itself is not read again
 	live := f.live.Load()
 	store := &captureContent{f: f}
@@ -177,7 +215,7 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 			f.watch.Return(dirty)
 		}
 	}()
-	scan := dirtree.Scan{Skip: f.isEphemeral, Since: since, Until: number, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
+	scan := dirtree.Scan{Skip: f.isEphemeral, Since: r.since, Until: number, Quiet: r.quiet, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
 	found, err := f.dir.Changes(ctx, &scan, tree)
 	if err != nil {
@@ -197,7 +235,7 @@ func (f *fileState) pass(ctx context.Context, since uint64, execs []mesh.ExecID,
 		number = 0 // nobody could write while it was read
 	}
 	for i := range changes {
-		changes[i].Op.Verb, changes[i].Op.Execs = mesh.VerbExec, execs
+		changes[i].Op.Verb, changes[i].Op.Execs = mesh.VerbExec, r.execs
 	}
 	for len(changes) > 0 {
 		n := fitting(changes, len(packs))

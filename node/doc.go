@@ -41,7 +41,8 @@
 // leaves it to a later capture). A capture admits a path only while no file verb is
 // between journal and disk, and only if it is still as it was read. What was read
 // while other processes could write it is read again when they are gone: a store
-// through a mapping of memory leaves no sign.
+// through a mapping of memory leaves no sign. What a long command changes is captured
+// while it runs as well, but for files that have changed a moment ago.
 //
 // A capture may take several records and is not atomic; a final frame names the
 // last of them. What a command changed in directories that are Ephemeral is not

@@ -72,11 +72,14 @@ type Config struct {
 	MaxLog  int64         // bytes of output that are kept of one exec; default DefaultMaxLog
 	MaxLogs int64         // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
 	Idle    time.Duration // how long a workspace that is not used stays open; default DefaultIdle
-	Sweep   time.Duration // how often closed workspaces are looked at; default DefaultSweep
-	MaxTail int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
-	Silence time.Duration // see router.DefaultSilence
-	MaxOpen int           // workspaces that are open at a time; default DefaultMaxOpen
-	Probe   time.Duration // how often the node tries its disk and its sandbox; default DefaultProbe
+	// Meanwhile is how often what a command changes is captured while it runs; default
+	// DefaultMeanwhile.
+	Meanwhile time.Duration
+	Sweep     time.Duration // how often closed workspaces are looked at; default DefaultSweep
+	MaxTail   int64         // bytes of changes of one workspace that are in no commit; default DefaultMaxTail
+	Silence   time.Duration // see router.DefaultSilence
+	MaxOpen   int           // workspaces that are open at a time; default DefaultMaxOpen
+	Probe     time.Duration // how often the node tries its disk and its sandbox; default DefaultProbe
 	// CollectAge is how old what nothing refers to is before it is deleted; default
 	// DefaultCollectAge. Less is for tests: a slow writer may still refer to it.
 	CollectAge time.Duration
@@ -172,6 +175,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	if cfg.Idle == 0 {
 		cfg.Idle = DefaultIdle
+	}
+	if cfg.Meanwhile == 0 {
+		cfg.Meanwhile = DefaultMeanwhile
 	}
 	if cfg.Sweep == 0 {
 		cfg.Sweep = DefaultSweep

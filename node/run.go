@@ -256,8 +256,15 @@ func (x *run) execute() (sandbox.Result, error) {
 		timer := time.AfterFunc(time.Duration(x.command.TimeoutMS)*time.Millisecond, func() { x.end("timeout", sandbox.DefaultGrace) })
 		defer timer.Stop()
 	}
+	ended := make(chan struct{})
+	var captures sync.WaitGroup
+	if x.command.Durability != mesh.DurabilityNone && x.workspace.record.Dir == "" {
+		captures.Go(func() { x.captureMeanwhile(ended) })
+	}
 	result := process.Wait()
+	close(ended)
 	over()
+	captures.Wait()
 	return result, result.Err
 }
 

@@ -201,7 +201,7 @@ func finalFrame(ctx context.Context, js jetstream.JetStream, stream jetstream.St
 
 // errNodeGone is the verdict on an exec whose owner died under it. The final
 // frame's Output is the last offset.
-var errNodeGone = mesh.Errorf(mesh.CodeLost, "outcome unknown: the node stopped while the command ran; it was not started again")
+var errNodeGone = mesh.Errorf(mesh.CodeLost, "outcome unknown: the node stopped while the command ran; it was not started again, and what it changed and was not captured by then is gone")
 
 // settle ends the log of an exec that has no end and that nobody runs here.
 func (n *Node) settle(ctx context.Context, req mesh.NodeSettleRequest) (*mesh.Reply, error) {

@@ -56,6 +56,7 @@ type Config struct {
 	MaxTail   int64         // bytes of changes that are in no commit
 	Idle      time.Duration // how long a workspace that is not used stays open
 	Silence   time.Duration // of a node that is dead
+	Meanwhile time.Duration // how often what a command changes is captured while it runs
 	Sweep     time.Duration // how often closed workspaces are looked at
 	MaxOpen   int           // workspaces that are open at a time
 	Probe     time.Duration // how often the node tries its disk and its sandbox
@@ -102,7 +103,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 	m.cfg = node.Config{
 		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
 		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Silence: cfg.Silence, Capture: cfg.Capture,
-		Sweep: cfg.Sweep, MaxOpen: cfg.MaxOpen, Probe: cfg.Probe, Zone: cfg.Zone, Labels: cfg.Labels,
+		Meanwhile: cfg.Meanwhile, Sweep: cfg.Sweep, MaxOpen: cfg.MaxOpen, Probe: cfg.Probe, Zone: cfg.Zone, Labels: cfg.Labels,
 		CollectAge: cmp.Or(cfg.CollectAge, time.Hour),
 		Storage:    mesh.Storage{Shards: 1, Replicas: m.Replicas()}, Signer: m.Keys.Signer(), Log: slog.New(slog.DiscardHandler),
 	}

@@ -3,6 +3,7 @@ package dirtree
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/wsmesh/wsmesh/objstore"
 )
@@ -22,6 +23,9 @@ type Scan struct {
 	// Content stores the data of a file, of so many bytes, and returns its chunks;
 	// or keeps it as one chunk that is returned. Called by several workers.
 	Content func(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error)
+	// Quiet makes a scan leave out a file that has changed less than so long ago: it may
+	// be written to still.
+	Quiet time.Duration
 	// Workers is how many files are read at once; 0 is one.
 	Workers int
 }

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -141,6 +142,9 @@ const tries = 3
 // inspect reads a name. One that is gone meanwhile, or written to all the time, is
 // left as the ledger has it.
 func (c *changes) inspect(ctx context.Context, f *difference) error {
+	if c.s.Quiet > 0 && f.st.kind() == objstore.TypeFile && time.Since(time.Unix(f.st.Ctime.Sec, f.st.Ctime.Nsec)) < c.s.Quiet {
+		return nil // f.entry is nil: it is left
+	}
 	for range tries {
 		err := c.inspectOnce(ctx, f)
 		switch {
