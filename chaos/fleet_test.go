@@ -49,6 +49,12 @@ func TestFleetKeepsWorking(t *testing.T) {
 		noFailure(t, calls)
 		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
 	})
+	t.Run("moves of many files", func(t *testing.T) {
+		if !canIsolate() {
+			t.Skip("commands cannot be isolated here")
+		}
+		c.moveFiles(t)
+	})
 	t.Run("a command outlives the wish to move", func(t *testing.T) {
 		if !canIsolate() {
 			t.Skip("commands cannot be isolated here")

@@ -9,7 +9,7 @@
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
 //	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, their limits, tokens, moves, status,
 //	                                            a workspace in a directory of the node's host
-//	node.v1.<node>.<verb>                       router → node: open ping settle move reread remove
+//	node.v1.<node>.<verb>                       router → node: open ping settle move ahead reread remove
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>

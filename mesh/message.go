@@ -56,6 +56,14 @@ type NodeMoveRequest struct {
 	To Node `json:"to"`
 }
 
+// NodeAheadRequest asks a node to copy the files of a workspace that another one owns,
+// for when it is the next owner (node ahead). CodeBusy: it does, and is not ready; ask
+// again.
+type NodeAheadRequest struct {
+	Tenant    Tenant    `json:"tenant"`
+	Workspace Workspace `json:"workspace"`
+}
+
 // NodePingReply answers NodePingRequest. State is one of the Ping… constants.
 type NodePingReply struct {
 	State string `json:"state"`

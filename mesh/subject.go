@@ -83,6 +83,7 @@ const (
 	VerbNodeRemove = "remove"
 	VerbNodeSettle = "settle"
 	VerbNodeMove   = "move"
+	VerbNodeAhead  = "ahead"
 	VerbNodeReread = "reread" // settings of a workspace, which have changed
 )
 

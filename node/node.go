@@ -128,6 +128,7 @@ type Node struct {
 
 	mu         sync.Mutex
 	workspaces map[key]*workspace
+	copies     map[key]*copying            // of workspaces that other nodes have
 	limits     map[mesh.Tenant]mesh.Limits // as they were set
 	draining   bool
 	open       sync.WaitGroup // workspaces that run
@@ -195,7 +196,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		trashed: make(chan struct{}, 1),
 		collect: make(chan collection, 1),
 		cfg:     cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
-		workspaces: map[key]*workspace{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
+		workspaces: map[key]*workspace{}, copies: map[key]*copying{}, execs: mesh.NewSlots(DefaultMaxExecs), downloads: mesh.NewSlots(DefaultMaxDownloads),
 		searches: mesh.NewSlots(DefaultMaxSearches), bulk: mesh.NewSlots(DefaultMaxBulk), lists: mesh.NewSlots(DefaultMaxLists), edits: mesh.NewSlots(DefaultMaxEdits), creations: mesh.NewSlots(DefaultMaxCreations),
 		hostDirs: mesh.NewSlots(1), counts: mesh.NewSlots(DefaultMaxCounts), limits: map[mesh.Tenant]mesh.Limits{},
 		logFrames: mesh.NewSlots(DefaultLogFrames), verifies: mesh.NewSlots(DefaultMaxVerifies),
@@ -574,8 +575,9 @@ func (n *Node) drain(subs []*nats.Subscription) {
 	}
 	end(subs[ofPeers:])
 	var wg sync.WaitGroup
+	n.endCopies(func(key) bool { return true })
 	for _, w := range n.list() {
-		wg.Go(func() { w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the node was stopped")) })
+		wg.Go(func() { n.leaveTo(context.Background(), w, mesh.Errorf(mesh.CodeCanceled, "the node was stopped")) })
 	}
 	wg.Wait()
 	n.open.Wait()

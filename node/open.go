@@ -51,6 +51,12 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 			return nil, err
 		}
 		return nil, n.giveWorkspace(move)
+	case mesh.VerbNodeAhead:
+		var ahead mesh.NodeAheadRequest
+		if err := req.Args(&ahead); err != nil {
+			return nil, err
+		}
+		return nil, n.copyAhead(ctx, ahead.Tenant, ahead.Workspace)
 	case mesh.VerbNodeRemove:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {
@@ -119,24 +125,10 @@ func (n *Node) openWorkspace(ctx context.Context, req mesh.NodeOpenRequest) (mes
 
 // take makes this node the owner and fences out all others.
 func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
+	if err := w.know(ctx); err != nil {
+		return err
+	}
 	n := w.node
-	if w.record, err = n.kv.Workspaces.Get(ctx, w.tenant, w.name); err != nil {
-		return err
-	}
-	if w.record.Shard >= len(n.shards) {
-		return mesh.Errorf(mesh.CodeInternal, "workspace %s lives in shard %d; this node knows %d", w.name, w.record.Shard, len(n.shards))
-	}
-	if err := w.checkNeed(&w.record.Need); err != nil {
-		return err
-	}
-	w.streams = n.shards[w.record.Shard]
-	tenant, err := n.kv.Tenants.Get(ctx, w.tenant)
-	if err != nil {
-		return err
-	}
-	w.uid, w.gid = sandbox.TenantIDs(tenant.Number)
-	n.learnLimits(tenant)
-
 	epoch, err := n.kv.Owners.Take(ctx, w.tenant, w.name, n.cfg.Name, n.incarnation, after)
 	if err != nil {
 		return err
@@ -154,6 +146,28 @@ func (w *workspace) take(ctx context.Context, after mesh.Epoch) (err error) {
 		return err
 	}
 	return w.fence(ctx, epoch)
+}
+
+// know reads what the mesh's records say of the workspace and of its tenant.
+func (w *workspace) know(ctx context.Context) (err error) {
+	n := w.node
+	if w.record, err = n.kv.Workspaces.Get(ctx, w.tenant, w.name); err != nil {
+		return err
+	}
+	if w.record.Shard >= len(n.shards) {
+		return mesh.Errorf(mesh.CodeInternal, "workspace %s lives in shard %d; this node knows %d", w.name, w.record.Shard, len(n.shards))
+	}
+	if err := w.checkNeed(&w.record.Need); err != nil {
+		return err
+	}
+	w.streams = n.shards[w.record.Shard]
+	tenant, err := n.kv.Tenants.Get(ctx, w.tenant)
+	if err != nil {
+		return err
+	}
+	w.uid, w.gid = sandbox.TenantIDs(tenant.Number)
+	n.learnLimits(tenant)
+	return nil
 }
 
 func (w *workspace) checkNeed(need *mesh.Need) error {
@@ -393,8 +407,8 @@ func (n *Node) giveWorkspace(m mesh.NodeMoveRequest) error {
 	case w.record.Dir != "":
 		return mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of node %s, and stays there", m.Workspace, n.cfg.Name)
 	}
-	if w.heir.CompareAndSwap(nil, &m.To) {
-		go w.drain(n.cfg.Grace, mesh.Errorf(mesh.CodeCanceled, "the workspace was moved to node %s", m.To)) // ends with the tenure
+	if w.heir.Load() == nil {
+		go w.handOver(m.To, aheadTime, mesh.Errorf(mesh.CodeCanceled, "the workspace was moved to node %s", m.To)) // ends with the tenure
 	}
 	return nil
 }

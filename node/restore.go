@@ -124,6 +124,8 @@ func placeOf(c *objstore.Commit) objstore.Place {
 // record of this tenure: nobody else can change that any more. It opens the tree,
 // or leaves the workspace without files and says why in damage.
 func (w *workspace) restore(ctx context.Context) error {
+	own := key{w.tenant, w.name}
+	w.node.endCopies(func(k key) bool { return k == own })
 	f := newFileState(w)
 	err := w.restoreInto(ctx, f)
 	switch code := mesh.CodeOf(err); {
@@ -170,19 +172,14 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 	case !p.saysFiles():
 		// Only an earlier version has served it: what is on the disk is the truth.
 		f.adopted = true
+		_ = os.Remove(w.ledgerFile()) // there is none
 		f.watch.Lose()
 		if err := w.findTree(p.firstNode()); err != nil || w.damage != nil {
 			return err
 		}
-	case f.trust(ctx):
-		w.log.Debug("the local tree is what the journal says")
 	default:
-		w.readEarly(ctx, p)
-		base, err := f.load(ctx, p)
-		if err != nil {
-			return err
-		}
-		if err := f.restoreTree(ctx, base); err != nil {
+		open := &w.journal.end
+		if err := f.makeTree(ctx, p, objstore.Place{Sequence: open.Prev, Number: open.Number - 1, Hash: open.Root}); err != nil {
 			return err
 		}
 	}
@@ -267,9 +264,7 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 		return w.hostError("open a directory to restore into", err)
 	}
 	f.dir = d
-	if os.Geteuid() == 0 {
-		d.Owner = &dirtree.Owner{UID: w.uid, GID: w.gid}
-	}
+	f.ownTree()
 	began := time.Now()
 	if d.Seed, err = dirtree.Open(w.treePath()); err != nil && w.record.Origin != nil {
 		d.Seed, err = dirtree.Open(w.originPath())
@@ -284,12 +279,7 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 			}
 		}
 	}
-	err = d.RestoreItems(ctx, items, func(ctx context.Context, c objstore.Chunk) ([]byte, error) {
-		if in, ok := f.inline[c.ID]; ok {
-			return in.data, nil
-		}
-		return base.Chunk(ctx, c)
-	})
+	err = d.RestoreItems(ctx, items, f.contentOf(base))
 	if err == nil {
 		err = f.ledgerOf(ctx)
 	}
@@ -310,6 +300,23 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 	return nil
 }
 
+// ownTree has what is made in the tree belong to the tenant.
+func (f *fileState) ownTree() {
+	if os.Geteuid() == 0 {
+		f.dir.Owner = &dirtree.Owner{UID: f.w.uid, GID: f.w.gid}
+	}
+}
+
+// contentOf reads content from the records that have it, and else from a commit's packs.
+func (f *fileState) contentOf(base *objstore.Reader) func(context.Context, objstore.Chunk) ([]byte, error) {
+	return func(ctx context.Context, c objstore.Chunk) ([]byte, error) {
+		if in, ok := f.inline[c.ID]; ok {
+			return in.data, nil
+		}
+		return base.Chunk(ctx, c)
+	}
+}
+
 func (f *fileState) ledgerOf(ctx context.Context) error {
 	f.watch.Take() // what was restored is described here
 	return f.dir.Describe(ctx, &dirtree.Scan{Skip: f.isEphemeral}, f.ledger)
@@ -324,44 +331,43 @@ type savedLedger struct {
 
 func (w *workspace) ledgerFile() string { return filepath.Join(w.dir(), "ledger") }
 
-// trust takes the tree that an earlier tenure on this node has left for what the
-// journal says, if it is provably that: the ledger was saved at the end of the
-// tenure before, with no command running, its place is the last record before our
-// open one, and every name is described as it was then. Ledgers of tenures that
-// crashed are of an earlier place.
-func (f *fileState) trust(ctx context.Context) bool {
+// left opens the tree that was left on this node, by an earlier tenure or by who made a
+// copy, if it is provably what its ledger says: the ledger was saved with no command
+// running, since when nobody has written here, and every name is described as it was
+// then. place is where in the journal that was. Tenures that crashed leave no ledger, and
+// nor does who is about to change the tree.
+func (f *fileState) left(ctx context.Context) (l *dirtree.Ledger, place objstore.Place) {
 	w := f.w
 	file, err := os.Open(w.ledgerFile())
 	if err != nil {
-		return false
+		return nil, place
 	}
 	defer file.Close()
 	defer os.Remove(w.ledgerFile())
 	var h savedLedger
-	l, err := dirtree.ReadSaved(file, &h)
+	l, err = dirtree.ReadSaved(file, &h)
 	if err != nil {
 		w.log.Warn("saved ledger not used", "err", err)
-		return false
+		return nil, place
 	}
-	open := &w.journal.end
-	if h.Boot != bootID() || h.Workspace != w.record.ID || h.Place != (objstore.Place{Sequence: open.Prev, Number: open.Number - 1, Hash: open.Root}) {
-		return false
+	if h.Boot != bootID() || h.Workspace != w.record.ID {
+		return nil, place
 	}
 	if id, err := w.treeID(); err != nil || id != w.record.ID {
-		return false
+		return nil, place
 	}
 	d, err := dirtree.Open(w.treePath())
 	if err != nil {
-		return false
+		return nil, place
 	}
 	differs, err := d.Differs(ctx, &dirtree.Scan{Skip: f.isEphemeral}, l.Snapshot())
 	if err != nil || differs {
 		w.log.Info("the local tree was changed since the workspace was closed", "err", err)
 		d.Close()
-		return false
+		return nil, place
 	}
-	f.ledger, f.dir = l, d
-	return true
+	f.dir = d
+	return l, h.Place
 }
 
 // begin is the begin of a tenure that serves: what the journal does not say yet
@@ -384,18 +390,19 @@ func (f *fileState) begin() {
 
 // finish is the end of a tenure that nobody has taken: what commands changed is
 // captured, everything is committed, and the ledger is left for the next owner on
-// this node. Whatever fails, the journal has what was acknowledged.
+// this node, once it is given up. Whatever fails, the journal has what was acknowledged.
 func (f *fileState) finish() {
 	ctx, cancel := context.WithTimeout(f.w.tenure, 2*mesh.DefaultSettle)
 	defer cancel()
-	f.watch.Lose() // once, all is looked at: the next opening does so, too
+	moves := f.w.heir.Load() != nil
+	if !moves {
+		f.watch.Lose() // once, all is looked at: the next opening does so, too
+	}
 	_, err := f.capture(ctx, 0)
-	if err == nil {
+	if err == nil && !moves { // else the heir waits, and has the commit of before and what followed
 		err = f.checkpoint(ctx, "release")
 	}
-	if err == nil {
-		err = f.save()
-	}
+	f.whole = err == nil
 	if err != nil {
 		f.w.log.Warn("the workspace's files are not committed; they will be restored from the journal", "err", err)
 	}

@@ -51,6 +51,7 @@ type fileState struct {
 	ledger  *dirtree.Ledger
 	dir     *dirtree.Dir
 	watch   *dirtree.Watch // hears what changes in it; nil: nobody does, and captures look at all of it
+	whole   bool           // at the end of the tenure: the tree is what the journal says
 	adopted bool           // what is on the disk is the truth, and the journal does not say it yet
 
 	mu        sync.Mutex // guards what follows; held with every record that is applied

@@ -178,6 +178,11 @@ func (w *workspace) run(ctx context.Context, after mesh.Epoch) {
 		return
 	}
 	w.release()
+	if w.files != nil && w.files.whole {
+		if err := w.files.save(); err != nil {
+			w.log.Info("the local tree will not be used again", "err", err)
+		}
+	}
 	w.log.Info("workspace closed", "epoch", epoch)
 }
 

@@ -221,6 +221,37 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 	return reply, err
 }
 
+// Heir is the node that would open a workspace if not did not run. CodeUnavailable: none.
+func (r *Router) Heir(ctx context.Context, record *kv.WorkspaceRecord, not mesh.Node) (mesh.Node, error) {
+	entries, err := r.cfg.Nodes.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	var up []Candidate
+	for i := range entries {
+		if !entries[i].Draining && entries[i].Node != not {
+			up = append(up, candidate(&entries[i].NodeRecord))
+		}
+	}
+	for _, node := range Choose(string(record.Tenant)+"."+string(record.Name), record.Need, up) {
+		if r.Answers(ctx, node) {
+			return node, nil
+		}
+	}
+	return "", mesh.Errorf(mesh.CodeUnavailable, "no other node may open workspace %s", record.Name)
+}
+
+// CopyAhead has a node copy the files of a workspace that it may get, as they are now,
+// and returns when it has.
+func (r *Router) CopyAhead(ctx context.Context, to mesh.Node, t mesh.Tenant, w mesh.Workspace) error {
+	for {
+		err := r.request(ctx, mesh.NodeSubject(to, mesh.VerbNodeAhead), mesh.NodeAheadRequest{Tenant: t, Workspace: w}, nil)
+		if mesh.CodeOf(err) != mesh.CodeBusy || pause(ctx, 20*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
 // Alive reports whether a process answers under the node's name, or may, and goes on to
 // live: only certain silence counts as dead.
 func (r *Router) Alive(ctx context.Context, n mesh.Node) bool {

@@ -39,6 +39,11 @@ func (d *Dir) RestoreItems(context.Context, iter.Seq2[objstore.Item, error], fun
 	return errUnsupported
 }
 
+// Update fails with CodeUnsupported.
+func (d *Dir) Update(context.Context, Snapshot, Snapshot, func(context.Context, objstore.Chunk) ([]byte, error)) error {
+	return errUnsupported
+}
+
 // Changes fails with CodeUnsupported.
 func (d *Dir) Changes(context.Context, *Scan, Snapshot) (Changed, error) {
 	return Changed{}, errUnsupported

@@ -1,6 +1,7 @@
 package dirtree
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,21 @@ func (d *Dir) Restore(ctx context.Context, r *objstore.Reader, root objstore.Ent
 // files, several at once. An error leaves a part of the tree; nothing is synced.
 // It holds the attributes of the tree's directories.
 func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, error], chunk func(context.Context, objstore.Chunk) ([]byte, error)) error {
+	t := &restore{d: d, chunk: chunk}
+	err := t.make(ctx, items)
+	if err == nil {
+		err = t.finish()
+	}
+	if err != nil {
+		return fmt.Errorf("restore a tree: %w", err)
+	}
+	return nil
+}
+
+// make makes names with their content, all but the hard links.
+func (t *restore) make(ctx context.Context, items iter.Seq2[objstore.Item, error]) error {
 	g, gctx := errgroup.WithContext(ctx)
-	t := &restore{d: d, chunk: chunk, ctx: gctx, files: make(chan objstore.Item, filesAhead)}
+	t.ctx, t.files = gctx, make(chan objstore.Item, filesAhead)
 	for range max(2, runtime.GOMAXPROCS(0)) {
 		g.Go(t.writeFiles)
 	}
@@ -37,13 +51,7 @@ func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, e
 	if werr := g.Wait(); werr != nil {
 		err = werr
 	}
-	if err == nil {
-		err = t.finish()
-	}
-	if err != nil {
-		return fmt.Errorf("restore a tree: %w", err)
-	}
-	return ctx.Err()
+	return cmp.Or(err, ctx.Err())
 }
 
 // filesAhead is how many files wait for who writes them.

@@ -1,0 +1,206 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirtree"
+)
+
+// A workspace moves to another node without a long pause because that one copies its
+// files before it has it, from the last commit and the journal, while the owner goes on.
+// The copy lies where a tenure there would have left its tree, with its ledger: who
+// opens the workspace then brings the one that is there up to date, whoever has left it.
+
+const (
+	// aheadTime bounds the copying before a move; without it, the next owner makes the
+	// files when it opens the workspace.
+	aheadTime = 10 * time.Minute
+	// aheadTurns is how often is copied what has changed during the copying before.
+	aheadTurns = 2
+	// usedLately is how long ago a workspace was used of which a node that stops has its
+	// heir make a copy first.
+	usedLately = time.Minute
+)
+
+// copying is one copy being made.
+type copying struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // set before done is closed
+}
+
+// copyAhead makes a copy of a workspace's files that another node has, as they are now.
+// It is made once for any number of concurrent callers, who ask again after CodeBusy.
+// CodeStale: it is open here.
+func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace) error {
+	k := key{t, name}
+	n.mu.Lock()
+	c := n.copies[k]
+	switch {
+	case n.workspaces[k] != nil:
+		n.mu.Unlock()
+		return mesh.Errorf(mesh.CodeStale, "workspace %s is open on node %s", name, n.cfg.Name)
+	case n.draining:
+		n.mu.Unlock()
+		return mesh.Errorf(mesh.CodeUnavailable, "node %s is stopping", n.cfg.Name)
+	case c == nil:
+		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), aheadTime)
+		c = &copying{cancel: cancel, done: make(chan struct{})}
+		n.copies[k] = c
+		n.open.Go(func() {
+			defer cancel()
+			c.err = newWorkspace(n, k).copyFiles(work)
+			n.mu.Lock()
+			delete(n.copies, k)
+			n.mu.Unlock()
+			close(c.done)
+		})
+	}
+	n.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return mesh.Errorf(mesh.CodeBusy, "workspace %s is still being copied to node %s", name, n.cfg.Name)
+	case <-c.done:
+		return c.err
+	}
+}
+
+// endCopies gives up the copy of one workspace, which is opened here now, or all of them.
+func (n *Node) endCopies(which func(key) bool) {
+	n.mu.Lock()
+	var ending []*copying
+	for k, c := range n.copies {
+		if which(k) {
+			ending = append(ending, c)
+		}
+	}
+	n.mu.Unlock()
+	for _, c := range ending {
+		c.cancel()
+		<-c.done
+	}
+}
+
+// copyFiles makes the files on this node what the journal says now, without owning the
+// workspace: another one goes on writing it, and nothing but this directory is changed.
+func (w *workspace) copyFiles(ctx context.Context) (err error) {
+	defer w.endTenure()
+	defer w.endChanges()
+	if err := w.know(ctx); err != nil {
+		return err
+	}
+	if err := w.readSettings(ctx); err != nil {
+		return err
+	}
+	subject := mesh.JournalSubject(w.record.Shard, w.tenant, w.name)
+	last, err := lastRecord(ctx, w.streams.journal, subject)
+	if err != nil || last == nil || last.ID == "" || removedID(last) != "" || w.record.Dir != "" {
+		return err // there is nothing to copy
+	}
+	w.fenced, w.journal = *last, &journal{subject: subject, end: *last}
+	w.fenced.Checkpoint = last.LastCheckpoint()
+	p, err := w.readPast(ctx)
+	if err != nil || !p.saysFiles() {
+		return err
+	}
+	f := newFileState(w)
+	defer f.close()
+	f.resume(p)
+	if err := f.makeTree(ctx, p, f.place); err != nil {
+		return err
+	}
+	return f.save()
+}
+
+// makeTree makes the tree what the journal says: of what is on this node already, if
+// that is known.
+func (f *fileState) makeTree(ctx context.Context, p *past, place objstore.Place) error {
+	left, at := f.left(ctx)
+	if left != nil && at == place {
+		f.w.log.Debug("the local tree is what the journal says")
+		f.ledger = left
+		return nil
+	}
+	if left == nil && f.w.epoch.Load() != 0 {
+		f.w.readEarly(ctx, p)
+	}
+	base, err := f.load(ctx, p)
+	if err != nil {
+		return err
+	}
+	if left != nil {
+		if err = f.update(ctx, left, base); err == nil || ctx.Err() != nil {
+			return err
+		}
+		f.w.log.Info("the local tree is not brought up to date, but made anew", "err", err)
+		f.dir.Close()
+	}
+	return f.restoreTree(ctx, base)
+}
+
+// update brings the tree up to date, which is what its ledger says.
+func (f *fileState) update(ctx context.Context, left *dirtree.Ledger, base *objstore.Reader) error {
+	began := time.Now()
+	f.ownTree()
+	err := f.dir.Update(ctx, left.Snapshot(), f.ledger.Snapshot(), f.contentOf(base))
+	if err == nil {
+		err = f.ledgerOf(ctx)
+	}
+	if err == nil {
+		f.w.log.Info("workspace brought up to date", "names", f.ledger.Len(), "dur", time.Since(began))
+	}
+	return err
+}
+
+// handOver gives the workspace to another node, which has a copy of its files by then.
+// That takes no longer than limit.
+func (w *workspace) handOver(to mesh.Node, limit time.Duration, why *mesh.Error) {
+	if !w.heir.CompareAndSwap(nil, &to) {
+		return // it is under way
+	}
+	if err := w.sendAhead(to, limit); err != nil {
+		w.log.Info("the workspace is moved without a copy of its files", "to", to, "err", err)
+	}
+	w.drain(w.node.cfg.Grace, why)
+}
+
+// sendAhead has another node copy the files, from a commit that is of now.
+func (w *workspace) sendAhead(to mesh.Node, limit time.Duration) error {
+	if w.files == nil || w.files.adopted {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(w.tenure, limit)
+	defer cancel()
+	for range aheadTurns {
+		if err := w.files.checkpoint(ctx, "move"); err != nil {
+			return err
+		}
+		if err := w.node.router.CopyAhead(ctx, to, w.tenant, w.name); err != nil {
+			return fmt.Errorf("copy workspace %s to node %s: %w", w.name, to, err)
+		}
+	}
+	return nil
+}
+
+// leaveTo ends a workspace of a node that stops.
+func (n *Node) leaveTo(ctx context.Context, w *workspace, why *mesh.Error) {
+	select {
+	case <-w.opened:
+		if w.openErr == nil && w.serving.Load() && w.record.Dir == "" && w.heir.Load() == nil && time.Since(time.Unix(0, w.used.Load())) < usedLately {
+			to, err := n.router.Heir(ctx, &w.record, n.cfg.Name)
+			if err == nil {
+				w.handOver(to, n.cfg.Grace, why)
+			}
+			if !errors.Is(err, context.Canceled) {
+				n.log.Debug("no node to move a workspace to", "workspace", string(w.name), "err", err)
+			}
+		}
+	default:
+	}
+	w.drain(n.cfg.Grace, why) // it has ended, or is being moved
+}
