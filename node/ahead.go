@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -143,10 +144,20 @@ func (f *fileState) makeTree(ctx context.Context, p *past, place objstore.Place)
 	return f.restoreTree(ctx, base)
 }
 
-// update brings the tree up to date, which is what its ledger says.
+// update brings the tree up to date, which is what its ledger says, without what is
+// ephemeral in it: that is of another time.
 func (f *fileState) update(ctx context.Context, left *dirtree.Ledger, base *objstore.Reader) error {
 	began := time.Now()
 	f.ownTree()
+	for it := range left.Snapshot().Items() {
+		if it.Entry.Type != objstore.TypeDir || !f.isEphemeral(it.Path) {
+			continue
+		}
+		if err := f.w.discard(filepath.Join(f.w.treePath(), it.Path)); err != nil {
+			return err
+		}
+		left.Apply(&objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(it.Path)}, began)
+	}
 	err := f.dir.Update(ctx, left.Snapshot(), f.ledger.Snapshot(), f.contentOf(base))
 	if err == nil {
 		err = f.ledgerOf(ctx)
