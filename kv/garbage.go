@@ -28,14 +28,16 @@ const (
 )
 
 // Running reports whether the collection may still delete something.
-func (c *Collection) Running() bool { return c.Ended.IsZero() && time.Since(c.Began) < BreakCollection }
+func (c *Collection) Running() bool {
+	return c.ID != "" && c.Ended.IsZero() && time.Since(c.Began) < BreakCollection
+}
 
 // Garbage is the bucket of the tenants' collections.
 type Garbage struct{ bucket }
 
 // Last returns a tenant's last collection; the zero Collection if there was none.
 func (g *Garbage) Last(ctx context.Context, t mesh.Tenant) (Collection, error) {
-	c := Collection{Ended: time.Unix(0, 0)}
+	var c Collection
 	_, err := g.get(ctx, string(t), &c)
 	return c, err
 }
@@ -43,7 +45,7 @@ func (g *Garbage) Last(ctx context.Context, t mesh.Tenant) (Collection, error) {
 // Begin records the beginning of a collection with a fresh id. CodeBusy: another one
 // is running.
 func (g *Garbage) Begin(ctx context.Context, t mesh.Tenant, node mesh.Node, id string) (Collection, error) {
-	last := Collection{Ended: time.Unix(0, 0)}
+	var last Collection
 	rev, err := g.get(ctx, string(t), &last)
 	if err != nil {
 		return Collection{}, err
