@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -144,19 +146,18 @@ func (f *fileState) makeTree(ctx context.Context, p *past, place objstore.Place)
 	return f.restoreTree(ctx, base)
 }
 
-// update brings the tree up to date, which is what its ledger says, without what is
-// ephemeral in it: that is of another time.
+// update brings the tree up to date, which is what its ledger says. What the ledger does
+// not know goes: what is ephemeral is of another time, and nothing else is kept either.
 func (f *fileState) update(ctx context.Context, left *dirtree.Ledger, base *objstore.Reader) error {
 	began := time.Now()
 	f.ownTree()
 	for it := range left.Snapshot().Items() {
-		if it.Entry.Type != objstore.TypeDir || !f.isEphemeral(it.Path) {
+		if it.Entry.Type != objstore.TypeDir {
 			continue
 		}
-		if err := f.w.discard(filepath.Join(f.w.treePath(), it.Path)); err != nil {
+		if err := f.discardUnknown(it.Path, left, began); err != nil {
 			return err
 		}
-		left.Apply(&objstore.Op{Kind: objstore.KindRemove, Path: mesh.Path(it.Path)}, began)
 	}
 	err := f.dir.Update(ctx, left.Snapshot(), f.ledger.Snapshot(), f.contentOf(base))
 	if err == nil {
@@ -166,6 +167,26 @@ func (f *fileState) update(ctx context.Context, left *dirtree.Ledger, base *objs
 		f.w.log.Info("workspace brought up to date", "names", f.ledger.Len(), "dur", time.Since(began))
 	}
 	return err
+}
+
+// discardUnknown discards the names in a directory that its ledger has not, and notes
+// that the directory has another time then.
+func (f *fileState) discardUnknown(dir string, left *dirtree.Ledger, now time.Time) error {
+	host := filepath.Join(f.w.treePath(), dir)
+	names, err := os.ReadDir(host)
+	if err != nil {
+		return err
+	}
+	for _, e := range names {
+		if _, known := left.Entry(path.Join(dir, e.Name())); known {
+			continue
+		}
+		if err := f.w.discard(filepath.Join(host, e.Name())); err != nil {
+			return err
+		}
+		left.Apply(&objstore.Op{Kind: objstore.KindAttr, Path: mesh.Path(dir), ModTime: &now}, now)
+	}
+	return nil
 }
 
 // handOver gives the workspace to another node, which has a copy of its files by then.
