@@ -44,7 +44,8 @@ test-long: test ## the same with the long form of those tests that have one
 
 test-s3: export WSMESH_REQUIRE := $(WSMESH_REQUIRE),s3
 test-s3: tools bin/versitygw ## the tests that use an S3 server, a real one
-	$(if $(RACE),CGO_ENABLED=1 )go test -vet=off $(RACE) -count=1 -timeout 20m ./objstore/s3bucket
+	$(if $(RACE),CGO_ENABLED=1 )go test -vet=off $(RACE) -count=1 -timeout 20m ./objstore/s3bucket ./objstore/mirror
+	$(if $(RACE),CGO_ENABLED=1 )go test -vet=off $(RACE) -count=1 -timeout 20m -run 'Mirror' ./node
 
 # The S3 server of tests; the go command keeps what it has built.
 bin/versitygw:

@@ -44,7 +44,7 @@ var rooms = []room{
 	{"sandbox/agent", []string{"sandbox/inside"}, "the agent runs inside the tenant's sandbox: what it does not link cannot be turned against us"},
 	{"sandbox/sandboxtest", nil, "what was left is looked for from outside, not asked of who left it"},
 	{"router", []string{"kv", "mesh"}, "placement is decided from records; a router that knew nodes' insides could not run beside them"},
-	{"node", []string{"router", "sandbox", "objstore", "objstore/jsbucket", "objstore/dirtree", "objstore/treefs", "kv", "mesh", "mesh/auth", "node/edit", "node/egress"}, "a node is built from the rooms below it, content in streams and directories among them, and is reached over NATS only"},
+	{"node", []string{"router", "sandbox", "objstore", "objstore/jsbucket", "objstore/dirtree", "objstore/mirror", "objstore/treefs", "kv", "mesh", "mesh/auth", "node/edit", "node/egress"}, "a node is built from the rooms below it, content in streams and directories among them, and is reached over NATS only"},
 	{"node/onebox", []string{"node", "mesh/natsd", "mesh/auth", "mesh", "client"}, "one box assembles a server and a node, and returns a client's configuration"},
 	{"node/edit", []string{"mesh"}, "what an edit makes of a text depends on the text and the edit, and on no file"},
 	{"node/egress", []string{"mesh"}, "which hosts commands reach is decided apart from how they run, so that it can be read as a whole"},

@@ -51,6 +51,19 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 	}, nil
 }
 
+// Raw returns a record as it is stored, and its revision. A key that was removed has no
+// value, and no revision either where nothing is left of it.
+func (s *Store) Raw(ctx context.Context, bucket, key string) (value []byte, revision uint64, err error) {
+	m, err := mesh.LastMessage(ctx, s.Tenants.js.Conn(), "KV_"+bucket, "$KV."+bucket+"."+key)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, unreachable("read "+bucket+"/"+key, err)
+	}
+	return m.Data, m.Sequence, nil
+}
+
 // bucket adds to a KV bucket the compare-and-set that settles and JSON values.
 type bucket struct {
 	kv jetstream.KeyValue

@@ -28,6 +28,8 @@ type NodeRecord struct {
 	Isolation   json.RawMessage `json:"isolation,omitempty"` // as the sandbox reports it
 	Capture     string          `json:"capture,omitempty"`   // how it finds what commands change, see mesh.CaptureScan
 	Net         string          `json:"net,omitempty"`       // the most network that its commands may have
+	// Mirror is what the node knows not to be copied; nil: it copies nothing.
+	Mirror *mesh.MirrorStatus `json:"mirror,omitempty"`
 
 	// For placement. A node of an earlier version says nothing of it.
 	Zone   string            `json:"zone,omitempty"`

@@ -205,11 +205,37 @@ type TokenRecord struct {
 	Expires    time.Time      `json:"expires"` // zero: never
 }
 
-// Tenants is the bucket of tenants and their tokens. Keys are "<tenant>",
-// "<tenant>.<token id>" and "_count", which no tenant can be called.
+// Tenants is the bucket of tenants and their tokens, and of what the mesh has once. Keys
+// are "<tenant>", "<tenant>.<token id>", and "_count" and "_mesh", which no tenant can be
+// called.
 type Tenants struct{ bucket }
 
-const tenantCount = "_count"
+const (
+	tenantCount = "_count"
+	meshRecord  = "_mesh"
+)
+
+// IsTenant reports whether a key of the bucket of tenants is that of a tenant or a token.
+func IsTenant(key string) bool { return key != tenantCount && key != meshRecord }
+
+// MeshID returns the id of the mesh, which is made when it is first asked for: another
+// one where the streams are gone.
+func (ts *Tenants) MeshID(ctx context.Context) (string, error) {
+	for {
+		var r struct {
+			ID      string    `json:"id"`
+			Created time.Time `json:"created"`
+		}
+		rev, err := ts.get(ctx, meshRecord, &r)
+		if err != nil || rev != 0 {
+			return r.ID, err
+		}
+		r.ID, r.Created = mesh.NewID(), time.Now().UTC()
+		if _, err = ts.set(ctx, meshRecord, r, 0); !errors.Is(err, mesh.ErrRefused) {
+			return r.ID, err
+		}
+	}
+}
 
 // Get reads a record; CodeNotFound if the tenant does not exist.
 func (ts *Tenants) Get(ctx context.Context, t mesh.Tenant) (TenantRecord, error) {
@@ -286,7 +312,7 @@ func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Lim
 func (ts *Tenants) Watch(ctx context.Context, fn func(TenantRecord)) error {
 	return ts.watch(ctx, "tenants", "*", func(key string, _ uint64, value []byte) {
 		var r TenantRecord
-		if key != tenantCount && json.Unmarshal(value, &r) == nil {
+		if IsTenant(key) && json.Unmarshal(value, &r) == nil {
 			fn(r)
 		}
 	})
@@ -314,7 +340,7 @@ func (ts *Tenants) nextNumber(ctx context.Context) (uint32, error) {
 func (ts *Tenants) List(ctx context.Context) ([]TenantRecord, error) {
 	var all []TenantRecord
 	err := ts.each(ctx, "*", func(key string, _ uint64, value []byte) error {
-		if key == tenantCount {
+		if !IsTenant(key) {
 			return nil
 		}
 		var r TenantRecord

@@ -328,6 +328,16 @@ type WarmStatus struct {
 type StatusReply struct {
 	Nodes  []NodeStatus     `json:"nodes"`
 	Limits map[string]int64 `json:"limits"` // every exported Default…, by name
+	Mirror *MirrorStatus    `json:"mirror,omitempty"`
+}
+
+// MirrorStatus says how far the copy outside of the mesh is.
+type MirrorStatus struct {
+	URL     string  `json:"url"`
+	Bytes   int64   `json:"bytes"`   // of changes of files that are in no copied commit
+	Seconds float64 `json:"seconds"` // since the oldest change that is not copied; 0: all is
+	Paused  bool    `json:"paused,omitempty"`
+	Error   string  `json:"error,omitempty"` // why nothing is copied, or was not the last time
 }
 
 // VerifyReply says what a workspace's verification has found (verify). One takes as

@@ -162,6 +162,33 @@ func JournalSubject(shard int, t Tenant, w Workspace) string {
 	return fmt.Sprintf("int.v1.journal.%02d.%s.%s", shard, t, w)
 }
 
+// ParseJournalSubject is the inverse of JournalSubject; the error has CodeInvalid.
+func ParseJournalSubject(subject string) (shard int, t Tenant, w Workspace, err error) {
+	p := strings.Split(subject, ".")
+	if len(p) == 6 && p[2] == "journal" {
+		if shard, err = strconv.Atoi(p[3]); err == nil {
+			t, err = ParseTenant(p[4])
+		}
+		if err == nil {
+			w, err = ParseWorkspace(p[5])
+		}
+	}
+	if err != nil || shard < 0 || JournalSubject(shard, t, w) != subject {
+		return 0, "", "", Errorf(CodeInvalid, "subject %.80q is not one of a journal", subject)
+	}
+	return shard, t, w, nil
+}
+
+// ParseRecordSubject returns the bucket and the key of a record in JetStream KV, "" for
+// other subjects.
+func ParseRecordSubject(subject string) (bucket, key string) {
+	p := strings.SplitN(subject, ".", 3)
+	if len(p) != 3 || p[0] != "$KV" {
+		return "", ""
+	}
+	return p[1], p[2]
+}
+
 // ExecLogSubject is where the owner publishes the frames of an exec.
 func ExecLogSubject(shard int, t Tenant, w Workspace, id ExecID) string {
 	return fmt.Sprintf("int.v1.out.%02d.%s.%s.%s", shard, t, w, id)

@@ -121,6 +121,7 @@ func Limits() map[string]int64 {
 		"node.DefaultMaxSearches":      DefaultMaxSearches,
 		"node.DefaultMaxTail":          DefaultMaxTail,
 		"node.DefaultMaxVerifies":      DefaultMaxVerifies,
+		"node.DefaultMirrorAfter_ms":   DefaultMirrorAfter.Milliseconds(),
 		"node.DefaultMaxWorkspaces":    DefaultMaxWorkspaces,
 		"router.DefaultSilence_ms":     router.DefaultSilence.Milliseconds(),
 		"sandbox.DefaultFileBytes":     sandbox.DefaultFileBytes,
@@ -149,7 +150,7 @@ func (n *Node) status(ctx context.Context) (*mesh.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply := mesh.StatusReply{Nodes: []mesh.NodeStatus{}, Limits: Limits()}
+	reply := mesh.StatusReply{Nodes: []mesh.NodeStatus{}, Limits: Limits(), Mirror: n.mirror.status(ctx, records)}
 	answers := n.whoAnswers(ctx, records)
 	for i, r := range records {
 		state := mesh.NodeUp

@@ -36,9 +36,10 @@ const (
 
 // checkpoints makes checkpoints when they are due, until ctx ends.
 func (f *fileState) checkpoints(ctx context.Context) {
-	timer := time.NewTimer(DefaultCommitAfter)
+	timer := time.NewTimer(f.idleFor())
 	defer timer.Stop()
 	due := f.due
+	var rest time.Time // not before: a mirror asks for more commits than there is time for
 	for {
 		cause := "full"
 		select {
@@ -50,10 +51,14 @@ func (f *fileState) checkpoints(ctx context.Context) {
 				cause = "idle"
 			}
 		}
-		wait := f.idleFor()
+		wait := max(f.idleFor(), time.Until(rest))
 		if cause == "full" || wait <= 0 {
-			wait, due = DefaultCommitAfter, f.due
-			if err := f.checkpoint(ctx, cause); err != nil && ctx.Err() == nil {
+			began := time.Now()
+			due = f.due
+			err := f.checkpoint(ctx, cause)
+			rest = time.Now().Add(mirrorRest * time.Since(began))
+			wait = max(f.idleFor(), time.Until(rest))
+			if err != nil && ctx.Err() == nil {
 				f.w.log.Warn("no checkpoint", "err", err)
 				wait, due = checkpointRetry, nil // not with each change
 			}
@@ -82,12 +87,19 @@ func (f *fileState) room() error {
 }
 
 // idleFor is how long it is until the workspace has not changed for
-// DefaultCommitAfter; all of that when there is nothing to commit.
+// DefaultCommitAfter, or with a mirror the oldest change is as old as it may be; all of
+// that when there is nothing to commit.
 func (f *fileState) idleFor() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ops == 0 {
+	mirrored := f.w.node.mirror != nil && f.w.record.Dir == ""
+	switch {
+	case f.ops == 0 && mirrored:
+		return f.w.node.cfg.Mirror.After / 3 // nobody tells of the first change
+	case f.ops == 0:
 		return DefaultCommitAfter
+	case mirrored:
+		return time.Until(f.oldest.Add(f.w.node.cfg.Mirror.After))
 	}
 	return time.Until(f.changed.Add(DefaultCommitAfter))
 }
@@ -218,11 +230,13 @@ func (m *moment) items() iter.Seq2[objstore.Item, error] {
 // record puts the checkpoint into the journal.
 func (f *fileState) record(ctx context.Context, m *moment, commit objstore.Ref, packs []objstore.ID) error {
 	op := objstore.Op{Kind: objstore.KindCheckpoint, Ref: &commit, Sequence: m.place.Sequence, Number: m.place.Number}
-	if _, err := f.w.journal.append(ctx, []objstore.Op{op}, nil); err != nil {
+	sequence, err := f.w.journal.append(ctx, []objstore.Op{op}, nil)
+	if err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.w.node.mirror.committed(madeCommit{f.w.record.Shard, sequence, m.bytes, f.oldest})
 	f.committed = packs
 	maps.DeleteFunc(f.recent, func(_ objstore.ID, seq uint64) bool { return seq <= m.place.Sequence })
 	maps.DeleteFunc(f.inline, func(_ objstore.ID, c inlined) bool { return c.sequence <= m.place.Sequence })

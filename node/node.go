@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,6 +69,8 @@ type Config struct {
 	Resolver  *net.Resolver // finds the hosts that they may reach; default the machine's
 	Own       []string      // URLs of the mesh that no command reaches, besides those of its NATS servers
 
+	Mirror MirrorConfig
+
 	Grace   time.Duration
 	MaxLog  int64         // bytes of output that are kept of one exec; default DefaultMaxLog
 	MaxLogs int64         // bytes of exec logs that one tenant may store by this node; default DefaultMaxLogs
@@ -124,6 +127,7 @@ type Node struct {
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
 	logs      *logUse     // what exec logs hold
 	fitness   fitness
+	mirror    *mirroring  // nil: there is none
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -235,6 +239,9 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n.judge(nil, n.runner.Refusal())
 	n.door = mesh.NewResponder(cfg.Door, cfg.Name, n.log)
 	n.peers = mesh.NewResponder(cfg.Store, cfg.Name, n.log)
+	if n.mirror, err = newMirroring(ctx, n); err != nil {
+		return nil, err
+	}
 	n.router = router.New(router.Config{Conn: cfg.Store, Owners: n.kv.Owners, Nodes: n.kv.Nodes, Silence: cfg.Silence})
 	return n, nil
 }
@@ -372,6 +379,9 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 
 	var owners sync.WaitGroup // until the last workspace is given up
 	owners.Go(func() { n.watchOwners(work) })
+	if n.mirror != nil {
+		owners.Go(func() { n.mirror.run(work) })
+	}
 	g, bg := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.renew(bg, revision) })
 	g.Go(func() error { return n.watchTenants(bg) })
@@ -387,13 +397,15 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 		serving()
 	}
 	err = g.Wait() // ctx ended, or the registry says that we must not go on
+	end := time.Now().Add(n.cfg.Grace)
 	n.drain(subs)
+	flushErr := n.flushMirror(work, end)
 	stop()
 	owners.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
-	return err
+	return cmp.Or(err, flushErr)
 }
 
 // register announces the node. A process that still runs under the name is
@@ -411,6 +423,7 @@ func (n *Node) register(ctx context.Context) (uint64, error) {
 
 func (n *Node) record(draining bool) kv.NodeRecord {
 	level, _ := json.Marshal(n.runner.Level())
+	behind := n.mirror.behind()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return kv.NodeRecord{
@@ -418,7 +431,7 @@ func (n *Node) record(draining bool) kv.NodeRecord {
 		Wire: [2]int{1, 1}, Format: [2]int{1, objstore.RecordFormat}, Started: n.started, Renewed: time.Now().UTC(),
 		Sync: n.cfg.Sync, Replicas: n.cfg.Storage.Replicas,
 		Workspaces: len(n.workspaces), Draining: draining, Isolation: level, Capture: n.capture(), Net: n.network.grant.String(),
-		Zone: n.cfg.Zone, Labels: n.cfg.Labels, Driver: n.runner.Level().Driver, Room: n.room(len(n.workspaces)), Unfit: n.fitness.unfit(),
+		Mirror: behind, Zone: n.cfg.Zone, Labels: n.cfg.Labels, Driver: n.runner.Level().Driver, Room: n.room(len(n.workspaces)), Unfit: n.fitness.unfit(),
 	}
 }
 

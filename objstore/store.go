@@ -97,6 +97,18 @@ func (s *Store) Packs(ctx context.Context) ([]ID, error) {
 	return all, nil
 }
 
+// Pack returns the bytes of a whole pack, checked by its name.
+func (s *Store) Pack(ctx context.Context, id ID) ([]byte, error) {
+	data, err := s.bucket.Get(ctx, id, 0, maxPack+1)
+	if err == nil && IDOf(data) != id {
+		err = mesh.Errorf(mesh.CodeInternal, "its bytes are not those that were stored")
+	}
+	if err != nil {
+		return nil, inPack(id, err)
+	}
+	return data, nil
+}
+
 // CheckStored reads a whole pack and checks it, see CheckPack.
 func (s *Store) CheckStored(ctx context.Context, id ID) error {
 	data, err := s.bucket.Get(ctx, id, 0, maxPack+1)

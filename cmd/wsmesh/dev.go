@@ -24,7 +24,7 @@ const defaultGrace = 30 * time.Second
 type devFlags struct {
 	data, http, nats              string
 	isolation, capture, net, sync string
-	s3                            string
+	mirror                        mirrorFlags
 	origins, netExcept            []string
 	grace                         time.Duration
 	logFormat, logLevel           string
@@ -43,8 +43,8 @@ func newDev() *cobra.Command {
 			if cmd.Flags().Changed("data") && d.data == "" { // in the environment that is as good as none
 				return wrongUse(cmd, "--data is empty; leave it out for the default directory")
 			}
-			names := []string{"data", "http", "origin", "nats", "isolation", "capture", "net", "net-except", "sync", "s3", "grace", "log-format", "log-level"}
-			if err := flagsFromEnv(cmd, names...); err != nil {
+			names := []string{"data", "http", "origin", "nats", "isolation", "capture", "net", "net-except", "sync", "grace", "log-format", "log-level"}
+			if err := flagsFromEnv(cmd, append(names, mirrorNames...)...); err != nil {
 				return err
 			}
 			return d.run(cmd)
@@ -59,7 +59,7 @@ func newDev() *cobra.Command {
 	f.StringVar(&d.capture, "capture", "auto", captureUsage)
 	bindNet(cmd, &d.net, &d.netExcept)
 	f.StringVar(&d.sync, "sync", "always", "when NATS syncs to disk: always or interval")
-	f.StringVar(&d.s3, "s3", "", "mirror to `URL` (not built yet)")
+	d.mirror.bind(cmd)
 	f.DurationVar(&d.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&d.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&d.logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -88,9 +88,6 @@ func (d *devFlags) check(cmd *cobra.Command) (host string, port int, err error) 
 	}
 	if err := checkOrigins(cmd, d.origins); err != nil {
 		return "", 0, err
-	}
-	if d.s3 != "" {
-		return "", 0, later("dev --s3")
 	}
 	if err := checkIsolation(cmd, d.isolation); err != nil {
 		return "", 0, err

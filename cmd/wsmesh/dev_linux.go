@@ -12,6 +12,7 @@ import (
 
 	"github.com/wsmesh/wsmesh/mcpgw"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/node"
 	"github.com/wsmesh/wsmesh/node/onebox"
 )
 
@@ -31,14 +32,19 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
+	ctx := cmd.Context()
+	remote, err := d.mirror.open(ctx, cmd)
+	if err != nil {
+		return err
+	}
 	l, elsewhere, err := d.listen(cmd)
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
 	box, err := onebox.Start(ctx, onebox.Config{
 		Data: dir, Host: host, Port: port, Sync: d.sync, Isolation: d.isolation, Capture: d.capture, Net: d.net, NetExcept: d.netExcept,
-		Grace: d.grace, HTTP: httpURL(l, false), Version: version, Log: log,
+		Mirror: node.MirrorConfig{Remote: remote, URL: d.mirror.s3, Adopt: d.mirror.adopt},
+		Grace:  d.grace, HTTP: httpURL(l, false), Version: version, Log: log,
 	})
 	if err != nil {
 		if l != nil {

@@ -18,6 +18,7 @@ type nodeFlags struct {
 	labelFlags              []string
 	labels                  map[string]string
 	netExcept               []string
+	mirror                  mirrorFlags
 	grace                   time.Duration
 	logFormat, logLevel     string
 }
@@ -33,7 +34,8 @@ func newNode() *cobra.Command {
 			"Ctrl-C stops at once. Each flag can also be given as WSMESH_<FLAG>.",
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := flagsFromEnv(cmd, "nats", "creds", "data", "name", "isolation", "capture", "net", "net-except", "zone", "label", "grace", "log-format", "log-level")
+			names := []string{"nats", "creds", "data", "name", "isolation", "capture", "net", "net-except", "zone", "label", "grace", "log-format", "log-level"}
+			err := flagsFromEnv(cmd, append(names, mirrorNames...)...)
 			if err != nil {
 				return err
 			}
@@ -50,6 +52,7 @@ func newNode() *cobra.Command {
 	bindNet(cmd, &n.net, &n.netExcept)
 	f.StringVar(&n.zone, "zone", "", "`ZONE` that it is in, for workspaces that need it")
 	f.StringSliceVar(&n.labelFlags, "label", nil, "`NAME=VALUE` that it has, for workspaces that need it; repeatable")
+	n.mirror.bind(cmd)
 	f.DurationVar(&n.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&n.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&n.logLevel, "log-level", "warn", "debug, info, warn or error")

@@ -26,15 +26,20 @@ func (n *nodeFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	ctx := cmd.Context()
+	remote, err := n.mirror.open(ctx, cmd)
+	if err != nil {
+		return err
+	}
 	m, err := joinMesh(n.nats, n.creds)
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
 	cfg := node.Config{
 		Name: name, Data: n.data, Signer: m.creds.Signer, Storage: m.creds.Storage, First: m.creds.First,
 		Isolation: n.isolation, Capture: n.capture, Net: n.net, MaxNet: n.net, NetExcept: n.netExcept, Own: strings.Split(n.nats, ","),
-		Zone: n.zone, Labels: n.labels, Grace: n.grace, Version: version, Log: log,
+		Mirror: node.MirrorConfig{Remote: remote, URL: n.mirror.s3, Adopt: n.mirror.adopt},
+		Zone:   n.zone, Labels: n.labels, Grace: n.grace, Version: version, Log: log,
 	}
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
 		return local(err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strconv"
 
@@ -62,7 +63,26 @@ func showStatus(cmd *cobra.Command, reply *mesh.StatusReply, asJSON bool) error 
 			return err
 		}
 	}
-	return out.flush()
+	if err := out.flush(); err != nil {
+		return err
+	}
+	showMirror(cmd, reply.Mirror)
+	return nil
+}
+
+// showMirror says how far the copy is.
+func showMirror(cmd *cobra.Command, m *mesh.MirrorStatus) {
+	if m == nil {
+		return
+	}
+	state := "all is copied"
+	if m.Bytes > 0 || m.Seconds > 0 {
+		state = fmt.Sprintf("%d bytes and %.1f seconds behind", m.Bytes, m.Seconds)
+	}
+	if m.Error != "" {
+		state += ": " + m.Error
+	}
+	cmd.PrintErrf("mirror %s: %s\n", m.URL, state)
 }
 
 // stateOf is whether a node is there, and whether workspaces come to it.

@@ -41,7 +41,7 @@ type Mesh struct {
 
 	cfg   node.Config
 	admin *nats.Conn
-	stop  func() // drains the node; nil while none runs
+	stop  func() error // drains the node; nil while none runs
 }
 
 // Config changes how the node runs; the zero value is fine.
@@ -61,7 +61,9 @@ type Config struct {
 	MaxOpen   int           // workspaces that are open at a time
 	Probe     time.Duration // how often the node tries its disk and its sandbox
 	Zone      string
-	Labels    map[string]string
+
+	Mirror node.MirrorConfig
+	Labels map[string]string
 
 	CollectAge time.Duration // of what is collected; default an hour
 
@@ -101,7 +103,7 @@ func Start(t *testing.T, servers *meshtest.Mesh, cfg Config) *Mesh {
 		cfg.Isolation = Isolation()
 	}
 	m.cfg = node.Config{
-		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
+		Name: NodeName, Data: m.Dir, Isolation: cfg.Isolation, Mirror: cfg.Mirror, MaxNet: cfg.Net, HostDirs: cfg.HostDirs, NetExcept: cfg.NetExcept, Resolver: cfg.Resolver, Grace: 2 * time.Second,
 		MaxLog: cfg.MaxLog, MaxLogs: cfg.MaxLogs, MaxTail: cfg.MaxTail, Idle: cfg.Idle, Silence: cfg.Silence, Capture: cfg.Capture,
 		Meanwhile: cfg.Meanwhile, Sweep: cfg.Sweep, MaxOpen: cfg.MaxOpen, Probe: cfg.Probe, Zone: cfg.Zone, Labels: cfg.Labels,
 		CollectAge: cmp.Or(cfg.CollectAge, time.Hour),
@@ -144,12 +146,13 @@ func (m *Mesh) AddNode(t *testing.T, name mesh.Node, changes ...func(*node.Confi
 	for _, change := range changes {
 		change(&cfg)
 	}
-	stop = sync.OnceFunc(m.run(t, cfg))
+	run := m.run(t, cfg)
+	stop = sync.OnceFunc(func() { require.NoError(t, run()) })
 	t.Cleanup(stop)
 	return stop
 }
 
-func (m *Mesh) run(t *testing.T, cfg node.Config) (stop func()) {
+func (m *Mesh) run(t *testing.T, cfg node.Config) (stop func() error) {
 	t.Helper()
 	cfg.Door, cfg.Store = m.Door(t, cfg.Name), m.Store(t, cfg.Name)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -165,19 +168,32 @@ func (m *Mesh) run(t *testing.T, cfg node.Config) (stop func()) {
 		end()
 		require.Fail(t, "the node ended", "%v", err)
 	}
-	return func() {
+	return func() error {
 		end()
-		require.NoError(t, <-ended)
+		return <-ended
 	}
 }
 
 // StopNode drains the node. Idempotent.
 func (m *Mesh) StopNode(t *testing.T) {
 	t.Helper()
-	if stop := m.stop; stop != nil {
-		m.stop = nil
-		stop()
+	require.NoError(t, m.EndNode())
+}
+
+// EndNode is StopNode of a node that may have something to complain about.
+func (m *Mesh) EndNode() error {
+	stop := m.stop
+	m.stop = nil
+	if stop == nil {
+		return nil
 	}
+	return stop()
+}
+
+// SetMirror says where the nodes that are started from now on copy the mesh to, and how
+// long their end may take.
+func (m *Mesh) SetMirror(c node.MirrorConfig, grace time.Duration) {
+	m.cfg.Mirror, m.cfg.Grace = c, grace
 }
 
 // Ask does a request of the operator.

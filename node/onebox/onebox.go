@@ -31,16 +31,17 @@ import (
 
 // Config of a one box. Only Data is required.
 type Config struct {
-	Data      string        // directory for everything; made if missing
-	Host      string        // loopback address to listen on; default 127.0.0.1
-	Port      int           // 0 chooses a free one
-	Sync      string        // always (default) or interval: when NATS syncs to disk
-	Isolation string        // auto (default), bwrap, software, none
-	Capture   string        // auto (default), fanotify, scan: how changes of commands are found
-	Net       string        // network for commands: none (default), full or allow:HOST,…; see node/egress
-	NetExcept []string      // addresses that are not public, and that they may reach all the same
-	Grace     time.Duration // how long Close lets commands finish; default node.DefaultGrace
-	HTTP      string        // URL of the gateway that the caller runs on the box, for client.json; default none
+	Data      string            // directory for everything; made if missing
+	Host      string            // loopback address to listen on; default 127.0.0.1
+	Port      int               // 0 chooses a free one
+	Sync      string            // always (default) or interval: when NATS syncs to disk
+	Isolation string            // auto (default), bwrap, software, none
+	Capture   string            // auto (default), fanotify, scan: how changes of commands are found
+	Net       string            // network for commands: none (default), full or allow:HOST,…; see node/egress
+	NetExcept []string          // addresses that are not public, and that they may reach all the same
+	Mirror    node.MirrorConfig // where everything is copied to; default nowhere
+	Grace     time.Duration     // how long Close lets commands finish; default node.DefaultGrace
+	HTTP      string            // URL of the gateway that the caller runs on the box, for client.json; default none
 	Version   string
 	Log       *slog.Logger
 }
@@ -139,7 +140,7 @@ func (b *Box) connect(signer *auth.Signer) error {
 func (b *Box) startNode(ctx context.Context, cfg Config, signer *auth.Signer) error {
 	n, err := node.New(ctx, node.Config{
 		Name: nodeName, Data: cfg.Data, Door: b.door, Store: b.store, Signer: signer, Sync: cfg.Sync, HostDirs: true,
-		Isolation: cfg.Isolation, Capture: cfg.Capture, Net: cfg.Net, MaxNet: cfg.Net, NetExcept: cfg.NetExcept, Own: []string{b.server.URL(), cfg.HTTP}, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
+		Isolation: cfg.Isolation, Capture: cfg.Capture, Net: cfg.Net, MaxNet: cfg.Net, NetExcept: cfg.NetExcept, Own: []string{b.server.URL(), cfg.HTTP}, Mirror: cfg.Mirror, Grace: cfg.Grace, Version: cfg.Version, Log: cfg.Log,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,277 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/client"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/node"
+	"github.com/wsmesh/wsmesh/node/nodetest"
+	"github.com/wsmesh/wsmesh/objstore"
+	"github.com/wsmesh/wsmesh/objstore/dirbucket"
+	"github.com/wsmesh/wsmesh/objstore/mirror"
+	"github.com/wsmesh/wsmesh/objstore/s3bucket"
+	"github.com/wsmesh/wsmesh/objstore/s3test"
+)
+
+// soon is how long a change may be in no commit in these tests.
+const soon = 200 * time.Millisecond
+
+// long is how long the end of a node may take in those that wait for it.
+const long = time.Minute
+
+// flaky is a remote that can be down.
+type flaky struct {
+	objstore.Remote
+	down atomic.Bool
+	puts atomic.Int64
+}
+
+func (f *flaky) fail() error {
+	if f.down.Load() {
+		return mesh.Errorf(mesh.CodeUnavailable, "the remote is down")
+	}
+	return nil
+}
+
+func (f *flaky) Get(ctx context.Context, name string, offset int64, n int) ([]byte, objstore.Object, error) {
+	if err := f.fail(); err != nil {
+		return nil, objstore.Object{}, err
+	}
+	return f.Remote.Get(ctx, name, offset, n)
+}
+
+func (f *flaky) Put(ctx context.Context, name string, body io.Reader, size int64, how objstore.PutOptions) (string, error) {
+	if err := f.fail(); err != nil {
+		return "", err
+	}
+	f.puts.Add(1)
+	return f.Remote.Put(ctx, name, body, size, how)
+}
+
+func directory(t *testing.T) *flaky {
+	t.Helper()
+	s, err := dirbucket.OpenStore(t.TempDir())
+	require.NoError(t, err)
+	return &flaky{Remote: s}
+}
+
+// copied reads from the copy what a workspace's files hold; nil: it has no head, or
+// that is not whole.
+func copied(t *testing.T, r objstore.Remote, w mesh.Workspace) map[string]string {
+	t.Helper()
+	m, err := mirror.New(r, "")
+	require.NoError(t, err)
+	h, err := m.Head(t.Context(), nodetest.Tenant, w)
+	require.NoError(t, err)
+	if h.Format == 0 || h.Removed {
+		return nil
+	}
+	s, err := m.Store(nodetest.Tenant)
+	require.NoError(t, err)
+	reader, c, err := s.CommitReader(t.Context(), h.Ref)
+	require.NoError(t, err, "a head names what is there")
+	files := map[string]string{}
+	for it, err := range reader.Walk(t.Context(), c.Root) {
+		require.NoError(t, err)
+		if it.Entry.Type == objstore.TypeFile {
+			var b bytes.Buffer
+			_, err := b.ReadFrom(reader.Open(t.Context(), &it.Entry))
+			require.NoError(t, err)
+			files[it.Path] = b.String()
+		}
+	}
+	return files
+}
+
+func eventuallyCopied(t *testing.T, r objstore.Remote, w mesh.Workspace, want map[string]string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) { assert.Equal(c, want, copied(t, r, w)) }, 60*time.Second, 100*time.Millisecond)
+}
+
+// TestMirror: what is acknowledged is in the copy soon, without a stop and without a
+// pause in the writing; the end of a node waits for what is not.
+func TestMirror(t *testing.T) {
+	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, long)
+		m.StartNode(t)
+		ctx, ws, mem := t.Context(), m.Client.Workspace("repo"), m.Client.Memory("agent")
+		require.NoError(t, ws.WriteFile(ctx, "a/f", []byte("one"), 0))
+		_, err := mem.Put(ctx, "k/1", []byte("v1"), client.TTL(time.Hour))
+		require.NoError(t, err)
+		eventuallyCopied(t, r, "repo", map[string]string{"a/f": "one"})
+		for i := range 8 { // while it is written to
+			require.NoError(t, ws.WriteFile(ctx, "a/f", fmt.Append(nil, i), 0))
+			require.NoError(t, ws.WriteFile(ctx, "g", bytes.Repeat([]byte("x"), 300<<10+i), 0))
+		}
+		eventuallyCopied(t, r, "repo", map[string]string{"a/f": "7", "g": string(bytes.Repeat([]byte("x"), 300<<10+7))})
+		require.Eventually(t, func() bool {
+			var s mesh.StatusReply
+			require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &s))
+			require.NotNil(t, s.Mirror)
+			return s.Mirror.Bytes == 0 && s.Mirror.Seconds == 0 && s.Mirror.Error == ""
+		}, 60*time.Second, 100*time.Millisecond, "all is copied at some time")
+
+		require.NoError(t, ws.WriteFile(ctx, "last", []byte("x"), 0))
+		require.NoError(t, ws.Remove(ctx, "g"))
+		_, err = mem.Put(ctx, "k/2", []byte("v2"))
+		require.NoError(t, err)
+		require.NoError(t, mem.Delete(ctx, "k/1"))
+		m.StopNode(t)
+		require.Equal(t, map[string]string{"a/f": "7", "last": "x"}, copied(t, r, "repo"), "the end waits for the copy")
+		require.Equal(t, map[string]string{"k/2": "v2"}, copiedMemory(t, r, "agent"))
+		var tenant mirror.Record
+		readJSON(t, r, mirror.TenantName(nodetest.Tenant), &tenant)
+		require.Contains(t, string(tenant.Value), `"generation"`)
+		var w mirror.Record
+		readJSON(t, r, mirror.WorkspaceName(nodetest.Tenant, "repo"), &w)
+		require.False(t, w.Removed)
+	})
+}
+
+func readJSON(t *testing.T, r objstore.Remote, name string, v any) {
+	t.Helper()
+	b, _, err := objstore.GetSmall(t.Context(), r, name)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, v))
+}
+
+func copiedMemory(t *testing.T, r objstore.Remote, ns mesh.Namespace) map[string]string {
+	t.Helper()
+	m, err := mirror.New(r, "")
+	require.NoError(t, err)
+	h, err := m.MemoryHead(t.Context(), nodetest.Tenant, ns)
+	require.NoError(t, err)
+	all := map[string]string{}
+	for e, err := range m.Entries(t.Context(), nodetest.Tenant, h) {
+		require.NoError(t, err)
+		all[e.Key] = string(e.Value)
+		if e.Deleted {
+			delete(all, e.Key)
+		}
+	}
+	require.Len(t, all, h.Keys)
+	return all
+}
+
+// TestMirrorDown: while the remote is down nothing is blocked and nothing lost; then it
+// is copied. The end of a node says what is not copied.
+func TestMirrorDown(t *testing.T) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, time.Second)
+		r.down.Store(true)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("one"), 0))
+		require.Eventually(t, func() bool {
+			var s mesh.StatusReply
+			require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &s))
+			return s.Mirror.Bytes > 0 && s.Mirror.Seconds > 0 && s.Mirror.Error != ""
+		}, 30*time.Second, 50*time.Millisecond)
+		require.ErrorContains(t, m.EndNode(), "not all was copied to the mirror")
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, long)
+		m.StartNode(t)
+		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
+		r.down.Store(false)
+		eventuallyCopied(t, r, "repo", map[string]string{"f": "one", "g": "two"})
+		m.StopNode(t)
+	})
+}
+
+// TestMirrorOfAnotherMesh: a mesh writes nothing over the copy of another one, until it
+// is told to.
+func TestMirrorOfAnotherMesh(t *testing.T) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		other, err := mirror.New(r, "another mesh")
+		require.NoError(t, err)
+		require.NoError(t, other.Claim(t.Context(), false, func(context.Context) error { return nil }))
+		puts := r.puts.Load()
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, long)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("one"), 0))
+		require.Eventually(t, func() bool {
+			var s mesh.StatusReply
+			require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &s))
+			return s.Mirror.Paused
+		}, 30*time.Second, 50*time.Millisecond)
+		require.ErrorContains(t, m.EndNode(), "another mesh")
+		require.Equal(t, puts, r.puts.Load(), "nothing was written")
+
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon, Adopt: true}, long)
+		m.StartNode(t)
+		m.StopNode(t)
+		require.Equal(t, map[string]string{"f": "one"}, copied(t, r, "repo"))
+		err = other.Claim(t.Context(), false, nil)
+		require.Equal(t, mesh.CodeConflict, mesh.CodeOf(err), "%v", err)
+	})
+}
+
+// TestMirrorOfRemoved: what is removed leaves a tombstone, and a name that is used again
+// is another workspace.
+func TestMirrorOfRemoved(t *testing.T) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, long)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("one"), 0))
+		eventuallyCopied(t, r, "repo", map[string]string{"f": "one"})
+		require.NoError(t, m.Client.RemoveWorkspace(ctx, "repo"))
+		head := func() (h mirror.Head) {
+			readJSON(t, r, "tenants/acme/workspaces/repo/HEAD", &h)
+			return h
+		}
+		require.Eventually(t, func() bool { return head().Removed }, 30*time.Second, 50*time.Millisecond)
+		require.Eventually(t, func() bool {
+			var w mirror.Record
+			readJSON(t, r, mirror.WorkspaceName(nodetest.Tenant, "repo"), &w)
+			return w.Removed
+		}, 30*time.Second, 50*time.Millisecond)
+		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
+		eventuallyCopied(t, r, "repo", map[string]string{"g": "two"})
+		require.False(t, head().Removed)
+		m.StopNode(t)
+	})
+}
+
+// TestMirrorOnS3 is TestMirror's end on a real server, which dies on the way.
+func TestMirrorOnS3(t *testing.T) {
+	s3test.Setenv(t)
+	server := s3test.Start(t)
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		url := "s3://" + s3test.Bucket + "/" + t.Name() + "?endpoint=" + server.URL()
+		r, err := s3bucket.Open(t.Context(), url)
+		require.NoError(t, err)
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: url, After: soon}, long)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("one"), 0))
+		eventuallyCopied(t, r, "repo", map[string]string{"f": "one"})
+		server.Kill()
+		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
+		time.Sleep(2 * soon)
+		require.NoError(t, ws.WriteFile(ctx, "h", []byte("three"), 0))
+		server.Start(t)
+		eventuallyCopied(t, r, "repo", map[string]string{"f": "one", "g": "two", "h": "three"})
+		m.StopNode(t)
+	})
+}
