@@ -54,6 +54,8 @@ type execResult struct {
 	TimedOut   bool   `json:"timedOut" jsonschema:"the command was killed when its time was over"`
 	Limit      string `json:"limit,omitempty" jsonschema:"a limit that the command hit: memory, pids or timeout"`
 	DurationMs int64  `json:"durationMs" jsonschema:"milliseconds from start to end"`
+	Changed    int    `json:"filesChanged,omitempty" jsonschema:"names that came, changed or went, and are stored; other commands' too, where several ran"`
+	Stored     int64  `json:"bytesStored,omitempty" jsonschema:"bytes of the files among them"`
 	ProcessID  string `json:"processId,omitempty" jsonschema:"of a command that still runs: for process_read, process_wait, process_write and process_kill"`
 	NextOffset uint64 `json:"nextOffset,omitempty" jsonschema:"of a command that still runs: where process_read goes on"`
 	Note       string `json:"note,omitempty" jsonschema:"how to see what is not shown, or why the network was not reached"`
@@ -159,7 +161,7 @@ func runExec(ctx context.Context, c *call, in execArgs) (execResult, error) {
 	r := execResult{
 		ExitCode: &final.Code, Stdout: out.show(in.Raw), Stderr: errs.show(in.Raw), StdoutSize: out.size, StderrSize: errs.size,
 		Truncated: out.cut() || errs.cut(), TimedOut: final.Limit == "timeout", Limit: final.Limit,
-		DurationMs: final.DurationUS / 1000,
+		DurationMs: final.DurationUS / 1000, Changed: final.Files, Stored: final.Bytes,
 	}
 	if r.Truncated {
 		r.Note = "a part of the output is not shown; to read all of it, run the command again with its output in a file " +

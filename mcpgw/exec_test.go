@@ -43,7 +43,13 @@ func TestExecTool(t *testing.T) {
 		text, _ := x.ok(t, "exec", args{"command": "echo out; echo err >&2; exit 1"})
 		require.Regexp(t, `^out\n\[stderr\]\nerr\n\[exit code 1, \d+\.\d\d s\]$`, text)
 
-		text, r := x.ok(t, "exec", args{"command": "seq 100000", "maxOutputBytes": 1000})
+		_, r := x.ok(t, "exec", args{"command": "echo abc >made"})
+		require.EqualValues(t, 1, r["filesChanged"])
+		require.EqualValues(t, 4, r["bytesStored"])
+		_, r = x.ok(t, "exec", args{"command": "true"})
+		require.NotContains(t, r, "filesChanged")
+
+		text, r = x.ok(t, "exec", args{"command": "seq 100000", "maxOutputBytes": 1000})
 		require.True(t, strings.HasPrefix(r["stdout"].(string), "1\n2\n3\n"))
 		require.True(t, strings.HasSuffix(r["stdout"].(string), "\n99999\n100000\n"))
 		require.Contains(t, text, "[587895 of 588895 bytes are not shown here]")
