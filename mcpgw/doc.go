@@ -16,7 +16,8 @@
 //
 // exec; process_start, process_read, process_wait, process_write, process_kill,
 // process_list; read_text_file, write_file, edit_file; list_directory, search_files, grep,
-// get_file_info; create_directory, move_file, delete_path; memory_get, memory_put,
+// get_file_info; create_directory, move_file, delete_path; snapshot_create, snapshot_list,
+// snapshot_diff, snapshot_restore, workspace_fork; memory_get, memory_put,
 // memory_list, memory_delete. Every result has the same facts twice, as text for a
 // model and as structuredContent after the tool's output schema, because clients
 // show a model one of the two and differ in which. A result that is cut says what

@@ -34,6 +34,7 @@ type readArgs struct {
 	Limit  int64  `json:"limit,omitempty" jsonschema:"how many lines to show" limits:"min=0 max=5000 default=1000"`
 	Head   int64  `json:"head,omitempty" jsonschema:"show the first so many lines; the same as limit" limits:"min=0"`
 	Tail   int64  `json:"tail,omitempty" jsonschema:"show the last so many lines instead" limits:"min=0"`
+	At     string `json:"at,omitempty" jsonschema:"as it was: a snapshot, a commit or a time (RFC 3339); default now"`
 }
 
 type readResult struct {
@@ -105,6 +106,11 @@ type deleteArgs struct {
 	Recursive bool   `json:"recursive,omitempty" jsonschema:"delete a directory with everything below it" limits:"default=false"`
 }
 
+type infoArgs struct {
+	Path string `json:"path" jsonschema:"path, relative to the workspace root"`
+	At   string `json:"at,omitempty" jsonschema:"as it was: a snapshot, a commit or a time (RFC 3339); default now"`
+}
+
 type infoResult struct {
 	Path       string `json:"path"`
 	Type       string `json:"type" jsonschema:"file, dir, symlink, fifo, socket or device"`
@@ -165,7 +171,7 @@ func addFiles(s *server.MCPServer) {
 		run:   deletePath,
 		next:  map[mesh.Code]string{mesh.CodeInvalid: "To delete a directory that is not empty, set recursive."},
 	})
-	add(s, tool[pathArgs, infoResult]{
+	add(s, tool[infoArgs, infoResult]{
 		name: "get_file_info", title: "Describe a file",
 		description: "Describe a file, directory or symbolic link (itself, not what it points to): type, size, mode, time of last change.",
 		hints:       hints{readOnly: true, idempotent: true},
@@ -174,6 +180,9 @@ func addFiles(s *server.MCPServer) {
 }
 
 func readText(ctx context.Context, c *call, in readArgs) (readResult, error) {
+	if err := c.past(ctx, in.At); err != nil {
+		return readResult{}, err
+	}
 	file, err := openText(ctx, c, in.Path)
 	if err != nil {
 		return readResult{}, err
@@ -390,7 +399,10 @@ func deletePath(ctx context.Context, c *call, in deleteArgs) (pathResult, error)
 	return done("Deleted ", in.Path), c.workspace.RemoveAll(ctx, in.Path)
 }
 
-func fileInfo(ctx context.Context, c *call, in pathArgs) (infoResult, error) {
+func fileInfo(ctx context.Context, c *call, in infoArgs) (infoResult, error) {
+	if err := c.past(ctx, in.At); err != nil {
+		return infoResult{}, err
+	}
 	f, err := c.workspace.Lstat(ctx, in.Path)
 	return infoResult{
 		Path: shownName(cmp.Or(path.Clean(in.Path), ".")), Type: f.Type, SizeBytes: f.Size, Mode: fmt.Sprintf("%04o", f.Mode),

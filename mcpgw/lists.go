@@ -29,6 +29,7 @@ type listArgs struct {
 	Path   string `json:"path,omitempty" jsonschema:"path of the directory, relative to the workspace root; default the root itself"`
 	Limit  int    `json:"limit,omitempty" jsonschema:"how many entries to show" limits:"min=0 max=1000 default=500"`
 	Cursor string `json:"cursor,omitempty" jsonschema:"nextCursor of the call before"`
+	At     string `json:"at,omitempty" jsonschema:"as it was: a snapshot, a commit or a time (RFC 3339); default now"`
 }
 
 type listEntry struct {
@@ -146,6 +147,9 @@ func (c *call) noView(ctx context.Context, name string, err error) bool {
 func listDirectory(ctx context.Context, c *call, in listArgs) (listResult, error) {
 	req := mesh.ListRequest{Path: mesh.Path(in.Path), Limit: cmp.Or(in.Limit, DefaultEntries)}
 	if err := decodeCursor(in.Cursor, &req.After); err != nil {
+		return listResult{}, err
+	}
+	if err := c.past(ctx, in.At); err != nil {
 		return listResult{}, err
 	}
 	page, err := c.workspace.ReadDirPage(ctx, req)

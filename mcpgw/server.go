@@ -47,6 +47,7 @@ func newServer(version string, log *slog.Logger) *server.MCPServer {
 	addFiles(s)
 	addEdit(s)
 	addLists(s)
+	addSnapshots(s)
 	addMemory(s)
 	return s
 }

@@ -35,10 +35,12 @@ func newBench() *cobra.Command {
 			"mcp_exec  a command through the MCP gateway of client.json, against our exec of it\n" +
 			"mcp_read  a file of 4 KiB through the gateway, against our read of it\n" +
 			"exec_output  a command that writes 1 MiB, against the same bytes published to a NATS stream\n" +
+			"snapshot  of 10,000 files, one of which has changed, against one where nothing has\n" +
 			"and without a floor:\n" +
 			"exit_lag     from the last act of a command to when its client knows of its end\n" +
 			"open         a new workspace, up to the output of its first command\n" +
 			"capture      from the last act of a command that changes nothing to when that is known, in 10,000 files\n" +
+			"fork         of a workspace of 10,000 files, up to the first one that is read\n" +
 			"warm_memory  what a sandbox without a command takes",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

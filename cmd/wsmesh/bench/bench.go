@@ -25,9 +25,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "fork", "snapshot", "warm_memory"}
 	Later = []string{
-		"failover", "fork", "snapshot", "scale",
+		"failover", "scale",
 	}
 )
 
@@ -187,6 +187,10 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return capturePair(ctx, ws)
 	case "open":
 		return openPair(cfg, ws), nil
+	case "fork":
+		return forkPair(ctx, cfg, ws)
+	case "snapshot":
+		return snapshotPair(ctx, cfg, ws)
 	case "download":
 		return downloadPair(ctx, cfg, ws)
 	case "restore":
