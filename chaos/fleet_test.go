@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +147,21 @@ func TestFleetKeepsWorking(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "after", string(content))
 	})
+	if os.Getenv("WSMESH_LONG") == "1" { // it takes half a minute
+		t.Run("frozen server", func(t *testing.T) { c.freezeLeader(t, work("frozen-server")) })
+	}
+	t.Run("a server leaves", func(t *testing.T) {
+		c.whole(t)
+		w := work("lame-duck")
+		calls := during(t, w, acknowledged, 0, func(goesOn func()) {
+			leader := c.leader(t)
+			leader.Stop()
+			goesOn()
+			require.NoError(t, leader.Start(t.Context()))
+		})
+		noFailure(t, calls)
+		verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	})
 	t.Run("what is moved wrongly", func(t *testing.T) {
 		other := c.Nodes[0]
 		if other == c.owner(t) {
@@ -165,6 +181,32 @@ func TestFleetKeepsWorking(t *testing.T) {
 			require.Contains(t, out, r.says)
 		}
 	})
+}
+
+// freezeLeader lets a workload and a command go on while the server that leads the journal
+// is frozen, which the others find out in some 15 seconds, and after.
+func (c *cluster) freezeLeader(t *testing.T, w *Workload) {
+	c.whole(t)
+	over := make(chan error, 1)
+	if canIsolate() {
+		cmd := c.workspace().Command(t.Context(), "sh", "-c", "sleep 2; echo ended > frozen-server-ran")
+		require.NoError(t, cmd.Start())
+		go func() { over <- cmd.Wait() }()
+	} else {
+		over <- nil
+	}
+	calls := during(t, w, acknowledged, 0, func(goesOn func()) {
+		leader := c.leader(t)
+		began := time.Now()
+		require.NoError(t, leader.Freeze())
+		defer leader.Thaw() //nolint:errcheck // thawed below
+		goesOn()
+		t.Logf("the work went on without the journal's leader, frozen, after %s", ms(time.Since(began)))
+		require.NoError(t, leader.Thaw())
+	})
+	require.NoError(t, <-over, "a command that ran")
+	verdict(t, c.Log, Judge(calls, finalOf(t, w)))
+	c.chain(t)
 }
 
 // noFailure says that nobody noticed anything, and how long the longest wait was.
