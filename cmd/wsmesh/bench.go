@@ -41,7 +41,8 @@ func newBench() *cobra.Command {
 			"open         a new workspace, up to the output of its first command\n" +
 			"capture      from the last act of a command that changes nothing to when that is known, in 10,000 files\n" +
 			"fork         of a workspace of 10,000 files, up to the first one that is read\n" +
-			"warm_memory  what a sandbox without a command takes",
+			"warm_memory  what a sandbox without a command takes\n" +
+			"scale        commands that sleep on every node, against so many times what one node does; with two nodes at least",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

@@ -25,9 +25,9 @@ import (
 // Names are the rows that Run measures; Later are those that are known and not
 // built yet.
 var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "fork", "snapshot", "warm_memory"}
+	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "fork", "snapshot", "warm_memory", "scale"}
 	Later = []string{
-		"failover", "scale",
+		"failover",
 	}
 )
 
@@ -128,6 +128,9 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	}
 	if cfg.Name == "warm_memory" {
 		return warmMemory(ctx, cfg, ws, setting)
+	}
+	if cfg.Name == "scale" {
+		return scale(ctx, cfg, name, setting)
 	}
 	if cfg.Name == "capture" {
 		setting.Capture = info.Capture
