@@ -48,3 +48,24 @@ func TestUpdate(t *testing.T) {
 	t.Logf("%d updated, %d made anew", updated, anew)
 	require.Greater(t, updated, 10*anew)
 }
+
+// TestUpdateOfHardLinks: the other names of a file that is made anew are made anew too.
+func TestUpdateOfHardLinks(t *testing.T) {
+	dir := t.TempDir()
+	d, err := dirtree.Open(dir)
+	require.NoError(t, err)
+	defer d.Close()
+	stored, l := contents{}, dirtree.NewLedger()
+	require.NoError(t, os.WriteFile(dir+"/a", []byte("old"), 0o644))
+	require.NoError(t, os.Link(dir+"/a", dir+"/b"))
+	capture(t, d, l, stored)
+	before := l.Snapshot()
+	copied := restored(t, t, before, stored)
+	require.NoError(t, os.WriteFile(dir+"/a", []byte("newer"), 0o644))
+	capture(t, d, l, stored)
+	c, err := dirtree.Open(copied)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.Update(t.Context(), before, l.Snapshot(), stored.chunk))
+	require.Equal(t, describe(t, dir), describe(t, copied))
+}
