@@ -239,6 +239,22 @@ type CollectReply struct {
 	Bytes      int64  `json:"bytes"`      // of those
 }
 
+// MeshRestoreRequest asks for the mesh to be made of the copy at URL, which is that of the
+// nodes' mirror. It is asked again until the reply says that it is done.
+type MeshRestoreRequest struct {
+	URL    string `json:"url"`
+	Partly bool   `json:"partly,omitempty"` // ends it although something could not be restored
+}
+
+// MeshRestoreReply answers it.
+type MeshRestoreReply struct {
+	Done       bool     `json:"done"`
+	Tenants    []Tenant `json:"tenants"`
+	Workspaces int      `json:"workspaces"` // that are there, of the copy's
+	Keys       int      `json:"keys"`       // of memories that this request has put
+	Failed     []string `json:"failed"`     // what could not be restored, and why
+}
+
 // TenantRequest names a tenant to create.
 type TenantRequest struct {
 	Tenant Tenant `json:"tenant"`

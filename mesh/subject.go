@@ -97,6 +97,7 @@ const (
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
 	VerbAdminMove         = "workspace-move"
+	VerbAdminRestore      = "restore" // make the mesh of its copy
 	VerbAdminCollect      = "collect" // delete a tenant's packs that nothing refers to
 )
 

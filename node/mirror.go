@@ -226,6 +226,13 @@ func (r *mirroring) claim(ctx context.Context) error {
 	return err
 }
 
+// resume looks at the claim again.
+func (r *mirroring) resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.claimed, r.paused = time.Time{}, nil
+}
+
 // startOver has everything copied: nothing of this mesh is there.
 func (r *mirroring) startOver(ctx context.Context) error {
 	r.mu.Lock()

@@ -275,3 +275,68 @@ func TestMirrorOnS3(t *testing.T) {
 		m.StopNode(t)
 	})
 }
+
+// TestRestoreMesh: with the copy alone an empty mesh gets everything back, what was
+// removed apart; the mesh before writes nothing over it, and the new one goes on.
+func TestRestoreMesh(t *testing.T) {
+	r := directory(t)
+	cfg := node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}
+	files := map[string]string{"a/f": "one", "g": string(bytes.Repeat([]byte("x"), 300<<10))}
+	t.Run("before", func(t *testing.T) {
+		nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+			m.StopNode(t)
+			m.SetMirror(cfg, long)
+			m.StartNode(t)
+			ctx := t.Context()
+			for _, w := range []string{"repo", "gone"} {
+				for name, data := range files {
+					require.NoError(t, m.Client.Workspace(w).WriteFile(ctx, name, []byte(data), 0))
+				}
+			}
+			mem := m.Client.Memory("agent")
+			for _, key := range []string{"k/1", "k/2", "k/3"} {
+				_, err := mem.Put(ctx, key, []byte("of "+key), client.TTL(time.Hour))
+				require.NoError(t, err)
+			}
+			eventuallyCopied(t, r, "gone", files)
+			require.NoError(t, m.Client.RemoveWorkspace(ctx, "gone"))
+			require.NoError(t, mem.Delete(ctx, "k/2"))
+			m.StopNode(t)
+		})
+	})
+	t.Run("after", func(t *testing.T) {
+		nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+			m.StopNode(t)
+			m.SetMirror(cfg, long)
+			m.StartNode(t)
+			ctx := t.Context()
+			var reply mesh.MeshRestoreReply
+			require.Equal(t, mesh.CodeConflict, mesh.CodeOf(m.Ask(t, mesh.VerbAdminRestore, mesh.MeshRestoreRequest{URL: "file:///other"}, &reply)))
+			for !reply.Done {
+				require.NoError(t, m.Ask(t, mesh.VerbAdminRestore, mesh.MeshRestoreRequest{URL: cfg.URL}, &reply))
+			}
+			require.Empty(t, reply.Failed)
+			require.Equal(t, 1, reply.Workspaces)
+			ws, mem := m.Client.Workspace("repo"), m.Client.Memory("agent")
+			for name, want := range files {
+				got, err := ws.ReadFile(ctx, name)
+				require.NoError(t, err)
+				require.Equal(t, want, string(got))
+			}
+			_, err := m.Client.Workspace("gone").ReadFile(ctx, "g")
+			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "%v", err)
+			for key, there := range map[string]bool{"k/1": true, "k/2": false, "k/3": true} {
+				e, err := mem.Get(ctx, key)
+				require.Equal(t, there, err == nil, "%s: %v", key, err)
+				if there {
+					require.Equal(t, "of "+key, string(e.Value))
+					require.False(t, e.Expires.IsZero())
+				}
+			}
+			require.Error(t, m.Ask(t, mesh.VerbAdminRestore, mesh.MeshRestoreRequest{URL: cfg.URL}, &reply), "it is this mesh's copy now")
+			require.NoError(t, ws.WriteFile(ctx, "a/f", []byte("two"), 0))
+			eventuallyCopied(t, r, "repo", map[string]string{"a/f": "two", "g": files["g"]})
+			m.StopNode(t)
+		})
+	})
+}

@@ -93,8 +93,8 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDev(), newInit(), newNATS(), newNode(), newGateway(), newMCP(), newExec(), newPs(), newLogs(), newAttach(), newKill(),
 		newLs(), newCat(), newStat(), newCp(), newMv(), newRm(), newMkdir(), newPut(), newGet(), newHistory(), newSnapshot(), newFork(), newWatch(), newMem(),
-		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newGC(), newBench(), newVersion(),
+		newWorkspace(), newTenant(), newToken(), newContext(), newStatus(), newDoctor(), newGC(), newRestore(), newBench(), newVersion(),
 	)
-	root.AddCommand(laterCommands("audit", "restore")...)
+	root.AddCommand(laterCommands("audit")...)
 	return root
 }
