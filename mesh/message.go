@@ -227,16 +227,25 @@ type CollectRequest struct {
 	DryRun       bool   `json:"dry_run,omitempty"`        // delete nothing
 }
 
+// MirrorCollected is what was deleted on the mirror.
+type MirrorCollected struct {
+	Packs   int   `json:"packs"`
+	Young   int   `json:"young"`
+	Deleted int   `json:"deleted"`
+	Bytes   int64 `json:"bytes"`
+}
+
 // CollectReply answers it. Bytes are as stored.
 type CollectReply struct {
-	Done       bool   `json:"done"`
-	Tenant     Tenant `json:"tenant"`
-	Workspaces int    `json:"workspaces"` // that were looked at
-	Commits    int    `json:"commits"`    // that are kept
-	Packs      int    `json:"packs"`      // that there were
-	Young      int    `json:"young"`      // that nothing refers to, and that are too young
-	Deleted    int    `json:"deleted"`    // or would be
-	Bytes      int64  `json:"bytes"`      // of those
+	Done       bool             `json:"done"`
+	Tenant     Tenant           `json:"tenant"`
+	Workspaces int              `json:"workspaces"`       // that were looked at
+	Commits    int              `json:"commits"`          // that are kept
+	Packs      int              `json:"packs"`            // that there were
+	Young      int              `json:"young"`            // that nothing refers to, and that are too young
+	Deleted    int              `json:"deleted"`          // or would be
+	Bytes      int64            `json:"bytes"`            // of those
+	Mirror     *MirrorCollected `json:"mirror,omitempty"` // where there is one
 }
 
 // MeshRestoreRequest asks for the mesh to be made of the copy at URL, which is that of the

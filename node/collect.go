@@ -48,6 +48,7 @@ type collection struct {
 	dry    bool
 	began  kv.Collection
 	now    time.Time // when looking began
+	used   map[objstore.ID]bool
 	until  time.Time
 	reply  mesh.CollectReply
 }
@@ -114,7 +115,7 @@ func (n *Node) beginCollect(ctx context.Context, a mesh.CollectRequest) error {
 }
 
 func (n *Node) collection(t mesh.Tenant) collection {
-	return collection{n: n, tenant: t, last: DefaultKeepLast, within: DefaultKeepWithin, reply: mesh.CollectReply{Tenant: t}}
+	return collection{n: n, used: map[objstore.ID]bool{}, tenant: t, last: DefaultKeepLast, within: DefaultKeepWithin, reply: mesh.CollectReply{Tenant: t}}
 }
 
 // awaitCollection waits until no collection of a tenant's garbage goes on. What refers to
@@ -175,6 +176,9 @@ func (c *collection) do(ctx context.Context) {
 	for shard := 0; shard < len(c.n.shards) && err == nil; shard++ {
 		err = c.shard(ctx, shard)
 	}
+	if err == nil && c.n.mirror != nil {
+		err = c.copied(ctx)
+	}
 	c.end(ctx, err)
 }
 
@@ -207,7 +211,7 @@ func (c *collection) shard(ctx context.Context, shard int) error {
 		return err
 	}
 	packs, err := bucket.Stored(ctx)
-	if err != nil || len(packs) == 0 {
+	if err != nil || len(packs) == 0 && c.n.mirror == nil {
 		return err
 	}
 	// A store of its own: what it reads nobody else wants.
@@ -215,7 +219,7 @@ func (c *collection) shard(ctx context.Context, shard int) error {
 	if err != nil {
 		return err
 	}
-	m := &marks{collection: c, store: store, used: map[objstore.ID]bool{}, seen: map[objstore.Ref]bool{}}
+	m := &marks{collection: c, store: store, seen: map[objstore.Ref]bool{}}
 	if err := m.snapshots(ctx, shard); err != nil {
 		return err
 	}
@@ -230,6 +234,20 @@ func (c *collection) shard(ctx context.Context, shard int) error {
 		if err := c.sweep(ctx, bucket, id); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// copied collects in the copy on the mirror, after all shards: of what these keep, all
+// is kept there.
+func (c *collection) copied(ctx context.Context) error {
+	if err := c.n.mirror.claim(ctx); err != nil {
+		return nil //nolint:nilerr // it is another mesh's, or cannot be reached: status says which
+	}
+	done, err := c.n.mirror.m.Collect(ctx, c.tenant, c.used, c.n.cfg.CollectAge, c.dry)
+	c.reply.Mirror = &mesh.MirrorCollected{Packs: done.Packs, Young: done.Young, Deleted: done.Deleted, Bytes: done.Bytes}
+	if err != nil {
+		return mesh.About("the mirror", err)
 	}
 	return nil
 }
@@ -264,7 +282,6 @@ func (c *collection) sweep(ctx context.Context, bucket *jsbucket.Bucket, id objs
 type marks struct {
 	*collection
 	store *objstore.Store
-	used  map[objstore.ID]bool
 	seen  map[objstore.Ref]bool // commits whose packs are marked
 }
 

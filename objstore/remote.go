@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -41,8 +42,8 @@ type Remote interface {
 	// Delete removes an object; one that does not exist is no error.
 	Delete(ctx context.Context, name string) error
 
-	// List yields the objects whose names begin with prefix, without their Meta and
-	// Version. Of two in one directory the one whose name is lower comes first. It
+	// List yields the objects whose names begin with prefix, with the time when they
+	// were stored and without their Meta and Version. Of two in one directory the one whose name is lower comes first. It
 	// ends with the first error.
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 }
@@ -53,10 +54,12 @@ const MaxObjectName = 1024
 
 // Object is what is known of an object of a Remote.
 type Object struct {
-	Name    string
-	Size    int64
-	Version string            // changes with its bytes; for PutOptions.If
-	Meta    map[string]string // names in lower case
+	Name string
+	Size int64
+	// Modified is when it was stored, by the clock of where it is; List alone says it.
+	Modified time.Time
+	Version  string            // changes with its bytes; for PutOptions.If
+	Meta     map[string]string // names in lower case
 }
 
 // PutOptions say how an object is stored.

@@ -365,7 +365,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 			if err != nil || !strings.HasPrefix(name, prefix) {
 				return nil
 			}
-			o := objstore.Object{Name: name, Size: info.Size()}
+			o := objstore.Object{Name: name, Size: info.Size(), Modified: info.ModTime()}
 			if d.IsDir() {
 				o.Size = 0
 			}

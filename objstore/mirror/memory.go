@@ -50,7 +50,8 @@ func (m *Mirror) MemoryHead(ctx context.Context, t mesh.Tenant, ns mesh.Namespac
 // are the state as of. Only chunks that the copy before has not are stored. It returns
 // the head that is there then.
 func (m *Mirror) Memory(ctx context.Context, t mesh.Tenant, ns mesh.Namespace, least uint64, dump func(context.Context, func(MemoryEntry) error) (uint64, error)) (MemoryHead, error) {
-	old, err := m.MemoryHead(ctx, t, ns)
+	var old MemoryHead
+	version, err := getJSON(ctx, m.remote, memoryName(t, ns), &old)
 	if err != nil || old.Mesh == m.mesh && old.Sequence >= least {
 		return old, err
 	}
@@ -98,12 +99,20 @@ func (m *Mirror) Memory(ctx context.Context, t mesh.Tenant, ns mesh.Namespace, l
 		return old, fmt.Errorf("copy memory %s: %w", ns, err)
 	}
 	m.Step("mirror memory stored")
-	var now MemoryHead
-	written, err := m.advance(ctx, memoryName(t, ns), &now, &h, func() bool { return now.Mesh != m.mesh || now.Sequence < h.Sequence })
-	if written {
-		now = h
+	b, err := json.Marshal(h)
+	if err != nil {
+		return old, err
 	}
-	return now, err
+	// In place of the head that it shares content with, and of no other: what only an
+	// older one had may be collected.
+	err = objstore.PutSmall(ctx, m.remote, memoryName(t, ns), b, version)
+	if mesh.CodeOf(err) == mesh.CodeConflict {
+		err = mesh.Errorf(mesh.CodeBusy, "memory %s is copied by others at the same time", ns)
+	}
+	if err != nil {
+		return old, err
+	}
+	return h, nil
 }
 
 // Entries yields what a copied memory holds, checked by the names of its content.

@@ -281,9 +281,6 @@ func (m *Mirror) Content(ctx context.Context, t mesh.Tenant, ref objstore.Ref, f
 // content copies a commit with all that it reaches. What the old one reaches is there.
 func (m *Mirror) content(ctx context.Context, t mesh.Tenant, old, ref objstore.Ref, from *objstore.Store) error {
 	packs := m.Packs(t)
-	if has, err := packs.Has(ctx, ref.Pack); has || err != nil { // it is the last one that is copied
-		return err
-	}
 	known := map[objstore.ID]bool{}
 	if !old.IsZero() {
 		s, err := m.Store(t)
@@ -316,11 +313,8 @@ func (m *Mirror) content(ctx context.Context, t mesh.Tenant, old, ref objstore.R
 		return fmt.Errorf("copy commit %s: %w", ref.Commit, err)
 	}
 	m.Step("mirror packs stored")
-	data, err := from.Pack(ctx, ref.Pack)
-	if err == nil {
-		err = packs.Put(ctx, ref.Pack, data)
-	}
-	if err != nil {
+	// That its own pack is there says nothing of the others: a later commit may list it.
+	if err := m.pack(ctx, packs, ref.Pack, from); err != nil {
 		return fmt.Errorf("copy commit %s: %w", ref.Commit, err)
 	}
 	m.Step("mirror commit stored")

@@ -306,7 +306,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 			}
 			for _, o := range page.Contents {
 				name, ours := strings.CutPrefix(aws.ToString(o.Key), s.at.Prefix)
-				if ours && name != "" && !yield(objstore.Object{Name: name, Size: aws.ToInt64(o.Size)}, nil) {
+				if ours && name != "" && !yield(objstore.Object{Name: name, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
 					return
 				}
 			}
