@@ -39,9 +39,6 @@ func (m *mirrorFlags) open(ctx context.Context, cmd *cobra.Command) (objstore.Re
 	return openRemote(ctx, m.s3)
 }
 
-// isRemote reports whether s is the URL of something that openRemote opens.
-func isRemote(s string) bool { return strings.HasPrefix(s, "s3://") || strings.HasPrefix(s, "file://") }
-
 // openRemote opens what is at an s3:// or file:// URL; the error says what is wrong
 // with another one.
 func openRemote(ctx context.Context, at string) (objstore.Remote, error) {
