@@ -260,6 +260,7 @@ type MeshRestoreReply struct {
 	Done       bool     `json:"done"`
 	Tenants    []Tenant `json:"tenants"`
 	Workspaces int      `json:"workspaces"` // that are there, of the copy's
+	Snapshots  int      `json:"snapshots"`  // of those
 	Keys       int      `json:"keys"`       // of memories that this request has put
 	Failed     []string `json:"failed"`     // what could not be restored, and why
 }

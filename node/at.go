@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -22,6 +23,13 @@ const (
 	maxChain = 8192
 )
 
+// viewKey names a view of a workspace, by the id of its record, to which the commit
+// belongs.
+type viewKey struct {
+	workspace string
+	ref       objstore.Ref
+}
+
 // viewAt is what a workspace was at a commit.
 type viewAt struct {
 	*treefs.View
@@ -36,7 +44,7 @@ type commitLink struct {
 }
 
 func (n *Node) makeViews() (err error) {
-	if n.views, err = lru.New[objstore.Ref, *viewAt](maxViews); err != nil {
+	if n.views, err = lru.New[viewKey, *viewAt](maxViews); err != nil {
 		return err
 	}
 	if n.links, err = lru.New[objstore.Ref, commitLink](maxChain); err != nil {
@@ -46,29 +54,39 @@ func (n *Node) makeViews() (err error) {
 	return err
 }
 
-// view returns what a workspace was at a commit, which must be its own, or the one that
-// it was forked from.
+// view returns what a workspace was at a commit, which must be its own, the one that it
+// was forked from, or one that a snapshot of it names: a fork without changes has none of
+// its own, and those of a workspace that was restored from the mirror were another
+// mesh's.
 func (n *Node) view(ctx context.Context, r *kv.WorkspaceRecord, ref objstore.Ref) (*viewAt, error) {
-	v, ok := n.views.Get(ref)
-	if !ok {
-		store, err := n.content(ctx, r.Tenant, r.PackShard())
+	key := viewKey{r.ID, ref}
+	if v, ok := n.views.Get(key); ok {
+		return v, nil
+	}
+	store, err := n.content(ctx, r.Tenant, r.PackShard())
+	if err != nil {
+		return nil, err
+	}
+	reader, c, err := store.CommitReader(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if !owns(r, ref, c.Workspace) {
+		snapshots, err := n.kv.Snapshots.List(ctx, r.Tenant, r.Name, r.ID)
 		if err != nil {
 			return nil, err
 		}
-		reader, c, err := store.CommitReader(ctx, ref)
-		if err != nil {
-			return nil, err
+		if !slices.ContainsFunc(snapshots, func(s kv.SnapshotRecord) bool { return s.Commit == ref.String() }) {
+			return nil, errNoCommit(r, ref.Commit.String())
 		}
-		v = &viewAt{treefs.New(n.trees, reader, c.Root), c}
-		n.views.Add(ref, v)
 	}
-	if !owns(r, ref, v.commit.Workspace) {
-		return nil, errNoCommit(r, ref.Commit.String())
-	}
+	v := &viewAt{treefs.New(n.trees, reader, c.Root), c}
+	n.views.Add(key, v)
 	return v, nil
 }
 
-// owns reports whether a commit, of the workspace with that id, belongs to one.
+// owns reports whether a commit, of the workspace with that id, is one's own, or the one
+// that it was forked from.
 func owns(r *kv.WorkspaceRecord, ref objstore.Ref, id string) bool {
 	return id == r.ID || r.Origin != nil && r.Origin.Commit == ref.String()
 }

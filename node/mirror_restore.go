@@ -89,7 +89,17 @@ func (r *meshRestore) tenant(ctx context.Context, c *mirror.Copied) bool {
 		if !time.Now().Before(r.end) {
 			return false
 		}
-		r.failed(fmt.Sprintf("workspace %s/%s", t, w), r.workspace(ctx, t, w))
+		made, old, err := r.workspace(ctx, t, w, c.Snapshots[w])
+		r.failed(fmt.Sprintf("workspace %s/%s", t, w), err)
+		if made.Origin == nil || made.Origin.Workspace != w || made.Origin.ID != old {
+			continue // it is not of the copy
+		}
+		for _, s := range c.Snapshots[w] {
+			if !time.Now().Before(r.end) {
+				return false
+			}
+			r.failed(fmt.Sprintf("snapshot %s of workspace %s/%s", s, t, w), r.snapshot(ctx, &made, s))
+		}
 	}
 	for _, ns := range c.Memories {
 		if !time.Now().Before(r.end) {
@@ -101,51 +111,121 @@ func (r *meshRestore) tenant(ctx context.Context, c *mirror.Copied) bool {
 }
 
 // workspace restores one that does not exist. Its record comes last: until then nobody
-// can open it, and it is restored again.
-func (r *meshRestore) workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace) error {
+// can open it, and it is restored again. It returns the record that is there then, and
+// the id of the copy's.
+func (r *meshRestore) workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, snapshots []mesh.Snapshot) (now kv.WorkspaceRecord, oldID string, err error) {
 	record, head, err := r.m.Workspace(ctx, t, w)
 	if err != nil || record.Removed {
-		return err
+		return now, "", err
 	}
 	var old kv.WorkspaceRecord
 	if err := json.Unmarshal(record.Value, &old); err != nil {
-		return fmt.Errorf("its record: %w", err)
+		return now, "", fmt.Errorf("its record: %w", err)
 	}
-	if _, err := r.n.kv.Workspaces.Get(ctx, t, w); err == nil {
+	now, err = r.n.kv.Workspaces.Get(ctx, t, w)
+	if err == nil {
 		r.reply.Workspaces++
-		return nil
-	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
-		return err
+	}
+	if mesh.CodeOf(err) != mesh.CodeNotFound {
+		return now, old.ID, err
 	}
 	if head.Removed && head.Workspace == old.ID {
-		return nil
+		return now, old.ID, nil
 	}
 	if old.Dir != "" {
-		return mesh.Errorf(mesh.CodeUnsupported, "its files are a directory of the machine that it was on, and not in the copy")
+		return now, old.ID, mesh.Errorf(mesh.CodeUnsupported, "its files are a directory of the machine that it was on, and not in the copy")
 	}
 	next := kv.WorkspaceRecord{Tenant: t, Name: w, Settings: old.Settings}
 	ref := head.Ref
 	if head.Format == 0 || head.Workspace != old.ID { // no commit of this one was copied
-		ref = objstore.Ref{}
-		if old.Origin != nil {
-			if ref, err = objstore.ParseRef(old.Origin.Commit); err != nil {
-				return err
-			}
+		if ref, err = r.begin(ctx, &old, snapshots); err != nil {
+			return now, old.ID, err
 		}
 	}
 	if !ref.IsZero() {
 		shard := old.PackShard() % len(r.n.shards)
-		bucket, err := r.n.bucket(ctx, storeKey{t, shard})
-		if err != nil {
-			return err
-		}
-		if _, err := r.m.Return(ctx, t, ref, bucket); err != nil {
-			return err
+		if err := r.back(ctx, t, ref, shard); err != nil {
+			return now, old.ID, err
 		}
 		next.Origin = &kv.Origin{Workspace: w, ID: old.ID, Commit: ref.String(), PackShard: shard, Time: time.Now().UTC()}
 	}
-	if _, err = r.n.newWorkspace(ctx, next); err == nil {
+	if now, err = r.n.newWorkspace(ctx, next); err == nil {
 		r.reply.Workspaces++
+	}
+	return now, old.ID, err
+}
+
+// begin is what a workspace without a head begins with: its newest snapshot, or what it
+// was forked from, or zero.
+func (r *meshRestore) begin(ctx context.Context, old *kv.WorkspaceRecord, snapshots []mesh.Snapshot) (objstore.Ref, error) {
+	var newest kv.SnapshotRecord
+	for _, name := range snapshots {
+		s, err := r.copied(ctx, old.Tenant, old.Name, old.ID, name)
+		if err != nil {
+			return objstore.Ref{}, err
+		}
+		if s.Created.After(newest.Created) {
+			newest = s
+		}
+	}
+	switch {
+	case newest.Commit != "":
+		return objstore.ParseRef(newest.Commit)
+	case old.Origin != nil:
+		return objstore.ParseRef(old.Origin.Commit)
+	}
+	return objstore.Ref{}, nil
+}
+
+// copied is a snapshot of the workspace with that id, as the copy has it; without a
+// Commit where it was removed, or another one's.
+func (r *meshRestore) copied(ctx context.Context, t mesh.Tenant, w mesh.Workspace, id string, name mesh.Snapshot) (s kv.SnapshotRecord, err error) {
+	record, err := r.m.Snapshot(ctx, t, w, name)
+	if err != nil || record.Removed || len(record.Value) == 0 {
+		return s, err
+	}
+	if err := json.Unmarshal(record.Value, &s); err != nil {
+		return s, fmt.Errorf("its record: %w", err)
+	}
+	if s.Workspace != id {
+		s = kv.SnapshotRecord{}
+	}
+	return s, nil
+}
+
+// back puts what a commit reaches into the mesh again.
+func (r *meshRestore) back(ctx context.Context, t mesh.Tenant, ref objstore.Ref, shard int) error {
+	bucket, err := r.n.bucket(ctx, storeKey{t, shard})
+	if err == nil {
+		_, err = r.m.Return(ctx, t, ref, bucket)
+	}
+	return err
+}
+
+// snapshot restores one of a workspace that was restored, if it is not there.
+func (r *meshRestore) snapshot(ctx context.Context, w *kv.WorkspaceRecord, name mesh.Snapshot) error {
+	s, err := r.n.kv.Snapshots.Get(ctx, w.Tenant, w.Name, w.ID, name)
+	if err == nil {
+		r.reply.Snapshots++
+	}
+	if mesh.CodeOf(err) != mesh.CodeNotFound {
+		return err
+	}
+	if s, err = r.copied(ctx, w.Tenant, w.Name, w.Origin.ID, name); err != nil || s.Commit == "" {
+		return err
+	}
+	ref, err := objstore.ParseRef(s.Commit)
+	if err != nil {
+		return err
+	}
+	if err := r.back(ctx, w.Tenant, ref, w.PackShard()); err != nil {
+		return err
+	}
+	s.Workspace, s.PackShard = w.ID, w.PackShard()
+	_, err = r.n.kv.Snapshots.Create(ctx, w.Tenant, w.Name, s)
+	if err == nil || mesh.CodeOf(err) == mesh.CodeExists {
+		r.reply.Snapshots++
+		return nil
 	}
 	return err
 }

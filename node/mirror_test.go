@@ -293,6 +293,21 @@ func TestRestoreMesh(t *testing.T) {
 					require.NoError(t, m.Client.Workspace(w).WriteFile(ctx, name, []byte(data), 0))
 				}
 			}
+			repo := m.Client.Workspace("repo")
+			for _, name := range []string{"kept", "dropped"} {
+				_, err := repo.CreateSnapshot(ctx, name, "of "+name)
+				require.NoError(t, err)
+			}
+			_, err := m.Client.Fork(ctx, "repo", "", "fork")
+			require.NoError(t, err)
+			_, err = m.Client.Workspace("fork").CreateSnapshot(ctx, "kept", "") // of a commit of repo
+			require.NoError(t, err)
+			// Nothing of the snapshots is in what comes later.
+			require.NoError(t, m.Client.Workspace("fork").Remove(ctx, "g"))
+			require.NoError(t, m.Client.Workspace("fork").WriteFile(ctx, "a/f", []byte("of the fork"), 0))
+			require.NoError(t, repo.WriteFile(ctx, "a/f", []byte("later"), 0))
+			require.NoError(t, repo.WriteFile(ctx, "g", []byte("later"), 0))
+			require.NoError(t, repo.WriteFile(ctx, "new", nil, 0))
 			mem := m.Client.Memory("agent")
 			for _, key := range []string{"k/1", "k/2", "k/3"} {
 				_, err := mem.Put(ctx, key, []byte("of "+key), client.TTL(time.Hour))
@@ -301,6 +316,7 @@ func TestRestoreMesh(t *testing.T) {
 			eventuallyCopied(t, r, "gone", files)
 			require.NoError(t, m.Client.RemoveWorkspace(ctx, "gone"))
 			require.NoError(t, mem.Delete(ctx, "k/2"))
+			require.NoError(t, repo.RemoveSnapshot(ctx, "dropped"))
 			m.StopNode(t)
 		})
 	})
@@ -316,14 +332,28 @@ func TestRestoreMesh(t *testing.T) {
 				require.NoError(t, m.Ask(t, mesh.VerbAdminRestore, mesh.MeshRestoreRequest{URL: cfg.URL}, &reply))
 			}
 			require.Empty(t, reply.Failed)
-			require.Equal(t, 1, reply.Workspaces)
+			require.Equal(t, 2, reply.Workspaces)
+			require.Equal(t, 2, reply.Snapshots)
 			ws, mem := m.Client.Workspace("repo"), m.Client.Memory("agent")
-			for name, want := range files {
+			for _, w := range []mesh.Workspace{"repo", "fork"} {
+				old, err := m.Client.Workspace(string(w)).At(ctx, "kept")
+				require.NoError(t, err)
+				for name, want := range files {
+					got, err := old.ReadFile(ctx, name)
+					require.NoError(t, err, "%s of %s at its snapshot", name, w)
+					require.Equal(t, want, string(got))
+				}
+			}
+			for name, want := range map[string]string{"a/f": "later", "g": "later", "new": ""} {
 				got, err := ws.ReadFile(ctx, name)
 				require.NoError(t, err)
 				require.Equal(t, want, string(got))
 			}
-			_, err := m.Client.Workspace("gone").ReadFile(ctx, "g")
+			_, err := ws.At(ctx, "dropped")
+			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "%v", err)
+			_, err = m.Client.Workspace("fork").ReadFile(ctx, "g")
+			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "%v", err)
+			_, err = m.Client.Workspace("gone").ReadFile(ctx, "g")
 			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "%v", err)
 			for key, there := range map[string]bool{"k/1": true, "k/2": false, "k/3": true} {
 				e, err := mem.Get(ctx, key)
@@ -335,7 +365,7 @@ func TestRestoreMesh(t *testing.T) {
 			}
 			require.Error(t, m.Ask(t, mesh.VerbAdminRestore, mesh.MeshRestoreRequest{URL: cfg.URL}, &reply), "it is this mesh's copy now")
 			require.NoError(t, ws.WriteFile(ctx, "a/f", []byte("two"), 0))
-			eventuallyCopied(t, r, "repo", map[string]string{"a/f": "two", "g": files["g"]})
+			eventuallyCopied(t, r, "repo", map[string]string{"a/f": "two", "g": "later", "new": ""})
 			m.StopNode(t)
 		})
 	})

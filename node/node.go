@@ -121,7 +121,7 @@ type Node struct {
 	collect   chan collection // that somebody asked for
 	counts    *mesh.Slots     // of workspaces whose files are being counted
 	stores    *lru.Cache[storeKey, *objstore.Store]
-	views     *lru.Cache[objstore.Ref, *viewAt]
+	views     *lru.Cache[viewKey, *viewAt]
 	trees     *treefs.Cache // of the views
 	links     *lru.Cache[objstore.Ref, commitLink]
 	logFrames *mesh.Slots // of frames of exec logs that are on their way

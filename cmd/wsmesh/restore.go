@@ -22,8 +22,8 @@ func newRestore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore --s3 URL",
 		Short: "Make an empty mesh of the copy at its mirror (operator)",
-		Long: "Make an empty mesh of the copy that another one, which is lost, has left at URL: its tenants, workspaces and\n" +
-			"memories, as they were copied last. Start the nodes with the same --s3 before. What exists stays as it is, so a\n" +
+		Long: "Make an empty mesh of the copy that another one, which is lost, has left at URL: its tenants, workspaces,\n" +
+			"snapshots and memories, as they were copied last. Start the nodes with the same --s3 before. What exists stays as it is, so a\n" +
 			"restore that was broken off goes on when it is called again. From then on the copy is this mesh's. Prints a new\n" +
 			"token of each tenant. Exits 1 naming what could not be restored; --partly ends it all the same.",
 		Args: between(0, 0),
@@ -70,7 +70,7 @@ func (r *restored) show(cmd *cobra.Command, asJSON bool) error {
 			return err
 		}
 	} else {
-		cmd.PrintErrf("%d tenants, %d workspaces and %d keys of memories are there\n", len(r.Tenants), r.Workspaces, r.Keys)
+		cmd.PrintErrf("%d tenants, %d workspaces, %d snapshots and %d keys of memories are there\n", len(r.Tenants), r.Workspaces, r.Snapshots, r.Keys)
 		out := newOutput(cmd, false, "TENANT", "TOKEN")
 		for _, t := range r.Tokens {
 			if err := out.row(nil, string(t.Tenant), t.Token); err != nil {

@@ -48,6 +48,7 @@ type Copied struct {
 	Tenant     mesh.Tenant
 	Record     Record
 	Workspaces []mesh.Workspace
+	Snapshots  map[mesh.Workspace][]mesh.Snapshot // removed ones among them
 	Memories   []mesh.Namespace
 }
 
@@ -80,7 +81,7 @@ func (m *Mirror) Tenants(ctx context.Context) iter.Seq2[Copied, error] {
 }
 
 func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
-	c := Copied{Tenant: t}
+	c := Copied{Tenant: t, Snapshots: map[mesh.Workspace][]mesh.Snapshot{}}
 	if _, err := getJSON(ctx, m.remote, TenantName(t), &c.Record); err != nil {
 		return c, err
 	}
@@ -91,6 +92,17 @@ func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 		ns, err := mesh.ParseNamespace(strings.TrimSuffix(strings.TrimPrefix(o.Name, below(t)+"memory/"), ".json"))
 		if err == nil {
 			c.Memories = append(c.Memories, ns)
+		}
+	}
+	for o, err := range m.remote.List(ctx, below(t)+"snapshots/") {
+		if err != nil {
+			return c, err
+		}
+		name, file, _ := strings.Cut(strings.TrimPrefix(o.Name, below(t)+"snapshots/"), "/")
+		w, err := mesh.ParseWorkspace(name)
+		s, err2 := mesh.ParseSnapshot(strings.TrimSuffix(file, ".json"))
+		if err == nil && err2 == nil {
+			c.Snapshots[w] = append(c.Snapshots[w], s)
 		}
 	}
 	for o, err := range m.remote.List(ctx, below(t)+"workspaces/") {
@@ -112,6 +124,12 @@ func (m *Mirror) Workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace)
 		h, err = m.Head(ctx, t, w)
 	}
 	return r, h, err
+}
+
+// Snapshot returns the record of a snapshot.
+func (m *Mirror) Snapshot(ctx context.Context, t mesh.Tenant, w mesh.Workspace, s mesh.Snapshot) (r Record, err error) {
+	_, err = getJSON(ctx, m.remote, SnapshotName(t, w, s), &r)
+	return r, err
 }
 
 // Return puts the commit at ref, and what it reaches, into a bucket of the mesh: each
