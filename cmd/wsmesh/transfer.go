@@ -24,7 +24,7 @@ func newPut() *cobra.Command {
 		Use:   "put [-w WORKSPACE] SRC DST",
 		Short: "Copy a local file or directory into a workspace",
 		Long: "Copy the local SRC into a workspace as DST. '-' is standard input. A directory SRC makes DST that directory,\n" +
-			"and where DST is one already merges with it: other names there stay.\n" +
+			"and where DST is one already merges with it: other names there stay.\n" + urlHelp +
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,6 +57,9 @@ func (o putOptions) options() (opts []client.FileOption) {
 }
 
 func (o putOptions) put(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
+	if isURL(from) {
+		return o.putObjects(cmd, ws, from, to)
+	}
 	if from == "-" {
 		return o.stream(cmd, ws, cmd.InOrStdin(), to, fs.FileMode(0), -1)
 	}
@@ -96,15 +99,12 @@ func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	defer root.Close()
 	p := newProgress(cmd, "put", -1, nil)
 	defer p.end()
-	r, w := io.Pipe()
-	packed := make(chan struct{})
-	go func() {
-		defer close(packed)
-		w.CloseWithError(pack(root, w, p.notes(cmd.ErrOrStderr())))
-	}()
-	err = ws.PutDir(cmd.Context(), to, p.reader(r))
-	r.Close() // ends the packing where the mesh gave up first
-	<-packed
+	return putTar(cmd, ws, from, to, func(w io.Writer) error { return pack(root, p.writer(w), p.notes(cmd.ErrOrStderr())) })
+}
+
+// putTar makes the directory to of the tar stream that pack writes of from.
+func putTar(cmd *cobra.Command, ws *client.Workspace, from, to string, pack func(io.Writer) error) error {
+	err := piped(pack, func(r io.Reader) error { return ws.PutDir(cmd.Context(), to, r) })
 	if err != nil {
 		if info, statErr := ws.Stat(cmd.Context(), to); statErr == nil && info.Type != "dir" {
 			return mesh.Errorf(mesh.CodeInvalid, "%s is a directory and %s in the workspace is not; choose another DST, or remove that first: wsmesh rm %s", from, to, shellQuote(to))
@@ -113,13 +113,28 @@ func putDir(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
 	return local(err)
 }
 
+// piped has read read what write writes, and returns when both have ended. The error
+// is read's, to which one of write comes as its reader's.
+func piped(write func(io.Writer) error, read func(io.Reader) error) error {
+	r, w := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		w.CloseWithError(write(w))
+	}()
+	err := read(r)
+	r.Close() // ends the writing where reading ended first
+	<-written
+	return err
+}
+
 func newGet() *cobra.Command {
 	var p place
 	cmd := &cobra.Command{
 		Use:   "get [-w WORKSPACE] SRC DST",
 		Short: "Copy a file or directory of a workspace to this machine",
 		Long: "Copy SRC of a workspace to the local DST. '-' is standard output. A directory SRC makes DST that directory,\n" +
-			"and where DST is one already merges with it: other names there stay.\n" +
+			"and where DST is one already merges with it: other names there stay.\n" + urlHelp +
 			"A path of a workspace has slashes whatever the local system has. A terminal shows how far it is.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -135,6 +150,9 @@ func newGet() *cobra.Command {
 }
 
 func get(cmd *cobra.Command, ws *client.Workspace, from, to string) error {
+	if isURL(to) {
+		return getObjects(cmd, ws, from, to)
+	}
 	info, err := ws.Stat(cmd.Context(), from)
 	if err != nil {
 		return err

@@ -61,6 +61,8 @@ func newWorkspaceCreate() *cobra.Command {
 		Use:   "create W",
 		Short: "Create a workspace; a first write or exec does it too",
 		Long: "Create a workspace; a first write or exec does it too.\n\n" +
+			"With --from it is filled with what is below URL, which put says more of. Nothing is made when nothing is there,\n" +
+			"or when it has names that cannot be paths.\n\n" +
 			"With --dir the workspace is the local directory PATH, where it is: what you change there the agent sees\n" +
 			"at once, and the other way round. That is the operator's to say, of the mesh that wsmesh dev runs here.\n" +
 			"All that is in PATH is in reach of the workspace, and nothing else of this machine is. Removing the\n" +
@@ -69,8 +71,8 @@ func newWorkspaceCreate() *cobra.Command {
 			"data directory must be in one mount, and neither in the other.",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if from != "" {
-				return later("workspace create --from")
+			if cmd.Flags().Changed("from") && cmd.Flags().Changed("dir") {
+				return wrongUse(cmd, "--from and --dir exclude each other: what PATH has is there")
 			}
 			settings, err := s.settings(cmd)
 			if err != nil {
@@ -79,13 +81,16 @@ func newWorkspaceCreate() *cobra.Command {
 			if cmd.Flags().Changed("dir") {
 				return createInDir(cmd, &t, args[0], dir, settings)
 			}
+			if cmd.Flags().Changed("from") {
+				return createFrom(cmd, &t, args[0], from, settings)
+			}
 			return t.withClient(cmd.Context(), func(c *client.Client) error {
 				return c.CreateWorkspaceWith(cmd.Context(), args[0], settings)
 			})
 		},
 	}
 	t.bind(cmd)
-	cmd.Flags().StringVar(&from, "from", "", "fill it from `URL` (not built yet)")
+	cmd.Flags().StringVar(&from, "from", "", "fill it with what is below `URL`: s3://BUCKET/PREFIX?endpoint=… or file:///DIR")
 	s.bind(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "be the local directory `PATH` (operator, on the machine of dev)")
 	return cmd

@@ -39,7 +39,8 @@ const own = ".wsmesh" // of what is no object
 
 // Store is a directory of objects. Safe for concurrent use; it needs no Close.
 type Store struct {
-	dir string
+	dir  string
+	view bool // of whatever directory, see View
 }
 
 var _ objstore.Remote = (*Store)(nil)
@@ -74,6 +75,35 @@ func OpenStore(dir string) (*Store, error) {
 	return s, nil
 }
 
+// View returns the objects of any directory, for reading: it makes nothing there. A
+// file that no store has written says in its metadata what it is, as other files do
+// whose copy is an object: mode, mtime, and symlink, whose content is the target.
+// What is neither file, directory nor symbolic link is no object.
+func View(dir string) *Store { return &Store{dir: dir, view: true} }
+
+// Root returns the directory of the store that a directory is in: the nearest one that
+// a store has been opened in, else the directory itself.
+func Root(dir string) string {
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, own, "meta")); err == nil {
+			return d
+		}
+		if d == filepath.Dir(d) {
+			return dir
+		}
+	}
+}
+
+// metaOf is what a file says of itself.
+func metaOf(info fs.FileInfo) map[string]string {
+	t := info.ModTime()
+	meta := map[string]string{"mode": fmt.Sprintf("%04o", info.Mode().Perm()), "mtime": fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond())}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		meta["symlink"] = "true"
+	}
+	return meta
+}
+
 func (s *Store) own(name ...string) string {
 	return filepath.Join(append([]string{s.dir, own}, name...)...)
 }
@@ -85,6 +115,12 @@ func (s *Store) path(name string) (string, error) {
 		return "", mesh.Errorf(mesh.CodeInvalid, "%.80q is not the name of an object", name)
 	}
 	return filepath.Join(s.dir, filepath.FromSlash(bare)), nil
+}
+
+// hides reports whether a view does not have a file of that mode: to read a FIFO would
+// wait for its writer.
+func (s *Store) hides(m fs.FileMode) bool {
+	return s.view && m&^(fs.ModeDir|fs.ModeSymlink)&fs.ModeType != 0
 }
 
 func (s *Store) metaPath(name string) string {
@@ -232,6 +268,10 @@ func (s *Store) get(ctx context.Context, name string, offset int64, n int) ([]by
 	if err != nil || strings.HasSuffix(name, "/") {
 		return nil, o, err
 	}
+	if target, err := os.Readlink(path); err == nil && s.view {
+		from, to, err := objstore.Range(int64(len(target)), offset, n)
+		return []byte(target)[from:to], o, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, o, err
@@ -272,7 +312,7 @@ func (s *Store) stat(ctx context.Context, name string) (objstore.Object, string,
 		return o, "", err
 	}
 	info, err := os.Lstat(path)
-	if errors.Is(err, syscall.ENOTDIR) || err == nil && info.IsDir() != strings.HasSuffix(name, "/") {
+	if errors.Is(err, syscall.ENOTDIR) || err == nil && (info.IsDir() != strings.HasSuffix(name, "/") || s.hides(info.Mode())) {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
@@ -283,6 +323,9 @@ func (s *Store) stat(ctx context.Context, name string) (objstore.Object, string,
 	}
 	b, err := os.ReadFile(s.metaPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
+		if s.view {
+			o.Meta = metaOf(info)
+		}
 		return o, path, nil
 	}
 	if err == nil {
@@ -362,7 +405,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 				name += "/"
 			}
 			info, err := d.Info()
-			if err != nil || !strings.HasPrefix(name, prefix) {
+			if err != nil || !strings.HasPrefix(name, prefix) || s.hides(info.Mode()) {
 				return nil
 			}
 			o := objstore.Object{Name: name, Size: info.Size(), Modified: info.ModTime()}
