@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"net/url"
 	"strings"
@@ -95,6 +96,28 @@ func TestObjectsOfS3(t *testing.T) {
 	require.Empty(t, succeeds(t, "put", "-w", "two", at("p/link"), "link2"))
 	require.Contains(t, succeeds(t, "stat", "-w", "two", "link2"), "symlink")
 
+	// An object has one name, and none that is not text.
+	var links bytes.Buffer
+	w := tar.NewWriter(&links)
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o640, Size: 1}))
+	_, err = w.Write([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: "g", Linkname: "f"}))
+	require.NoError(t, w.Close())
+	ws := m.Connect(t, m.Token(t, nodetest.Tenant)).Workspace("two")
+	require.NoError(t, ws.PutDir(t.Context(), "linked", &links))
+	require.Empty(t, succeeds(t, "get", "-w", "two", "linked", at("linked/")))
+	for _, name := range []string{"linked/f", "linked/g"} {
+		data, o, err := s.Get(t.Context(), name, 0, 9)
+		require.NoError(t, err, name)
+		require.Equal(t, "x", string(data), name)
+		require.Equal(t, "0640", o.Meta["mode"], name)
+	}
+	require.NoError(t, ws.WriteFile(t.Context(), "linked/b\xffd", nil, 0))
+	out, exit := called(t, "get", "-w", "two", "linked", at("linked/"))
+	require.Equal(t, exitMesh, exit)
+	require.Contains(t, out, `wsmesh: invalid: not all of linked is stored: "b\xffd" cannot be the name of an object: it is not UTF-8`)
+
 	refused := func(t *testing.T, from, code, says string) {
 		t.Helper()
 		out, exit := called(t, "workspace", "create", "three", "--from", from)
@@ -115,7 +138,7 @@ func TestObjectsOfS3(t *testing.T) {
 
 	put("broken/f", "", nil)
 	put("broken/link", strings.Repeat("x", mesh.MaxPathBytes+1), map[string]string{"symlink": "true"})
-	out, exit := called(t, "workspace", "create", "four", "--from", at("broken"))
+	out, exit = called(t, "workspace", "create", "four", "--from", at("broken"))
 	require.Equal(t, exitMesh, exit)
 	require.Contains(t, out, `wsmesh: invalid: workspace four is made and not filled: `)
 	require.Contains(t, out, `object "link" cannot be a symbolic link: its content is no path; go on with: wsmesh put -w four '`+at("broken/")+`' . or remove it: wsmesh workspace rm four`)

@@ -83,7 +83,7 @@ func (o objects) getAll(cmd *cobra.Command, ws *client.Workspace, from string) e
 		err = storeErr
 	}
 	if err != nil {
-		return mesh.Errorf(mesh.CodeOf(err), "not all of %s is stored: %s; start over", shownName(from), errorText(err))
+		return mesh.Errorf(mesh.CodeOf(err), "not all of %s is stored: %s", shownName(from), errorText(err))
 	}
 	return nil
 }

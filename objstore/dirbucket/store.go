@@ -77,7 +77,8 @@ func OpenStore(dir string) (*Store, error) {
 
 // View returns the objects of any directory, for reading: it makes nothing there. A
 // file that no store has written says in its metadata what it is, as other files do
-// whose copy is an object: mode, mtime, and symlink, whose content is the target.
+// whose copy is an object: mode, mtime, and symlink, whose content is the target; and
+// so does every directory.
 // What is neither file, directory nor symbolic link is no object.
 func View(dir string) *Store { return &Store{dir: dir, view: true} }
 
@@ -399,7 +400,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 					return fs.SkipDir
 				}
 				entries, err := os.ReadDir(path)
-				if err != nil || len(entries) > 0 {
+				if err != nil || len(entries) > 0 && !s.view {
 					return nil
 				}
 				name += "/"

@@ -32,7 +32,7 @@ func TestView(t *testing.T) {
 		require.NoError(t, err)
 		names = append(names, o.Name)
 	}
-	require.Equal(t, []string{"d/empty/", "d/run", "link"}, names)
+	require.Equal(t, []string{"d/", "d/empty/", "d/run", "link"}, names)
 	data, o, err := s.Get(t.Context(), "d/run", 0, 9)
 	require.NoError(t, err)
 	require.Equal(t, "run", string(data))
