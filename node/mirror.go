@@ -29,6 +29,7 @@ type MirrorConfig struct {
 	URL    string          // where that is, for people; without secrets
 	Adopt  bool            // write over what another mesh has left there
 	After  time.Duration   // how long a change may be in no commit; default DefaultMirrorAfter
+	Slice  time.Duration   // how long one request of many works that restore a mesh; default 5 s
 }
 
 // When what has changed is copied.
@@ -108,6 +109,9 @@ func newMirroring(ctx context.Context, n *Node) (*mirroring, error) {
 	}
 	if n.cfg.Mirror.After == 0 {
 		n.cfg.Mirror.After = DefaultMirrorAfter
+	}
+	if n.cfg.Mirror.Slice == 0 {
+		n.cfg.Mirror.Slice = restoreSlice
 	}
 	r := &mirroring{n: n, cfg: n.cfg.Mirror, copied: map[memoryKey]uint64{}, failures: map[string]error{}, hurry: make(chan struct{})}
 	if r.m, err = mirror.New(r.cfg.Remote, id); err != nil {

@@ -12,8 +12,10 @@ import (
 	"github.com/wsmesh/wsmesh/objstore/mirror"
 )
 
-// restoreTry bounds one request to restore; who wants it asks again.
-const restoreTry = 5 * time.Second
+// restoreSlice bounds one request to restore, which restores one thing at least; who
+// wants it asks again. What has failed is tried again after restoreAgain, or when all
+// else was tried.
+const restoreSlice, restoreAgain = 5 * time.Second, time.Minute
 
 // answerRestore makes the mesh of the copy at the nodes' mirror, for as long as a request
 // may take. All that is done is in the mesh, so the next request, of any node, goes on:
@@ -35,7 +37,7 @@ func (n *Node) answerRestore(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	if err := m.Restoring(ctx); err != nil {
 		return nil, err
 	}
-	r := &meshRestore{n: n, m: m, end: time.Now().Add(restoreTry), reply: mesh.MeshRestoreReply{Tenants: []mesh.Tenant{}, Failed: []string{}}}
+	r := &meshRestore{n: n, m: m, end: time.Now().Add(n.mirror.cfg.Slice), reply: mesh.MeshRestoreReply{Tenants: []mesh.Tenant{}, Failed: []string{}}}
 	for c, err := range m.Tenants(ctx) {
 		if err != nil {
 			return nil, err
@@ -50,6 +52,7 @@ func (n *Node) answerRestore(ctx context.Context, req *mesh.Request) (*mesh.Repl
 		}
 		n.mirror.resume()
 	}
+	n.restored.Clear() // what has failed is tried again when somebody asks again
 	r.reply.Done = true
 	return &mesh.Reply{Args: r.reply}, nil
 }
@@ -59,14 +62,45 @@ type meshRestore struct {
 	n     *Node
 	m     *mirror.Mirror
 	end   time.Time
+	tried bool // something that no earlier request has tried
 	reply mesh.MeshRestoreReply
 }
 
-// failed notes what could not be restored; the rest goes on.
-func (r *meshRestore) failed(what string, err error) {
+// restoredPart is what became of a workspace or a memory.
+type restoredPart struct {
+	at                    time.Time
+	workspaces, snapshots int
+	failed                []string
+}
+
+// fail notes what could not be restored; the rest goes on.
+func (p *restoredPart) fail(what string, err error) {
 	if err != nil {
-		r.reply.Failed = append(r.reply.Failed, fmt.Sprintf("%s: %s", what, mesh.AsError(err).Text))
+		p.failed = append(p.failed, fmt.Sprintf("%s: %s", what, mesh.AsError(err).Text))
 	}
+}
+
+// part restores something, unless this node has, or could not lately; false says that
+// time is over. So a request does not spend its time on what earlier ones have done.
+func (r *meshRestore) part(ctx context.Context, what string, restore func(p *restoredPart) error) bool {
+	known, _ := r.n.restored.Load(what)
+	p, _ := known.(*restoredPart)
+	if p == nil || len(p.failed) > 0 && time.Since(p.at) > restoreAgain {
+		if r.tried && !time.Now().Before(r.end) {
+			return false
+		}
+		p = &restoredPart{}
+		p.fail(what, restore(p))
+		if ctx.Err() != nil {
+			return false
+		}
+		p.at, r.tried = time.Now(), true
+		r.n.restored.Store(what, p)
+	}
+	r.reply.Workspaces += p.workspaces
+	r.reply.Snapshots += p.snapshots
+	r.reply.Failed = append(r.reply.Failed, p.failed...)
+	return true
 }
 
 // tenant restores a tenant with all that is its own; false says that time is over.
@@ -81,78 +115,82 @@ func (r *meshRestore) tenant(ctx context.Context, c *mirror.Copied) bool {
 		}
 	}
 	if err != nil && mesh.CodeOf(err) != mesh.CodeExists {
-		r.failed("tenant "+string(t), err)
+		r.reply.Failed = append(r.reply.Failed, fmt.Sprintf("tenant %s: %s", t, mesh.AsError(err).Text))
 		return ctx.Err() == nil
 	}
 	r.reply.Tenants = append(r.reply.Tenants, t)
 	for _, w := range c.Workspaces {
-		if !time.Now().Before(r.end) {
+		more := r.part(ctx, fmt.Sprintf("workspace %s/%s", t, w), func(p *restoredPart) error { return r.workspace(ctx, t, w, c.Snapshots[w], p) })
+		if !more {
 			return false
-		}
-		made, old, err := r.workspace(ctx, t, w, c.Snapshots[w])
-		r.failed(fmt.Sprintf("workspace %s/%s", t, w), err)
-		if made.Origin == nil || made.Origin.Workspace != w || made.Origin.ID != old {
-			continue // it is not of the copy
-		}
-		for _, s := range c.Snapshots[w] {
-			if !time.Now().Before(r.end) {
-				return false
-			}
-			r.failed(fmt.Sprintf("snapshot %s of workspace %s/%s", s, t, w), r.snapshot(ctx, &made, s))
 		}
 	}
 	for _, ns := range c.Memories {
-		if !time.Now().Before(r.end) {
+		more := r.part(ctx, fmt.Sprintf("memory %s/%s", t, ns), func(*restoredPart) error { return r.memory(ctx, t, ns) })
+		if !more {
 			return false
 		}
-		r.failed(fmt.Sprintf("memory %s/%s", t, ns), r.memory(ctx, t, ns))
 	}
 	return ctx.Err() == nil
 }
 
 // workspace restores one that does not exist. Its record comes last: until then nobody
-// can open it, and it is restored again. It returns the record that is there then, and
-// the id of the copy's.
-func (r *meshRestore) workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, snapshots []mesh.Snapshot) (now kv.WorkspaceRecord, oldID string, err error) {
+// can open it, and it is restored again. Its snapshots follow.
+func (r *meshRestore) workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, snapshots []mesh.Snapshot, p *restoredPart) error {
 	record, head, err := r.m.Workspace(ctx, t, w)
 	if err != nil || record.Removed {
-		return now, "", err
+		return err
 	}
 	var old kv.WorkspaceRecord
 	if err := json.Unmarshal(record.Value, &old); err != nil {
-		return now, "", fmt.Errorf("its record: %w", err)
+		return fmt.Errorf("its record: %w", err)
 	}
-	now, err = r.n.kv.Workspaces.Get(ctx, t, w)
-	if err == nil {
-		r.reply.Workspaces++
+	now, err := r.n.kv.Workspaces.Get(ctx, t, w)
+	if mesh.CodeOf(err) == mesh.CodeNotFound {
+		if now, err = r.create(ctx, &old, &head, snapshots); now.ID == "" {
+			return err
+		}
 	}
-	if mesh.CodeOf(err) != mesh.CodeNotFound {
-		return now, old.ID, err
+	if err != nil && mesh.CodeOf(err) != mesh.CodeExists { // made beside us
+		return err
 	}
+	p.workspaces = 1
+	if now.Origin == nil || now.Origin.Workspace != w || now.Origin.ID != old.ID {
+		return nil // it is not of the copy
+	}
+	for _, s := range snapshots {
+		there, err := r.snapshot(ctx, &now, s)
+		if there {
+			p.snapshots++
+		}
+		p.fail(fmt.Sprintf("snapshot %s of workspace %s/%s", s, t, w), err)
+	}
+	return nil
+}
+
+// create makes a workspace of its old record and its head; without an ID: it was removed.
+func (r *meshRestore) create(ctx context.Context, old *kv.WorkspaceRecord, head *mirror.Head, snapshots []mesh.Snapshot) (none kv.WorkspaceRecord, err error) {
 	if head.Removed && head.Workspace == old.ID {
-		return now, old.ID, nil
+		return none, nil
 	}
 	if old.Dir != "" {
-		return now, old.ID, mesh.Errorf(mesh.CodeUnsupported, "its files are a directory of the machine that it was on, and not in the copy")
+		return none, mesh.Errorf(mesh.CodeUnsupported, "its files are a directory of the machine that it was on, and not in the copy")
 	}
-	next := kv.WorkspaceRecord{Tenant: t, Name: w, Settings: old.Settings}
+	next := kv.WorkspaceRecord{Tenant: old.Tenant, Name: old.Name, Settings: old.Settings}
 	ref := head.Ref
 	if head.Format == 0 || head.Workspace != old.ID { // no commit of this one was copied
-		if ref, err = r.begin(ctx, &old, snapshots); err != nil {
-			return now, old.ID, err
+		if ref, err = r.begin(ctx, old, snapshots); err != nil {
+			return none, err
 		}
 	}
 	if !ref.IsZero() {
 		shard := old.PackShard() % len(r.n.shards)
-		if err := r.back(ctx, t, ref, shard); err != nil {
-			return now, old.ID, err
+		if err := r.back(ctx, old.Tenant, ref, shard); err != nil {
+			return none, err
 		}
-		next.Origin = &kv.Origin{Workspace: w, ID: old.ID, Commit: ref.String(), PackShard: shard, Time: time.Now().UTC()}
+		next.Origin = &kv.Origin{Workspace: old.Name, ID: old.ID, Commit: ref.String(), PackShard: shard, Time: time.Now().UTC()}
 	}
-	if now, err = r.n.newWorkspace(ctx, next); err == nil {
-		r.reply.Workspaces++
-	}
-	return now, old.ID, err
+	return r.n.newWorkspace(ctx, next)
 }
 
 // begin is what a workspace without a head begins with: its newest snapshot, or what it
@@ -202,32 +240,30 @@ func (r *meshRestore) back(ctx context.Context, t mesh.Tenant, ref objstore.Ref,
 	return err
 }
 
-// snapshot restores one of a workspace that was restored, if it is not there.
-func (r *meshRestore) snapshot(ctx context.Context, w *kv.WorkspaceRecord, name mesh.Snapshot) error {
-	s, err := r.n.kv.Snapshots.Get(ctx, w.Tenant, w.Name, w.ID, name)
-	if err == nil {
-		r.reply.Snapshots++
-	}
+// snapshot restores one of a workspace that was restored, if it is not there, and reports
+// whether it is then.
+func (r *meshRestore) snapshot(ctx context.Context, w *kv.WorkspaceRecord, name mesh.Snapshot) (bool, error) {
+	_, err := r.n.kv.Snapshots.Get(ctx, w.Tenant, w.Name, w.ID, name)
 	if mesh.CodeOf(err) != mesh.CodeNotFound {
-		return err
+		return err == nil, err
 	}
-	if s, err = r.copied(ctx, w.Tenant, w.Name, w.Origin.ID, name); err != nil || s.Commit == "" {
-		return err
+	s, err := r.copied(ctx, w.Tenant, w.Name, w.Origin.ID, name)
+	if err != nil || s.Commit == "" {
+		return false, err
 	}
 	ref, err := objstore.ParseRef(s.Commit)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := r.back(ctx, w.Tenant, ref, w.PackShard()); err != nil {
-		return err
+		return false, err
 	}
 	s.Workspace, s.PackShard = w.ID, w.PackShard()
 	_, err = r.n.kv.Snapshots.Create(ctx, w.Tenant, w.Name, s)
-	if err == nil || mesh.CodeOf(err) == mesh.CodeExists {
-		r.reply.Snapshots++
-		return nil
+	if mesh.CodeOf(err) == mesh.CodeExists {
+		err = nil
 	}
-	return err
+	return err == nil, err
 }
 
 // memory restores the keys that do not exist, with what is left of their lives.

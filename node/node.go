@@ -128,6 +128,7 @@ type Node struct {
 	logs      *logUse     // what exec logs hold
 	fitness   fitness
 	mirror    *mirroring  // nil: there is none
+	restored  sync.Map    // *restoredPart of what answerRestore has looked at, by what that is
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
