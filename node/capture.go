@@ -203,7 +203,7 @@ func (f *fileState) captureOnce(ctx context.Context, r *captureRound) (sum captu
 }
 
 // pass is one scan and the records of what it found; again says that some of it
-// was changed before it could be admitted.
+// was changed before it could be admitted, or was left although no command runs.
 func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (again bool, err error) {
 	begun, number := f.begun.Load(), f.captures.number.Load() // what this capture has read itself is not read again
 	live := f.live.Load()
@@ -247,7 +247,7 @@ func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (a
 		changes = changes[n:]
 	}
 	left = again || found.Left > 0
-	return again, nil
+	return again || found.Left > 0 && f.live.Load() == 0, nil
 }
 
 // removals counts the changes that take names away, of which each takes at least

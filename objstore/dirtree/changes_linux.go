@@ -32,7 +32,7 @@ func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, err
 	if err != nil || len(found) == 0 {
 		return Changed{Whole: whole}, err
 	}
-	found = complete(found, &tree)
+	found = d.complete(found, &tree)
 	slices.SortFunc(found, func(a, b difference) int { return comparePaths(a.path, b.path) })
 	c := &changes{d: d, ctx: ctx, s: s, tree: tree, first: map[inode]*difference{}, lead: map[inode]*difference{}, taken: map[*node]inode{}, touched: map[string]bool{}}
 	if err := c.read(found); err != nil {
@@ -68,8 +68,8 @@ func comparePaths(a, b string) int {
 }
 
 // complete adds the names of changed files that look unchanged: those that a
-// ledger does not know to be of the same file.
-func complete(found []difference, tree *Snapshot) []difference {
+// ledger does not know to be of the same file. A name that went with a directory is none.
+func (d *Dir) complete(found []difference, tree *Snapshot) []difference {
 	missing := map[inode]int{}
 	for i := range found {
 		if f := &found[i]; !f.gone && f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 {
@@ -90,7 +90,10 @@ func complete(found []difference, tree *Snapshot) []difference {
 		here[found[i].path] = true
 	}
 	tree.each(".", tree.root, func(p string, n *node) {
-		if missing[inode{n.seen.Dev, n.seen.Ino}] > 0 && !here[p] {
+		if missing[inode{n.seen.Dev, n.seen.Ino}] == 0 || here[p] {
+			return
+		}
+		if st, err := d.stat(p); err == nil && st.Dev == n.seen.Dev && st.Ino == n.seen.Ino {
 			found = append(found, difference{path: p, st: n.seen, node: n})
 		}
 	})

@@ -351,3 +351,19 @@ func TestWatchOfAHeldFile(t *testing.T) {
 	}
 	require.Zero(t, x.whole)
 }
+
+// A name that goes with its directory is none of the names of its file: what is left
+// unread because of it would be in no capture.
+func TestLinkMovesWithItsDirectory(t *testing.T) {
+	w, base := watcher(t)
+	x := newWatched(t, w, base)
+	defer x.close()
+	at := func(p string) string { return filepath.Join(x.dir, p) }
+	require.NoError(t, os.Mkdir(at("a"), 0o755))
+	require.NoError(t, os.WriteFile(at("a/f"), []byte("data"), 0o600))
+	require.NoError(t, os.Link(at("a/f"), at("b")))
+	x.capture(t, ^uint64(0), true)
+	require.NoError(t, os.Rename(at("a"), at("c")))
+	x.capture(t, ^uint64(0), true) // and nothing is left out
+	x.exact(t, t)
+}
