@@ -102,6 +102,10 @@ func TestOperationsAreLogged(t *testing.T) {
 		expected
 	}{
 		{"Client.CreateWorkspace Client.CreateWorkspaceWith", changes("workspace create", func() error { return c.CreateWorkspace(ctx, "w") })},
+		{"Client.SetWorkspace", changes("workspace set", func() error {
+			_, err := c.SetWorkspace(ctx, "w", mesh.SettingsChange{})
+			return err
+		})},
 		{"Client.Workspaces", reads("workspace list", func() error { return drain(c.Workspaces(ctx)) })},
 		{"Workspace.Info", reads("info", func() error { return second(ws.Info(ctx)) })},
 		{"Workspace.MkdirAll", changes("mkdir", func() error { return ws.MkdirAll(ctx, "d/e", 0o755) })},

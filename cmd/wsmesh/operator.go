@@ -19,6 +19,16 @@ import (
 // to read its registry, short enough for a person to wait.
 const adminTime = 10 * time.Second
 
+// adminTry is how long the first try of a request waits that may be asked again, and how
+// much longer each further one: a node that is frozen swallows what the servers hand to it.
+const adminTry = 2 * time.Second
+
+// askedAgain are the verbs that may be: done twice is done once.
+var askedAgain = map[string]bool{
+	mesh.VerbAdminStatus: true, mesh.VerbAdminTenantList: true, mesh.VerbAdminTokenList: true, mesh.VerbAdminTenantQuota: true,
+	mesh.VerbAdminMove: true, mesh.VerbAdminCollect: true,
+}
+
 // operator asks nodes with the operator's credentials. Close it when done.
 type operator struct {
 	conn  *nats.Conn
@@ -91,7 +101,7 @@ func (o *operator) ask(ctx context.Context, verb string, args, out any) error {
 	if err != nil {
 		return err
 	}
-	reply, err := o.conn.RequestMsgWithContext(ctx, m)
+	reply, err := o.try(ctx, verb, m)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return mesh.Errorf(mesh.CodeUnavailable, "NATS runs at %s, but no node answers", o.url)
@@ -100,6 +110,18 @@ func (o *operator) ask(ctx context.Context, verb string, args, out any) error {
 	}
 	_, err = mesh.DecodeReply(reply, out)
 	return err
+}
+
+func (o *operator) try(ctx context.Context, verb string, m *nats.Msg) (*nats.Msg, error) {
+	for wait := adminTry; askedAgain[verb]; wait += adminTry {
+		one, cancel := context.WithTimeout(ctx, wait)
+		reply, err := o.conn.RequestMsgWithContext(one, m)
+		cancel()
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return reply, err
+		}
+	}
+	return o.conn.RequestMsgWithContext(ctx, m)
 }
 
 // request connects, asks once and closes.
