@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -227,8 +226,7 @@ func (n *Node) leaveTo(ctx context.Context, w *workspace, why *mesh.Error) {
 			to, err := n.router.Heir(ctx, &w.record, n.cfg.Name)
 			if err == nil {
 				w.handOver(to, n.cfg.Grace, why)
-			}
-			if !errors.Is(err, context.Canceled) {
+			} else {
 				n.log.Debug("no node to move a workspace to", "workspace", string(w.name), "err", err)
 			}
 		}

@@ -10,7 +10,6 @@
 //	tenants/<t>/workspaces/<w>/HEAD              Head: its newest commit
 //	tenants/<t>/snapshots/<w>/<name>.json        Record of a snapshot
 //	tenants/<t>/memory/<namespace>.json          MemoryHead: a memory as of one sequence
-//	tenants/<t>/workspaces/<w>/files/…           the readable copy, see files.go
 //
 // # Order
 //
