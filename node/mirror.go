@@ -235,6 +235,7 @@ func (r *mirroring) resume() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.claimed, r.paused = time.Time{}, nil
+	clear(r.failures) // they are of before
 }
 
 // startOver has everything copied: nothing of this mesh is there.

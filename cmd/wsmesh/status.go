@@ -79,7 +79,10 @@ func showMirror(cmd *cobra.Command, m *mesh.MirrorStatus) {
 	if m.Bytes > 0 || m.Seconds > 0 {
 		state = fmt.Sprintf("%d bytes and %.1f seconds behind", m.Bytes, m.Seconds)
 	}
-	if m.Error != "" {
+	switch {
+	case m.Error != "" && m.Bytes == 0 && m.Seconds == 0: // what is missing is not known
+		state = m.Error
+	case m.Error != "":
 		state += ": " + m.Error
 	}
 	cmd.PrintErrf("mirror %s: %s\n", m.URL, state)
