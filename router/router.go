@@ -205,7 +205,11 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 		case err == nil && state == mesh.PingOpen && dead:
 			return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
 		case err == nil && state == mesh.PingOpen:
-			return reply, r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+			err = r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+			if retrySafe(err) {
+				err = nil // its tenure has ended since it said that it was open
+			}
+			return reply, err
 		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead && !r.silent(ctx, owner.Node):
 			return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
 		}
@@ -352,6 +356,13 @@ func (r *Router) request(ctx context.Context, subject string, args, reply any) e
 	}
 	_, err = mesh.DecodeReply(answer, reply)
 	return err
+}
+
+// retrySafe reports whether a node has refused, or was not there to answer, and the same
+// may succeed a moment later.
+func retrySafe(err error) bool {
+	e := mesh.AsError(err)
+	return e != nil && e.RetrySafe()
 }
 
 func pause(ctx context.Context, d time.Duration) error {
