@@ -364,6 +364,9 @@ type MirrorStatus struct {
 	Seconds float64 `json:"seconds"` // since the oldest change that is not copied; 0: all is
 	Paused  bool    `json:"paused,omitempty"`
 	Error   string  `json:"error,omitempty"` // why nothing is copied, or was not the last time
+
+	FilesSeconds float64 `json:"files_seconds,omitempty"` // since the oldest commit that the readable copy does not show
+	FilesError   string  `json:"files_error,omitempty"`   // why it was not made the last time, or what it is held back for
 }
 
 // VerifyReply says what a workspace's verification has found (verify). One takes as

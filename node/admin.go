@@ -9,6 +9,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/mesh/auth"
 	"github.com/wsmesh/wsmesh/node/egress"
+	"github.com/wsmesh/wsmesh/objstore/mirror"
 	"github.com/wsmesh/wsmesh/router"
 	"github.com/wsmesh/wsmesh/sandbox"
 )
@@ -68,6 +69,8 @@ func Limits() map[string]int64 {
 		"kv.DefaultMemoryBatches":      kv.DefaultMemoryBatches,
 		"kv.DefaultMemoryBytes":        kv.DefaultMemoryBytes,
 		"kv.DefaultMemoryKeys":         kv.DefaultMemoryKeys,
+		"mirror.GuardedFiles":          mirror.GuardedFiles,
+		"mirror.MaxHoles":              mirror.MaxHoles,
 		"mesh.DefaultLogAge_ms":        mesh.DefaultLogAge.Milliseconds(),
 		"mesh.DefaultMaxInFlight":      mesh.DefaultMaxInFlight,
 		"mesh.DefaultRequestTime_ms":   mesh.DefaultRequestTime.Milliseconds(),

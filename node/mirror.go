@@ -28,6 +28,7 @@ type MirrorConfig struct {
 	Remote objstore.Remote // nil: none
 	URL    string          // where that is, for people; without secrets
 	Adopt  bool            // write over what another mesh has left there
+	Files  bool            // keep a readable copy of the files as well
 	After  time.Duration   // how long a change may be in no commit; default DefaultMirrorAfter
 	Slice  time.Duration   // how long one request of many works that restore a mesh; default 5 s
 }
@@ -51,6 +52,9 @@ const (
 	mirrorAtOnce = 2
 	// mirrorRetry is how long work that failed waits, at first and at most.
 	mirrorRetry, maxMirrorRetry = time.Second, 15 * time.Second
+	// filesRetry is how long a readable copy waits for the commit that it shows, and
+	// heldRetry one that is held back for the next commit.
+	filesRetry, heldRetry = 500 * time.Millisecond, 15 * time.Second
 	// mirrorFetch is how long one wait for messages is.
 	mirrorFetch = 10 * time.Second
 	// claimAge is how long it is believed that the copy is still ours.
@@ -71,7 +75,8 @@ type mirroring struct {
 	mu       sync.Mutex
 	claimed  time.Time        // when the copy was last ours
 	paused   error            // why nothing is copied; nil: it is
-	failures map[string]error // of the last try, by stream
+	failures map[string]error // of the last try, by name of the source
+	held     map[string]error // readable copies that are held back, by journal
 	hurry    chan struct{}    // closed by flush: nobody rests
 	made     []madeCommit
 	copied   map[memoryKey]uint64 // sequence that a memory's copy has
@@ -93,6 +98,7 @@ type madeCommit struct {
 // source is one stream with what its messages ask for.
 type source struct {
 	stream string
+	files  bool                                                          // the readable copy
 	group  func(m jetstream.Msg) string                                  // what the message is about; "": nothing to copy
 	copy   func(ctx context.Context, what string, m jetstream.Msg) error // of the newest message of what
 	rest   time.Duration                                                 // after something was copied
@@ -113,7 +119,7 @@ func newMirroring(ctx context.Context, n *Node) (*mirroring, error) {
 	if n.cfg.Mirror.Slice == 0 {
 		n.cfg.Mirror.Slice = restoreSlice
 	}
-	r := &mirroring{n: n, cfg: n.cfg.Mirror, copied: map[memoryKey]uint64{}, failures: map[string]error{}, hurry: make(chan struct{})}
+	r := &mirroring{n: n, cfg: n.cfg.Mirror, copied: map[memoryKey]uint64{}, failures: map[string]error{}, held: map[string]error{}, hurry: make(chan struct{})}
 	if r.m, err = mirror.New(r.cfg.Remote, id); err != nil {
 		return nil, err
 	}
@@ -135,10 +141,24 @@ func (r *mirroring) sources() []source {
 	return all
 }
 
+// filesSources are those of the readable copy, which comes after the copy of a commit
+// and never holds it up.
+func (r *mirroring) filesSources() []source {
+	var all []source
+	for i := range r.n.shards {
+		all = append(all, source{stream: mesh.JournalStream(i), files: true, group: ofCommits, copy: r.files})
+	}
+	return all
+}
+
 // run copies until ctx ends.
 func (r *mirroring) run(ctx context.Context) {
 	var g sync.WaitGroup
-	for _, s := range r.sources() {
+	sources := r.sources()
+	if r.cfg.Files {
+		sources = append(sources, r.filesSources()...)
+	}
+	for _, s := range sources {
 		g.Go(func() { r.follow(ctx, &s) })
 	}
 	g.Go(func() { r.watchCopied(ctx) })
@@ -187,23 +207,31 @@ func (r *mirroring) tried(ctx context.Context, s *source, err error) {
 		return
 	}
 	r.mu.Lock()
-	before := r.failures[s.stream]
-	r.failures[s.stream] = err
+	before := r.failures[r.consumer(s)+s.stream]
+	r.failures[r.consumer(s)+s.stream] = err
 	paused := r.paused != nil
 	r.mu.Unlock()
 	if err != nil && before == nil && !paused {
-		r.n.log.Warn("not copied to the mirror; it is tried again", "stream", s.stream, "err", err)
+		r.n.log.Warn("not copied to the mirror; it is tried again", "stream", s.stream, "files", s.files, "err", err)
 	}
 }
 
-// failure is the first of the last tries; r.mu is held.
-func (r *mirroring) failure() error {
-	for _, stream := range slices.Sorted(maps.Keys(r.failures)) {
-		if err := r.failures[stream]; err != nil {
+// failure is the first of the last tries of some sources; r.mu is held.
+func (r *mirroring) failure(sources []source) error {
+	for _, s := range sources {
+		if err := r.failures[r.consumer(&s)+s.stream]; err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// filesFailure is why a readable copy is behind, if it is for a reason; r.mu is held.
+func (r *mirroring) filesFailure() error {
+	for _, subject := range slices.Sorted(maps.Keys(r.held)) {
+		return r.held[subject]
+	}
+	return r.failure(r.filesSources())
 }
 
 // claim makes sure that the copy is this mesh's.
@@ -236,6 +264,7 @@ func (r *mirroring) resume() {
 	defer r.mu.Unlock()
 	r.claimed, r.paused = time.Time{}, nil
 	clear(r.failures) // they are of before
+	clear(r.held)
 }
 
 // startOver has everything copied: nothing of this mesh is there.
@@ -243,8 +272,8 @@ func (r *mirroring) startOver(ctx context.Context) error {
 	r.mu.Lock()
 	clear(r.copied)
 	r.mu.Unlock()
-	for _, s := range r.sources() {
-		err := r.n.js.DeleteConsumer(ctx, s.stream, r.consumer())
+	for _, s := range append(r.sources(), r.filesSources()...) {
+		err := r.n.js.DeleteConsumer(ctx, s.stream, r.consumer(&s))
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("begin the copy of %s: %w", s.stream, unavailable(err))
 		}
@@ -252,9 +281,13 @@ func (r *mirroring) startOver(ctx context.Context) error {
 	return nil
 }
 
-// consumer is the name of the consumers: others for another place.
-func (r *mirroring) consumer() string {
-	return "mirror-" + objstore.IDOf([]byte(r.cfg.URL)).String()[:16]
+// consumer is the name of a source's consumer: another one for another place.
+func (r *mirroring) consumer(s *source) string {
+	what := "mirror-"
+	if s.files {
+		what = "files-"
+	}
+	return what + objstore.IDOf([]byte(r.cfg.URL)).String()[:16]
 }
 
 // once takes what is there of a stream, at most mirrorBatch messages, and does it.
@@ -263,7 +296,7 @@ func (r *mirroring) once(ctx context.Context, s *source) (copied bool, err error
 		return false, err
 	}
 	consumer, err := r.n.js.CreateOrUpdateConsumer(ctx, s.stream, jetstream.ConsumerConfig{
-		Durable: r.consumer(), DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
+		Durable: r.consumer(s), DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: mirrorAckWait, MaxAckPending: 4 * mirrorBatch, HeadersOnly: true, InactiveThreshold: 30 * 24 * time.Hour,
 	})
 	if err != nil {
@@ -343,14 +376,18 @@ func (r *mirroring) do(ctx context.Context, s *source, msgs []jetstream.Msg) (co
 	for what, group := range groups {
 		g.Go(func() error {
 			err := s.copy(ctx, what, group[len(group)-1])
-			if err != nil {
-				for _, m := range group {
-					_ = m.NakWithDelay(mirrorRetry) // or it comes after mirrorAckWait
-				}
-				return err
+			if err == nil {
+				ack(group)
+				return nil
 			}
-			ack(group)
-			return nil
+			after := mirrorRetry
+			if wait := postponed(0); errors.As(err, &wait) {
+				after, err = time.Duration(wait), nil
+			}
+			for _, m := range group {
+				_ = m.NakWithDelay(after) // or it comes after mirrorAckWait
+			}
+			return err
 		})
 	}
 	err = g.Wait()
@@ -364,6 +401,11 @@ func ack(msgs []jetstream.Msg) {
 		_ = m.Ack() // or it is done again
 	}
 }
+
+// postponed is the error of what can be done only later, and has not failed.
+type postponed time.Duration
+
+func (p postponed) Error() string { return "it is done in " + time.Duration(p).String() }
 
 // ofCommits is the journal of a record that names a commit, or ends the workspace.
 func ofCommits(m jetstream.Msg) string {
@@ -390,6 +432,35 @@ func (r *mirroring) workspace(ctx context.Context, subject string, _ jetstream.M
 	}
 	_, err = r.m.Commit(ctx, t, w, *h, store)
 	return mesh.About(fmt.Sprintf("workspace %s/%s", t, w), err)
+}
+
+// files makes the readable copy of what workspace has copied.
+func (r *mirroring) files(ctx context.Context, subject string, _ jetstream.Msg) error {
+	shard, t, w, err := mesh.ParseJournalSubject(subject)
+	if err != nil {
+		return nil //nolint:nilerr // nobody's
+	}
+	h, packs, err := r.head(ctx, shard, t, w)
+	if err != nil || h == nil {
+		return mesh.About(fmt.Sprintf("workspace %s/%s", t, w), err)
+	}
+	store, err := r.n.content(ctx, t, packs)
+	if err != nil {
+		return err
+	}
+	err = mesh.About(fmt.Sprintf("workspace %s/%s", t, w), r.m.CopyFiles(ctx, t, w, h.Sequence, store))
+	var held *mirror.HeldBack
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, subject)
+	switch {
+	case errors.As(err, &held):
+		r.held[subject] = err
+		return postponed(heldRetry)
+	case mesh.CodeOf(err) == mesh.CodeBusy:
+		return postponed(filesRetry)
+	}
+	return err
 }
 
 // head is what the end of a journal says that the copy should have; nil: nothing yet.
@@ -558,7 +629,7 @@ func (r *mirroring) watchCopied(ctx context.Context) {
 		}
 		r.mu.Unlock()
 		for shard := range shards {
-			info, err := r.info(ctx, mesh.JournalStream(shard))
+			info, err := r.info(ctx, &source{stream: mesh.JournalStream(shard)})
 			if err == nil {
 				shards[shard] = info.AckFloor.Stream
 			}
@@ -569,10 +640,10 @@ func (r *mirroring) watchCopied(ctx context.Context) {
 	}
 }
 
-func (r *mirroring) info(ctx context.Context, stream string) (*jetstream.ConsumerInfo, error) {
+func (r *mirroring) info(ctx context.Context, s *source) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	c, err := r.n.js.Consumer(ctx, stream, r.consumer())
+	c, err := r.n.js.Consumer(ctx, s.stream, r.consumer(s))
 	if err != nil {
 		return nil, err
 	}
@@ -614,16 +685,19 @@ func (r *mirroring) behind() *mesh.MirrorStatus {
 	switch {
 	case r.paused != nil:
 		s.Paused, s.Error = true, mesh.AsError(r.paused).Text
-	case r.failure() != nil:
-		s.Error = mesh.AsError(r.failure()).Text
+	case r.failure(r.sources()) != nil:
+		s.Error = mesh.AsError(r.failure(r.sources())).Text
+	}
+	if err := r.filesFailure(); err != nil && r.paused == nil {
+		s.FilesError = mesh.AsError(err).Text
 	}
 	return s
 }
 
 // waiting is how much the streams have that is not copied yet, and since when.
-func (r *mirroring) waiting(ctx context.Context) (messages uint64, since time.Time, err error) {
-	for _, s := range r.sources() {
-		info, err := r.info(ctx, s.stream)
+func (r *mirroring) waiting(ctx context.Context, sources []source) (messages uint64, since time.Time, err error) {
+	for _, s := range sources {
+		info, err := r.info(ctx, &s)
 		if errors.Is(err, jetstream.ErrStreamNotFound) && s.late {
 			continue
 		}
@@ -661,9 +735,14 @@ func (n *Node) flushMirror(ctx context.Context, end time.Time) error {
 func (r *mirroring) status(ctx context.Context, nodes []kv.NodeEntry) *mesh.MirrorStatus {
 	all := r.behind()
 	if all != nil {
-		_, since, err := r.waiting(ctx)
+		_, since, err := r.waiting(ctx, r.sources())
 		if !since.IsZero() {
 			all.Seconds = max(all.Seconds, time.Since(since).Seconds())
+		}
+		if r.cfg.Files && err == nil {
+			if _, since, _ = r.waiting(ctx, r.filesSources()); !since.IsZero() {
+				all.FilesSeconds = time.Since(since).Seconds()
+			}
 		}
 		if err != nil && all.Error == "" {
 			all.Error = "how far it is cannot be told now"
@@ -681,25 +760,28 @@ func (r *mirroring) status(ctx context.Context, nodes []kv.NodeEntry) *mesh.Mirr
 		all.Seconds = max(all.Seconds, s.Seconds)
 		all.Paused = all.Paused || s.Paused
 		all.Error = cmp.Or(all.Error, s.Error)
+		all.FilesError = cmp.Or(all.FilesError, s.FilesError)
 	}
 	return all
 }
 
-// flush waits until everything is copied. The error says what is not when ctx ends.
+// flush waits until everything is copied. The error says what is not when ctx ends; that
+// a readable copy is behind is none.
 func (r *mirroring) flush(ctx context.Context) error {
 	if r == nil {
 		return nil
 	}
 	close(r.hurry)
 	for {
-		messages, _, err := r.waiting(ctx)
+		messages, _, err := r.waiting(ctx, r.sources())
 		r.mu.Lock()
-		paused, failure, claimed := r.paused, r.failure(), !r.claimed.IsZero()
+		paused, failure, claimed := r.paused, r.failure(r.sources()), !r.claimed.IsZero()
 		r.mu.Unlock()
 		switch {
 		case paused != nil:
 			return mesh.About("not all was copied to the mirror", paused)
 		case messages == 0 && err == nil && claimed:
+			r.flushFiles(ctx)
 			return nil
 		}
 		select {
@@ -709,6 +791,28 @@ func (r *mirroring) flush(ctx context.Context) error {
 				why = mesh.AsError(failure).Text
 			}
 			return mesh.Errorf(mesh.CodeUnavailable, "not all was copied to the mirror at %s: %s; nothing is lost, it goes on with the next start of a node", r.cfg.URL, why)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// flushFiles waits until the readable copies are made, or one of them cannot be.
+func (r *mirroring) flushFiles(ctx context.Context) {
+	r.mu.Lock()
+	for _, s := range r.filesSources() {
+		delete(r.failures, r.consumer(&s)+s.stream) // it is tried once more
+	}
+	r.mu.Unlock()
+	for r.cfg.Files && ctx.Err() == nil {
+		messages, _, err := r.waiting(ctx, r.filesSources())
+		r.mu.Lock()
+		failure := r.filesFailure()
+		r.mu.Unlock()
+		if failure != nil || messages == 0 && err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -138,7 +138,7 @@ func (r *meshRestore) tenant(ctx context.Context, c *mirror.Copied) bool {
 // can open it, and it is restored again. Its snapshots follow.
 func (r *meshRestore) workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, snapshots []mesh.Snapshot, p *restoredPart) error {
 	record, head, err := r.m.Workspace(ctx, t, w)
-	if err != nil || record.Removed {
+	if err != nil || record.Removed || record.Format == 0 {
 		return err
 	}
 	var old kv.WorkspaceRecord

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,8 +35,8 @@ const long = time.Minute
 // flaky is a remote that can be down.
 type flaky struct {
 	objstore.Remote
-	down atomic.Bool
-	puts atomic.Int64
+	down, files atomic.Bool // all of it, or for readable copies
+	puts        atomic.Int64
 }
 
 func (f *flaky) fail() error {
@@ -54,6 +56,9 @@ func (f *flaky) Get(ctx context.Context, name string, offset int64, n int) ([]by
 func (f *flaky) Put(ctx context.Context, name string, body io.Reader, size int64, how objstore.PutOptions) (string, error) {
 	if err := f.fail(); err != nil {
 		return "", err
+	}
+	if f.files.Load() && strings.Contains(name, "/files/") {
+		return "", mesh.Errorf(mesh.CodeInvalid, "no name for a file")
 	}
 	f.puts.Add(1)
 	return f.Remote.Put(ctx, name, body, size, how)
@@ -188,6 +193,66 @@ func TestMirrorDown(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
 		r.down.Store(false)
 		eventuallyCopied(t, r, "repo", map[string]string{"f": "one", "g": "two"})
+		m.StopNode(t)
+	})
+}
+
+// TestMirrorFiles: the readable copy follows the copy, does not hold it up where it
+// cannot be made, and is made before a node ends. What is held back is told.
+func TestMirrorFiles(t *testing.T) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		cfg := node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon, Files: true}
+		m.StopNode(t)
+		m.SetMirror(cfg, long)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		readable := func() map[string]string {
+			all := map[string]string{}
+			const below = "tenants/acme/workspaces/repo/files/"
+			for o, err := range r.List(ctx, below, "") {
+				require.NoError(t, err)
+				data, _, err := r.Get(ctx, o.Name, 0, 100)
+				if err == nil { // else it has gone meanwhile
+					all[strings.TrimPrefix(o.Name, below)] = string(data)
+				}
+			}
+			return all
+		}
+		files := func(want string) {
+			t.Helper()
+			require.EventuallyWithT(t, func(c *assert.CollectT) {
+				var s mesh.StatusReply
+				require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &s))
+				assert.Equal(c, want == "", s.Mirror.FilesError == "")
+				assert.Contains(c, s.Mirror.FilesError, want)
+				assert.Empty(c, s.Mirror.Error)
+			}, 60*time.Second, 50*time.Millisecond)
+		}
+		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("one"), 0))
+		require.Eventually(t, func() bool { return maps.Equal(map[string]string{"d/f": "one"}, readable()) }, 60*time.Second, 50*time.Millisecond)
+		r.files.Store(true)
+		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
+		eventuallyCopied(t, r, "repo", map[string]string{"d/f": "one", "g": "two"})
+		files("no name for a file")
+		r.files.Store(false)
+		require.NoError(t, ws.RemoveAll(ctx, "d"))
+		require.NoError(t, ws.WriteFile(ctx, "d", []byte("flat"), 0))
+		m.StopNode(t)
+		require.Equal(t, map[string]string{"d": "flat", "g": "two"}, readable())
+
+		m.StartNode(t)
+		for i := range mirror.GuardedFiles + 1 {
+			require.NoError(t, ws.WriteFile(ctx, fmt.Sprint("many/", i), nil, 0))
+		}
+		require.Eventually(t, func() bool { return len(readable()) == mirror.GuardedFiles+3 }, 60*time.Second, 50*time.Millisecond)
+		require.NoError(t, ws.RemoveAll(ctx, "many"))
+		eventuallyCopied(t, r, "repo", map[string]string{"d": "flat", "g": "two"})
+		files("removes")
+		require.Len(t, readable(), mirror.GuardedFiles+3)
+		require.NoError(t, ws.WriteFile(ctx, "next", nil, 0))
+		require.Eventually(t, func() bool { return len(readable()) == 3 }, 60*time.Second, 50*time.Millisecond)
+		files("")
 		m.StopNode(t)
 	})
 }

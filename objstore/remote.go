@@ -43,9 +43,13 @@ type Remote interface {
 	Delete(ctx context.Context, name string) error
 
 	// List yields the objects whose names begin with prefix, with the time when they
-	// were stored and without their Meta and Version. Of two in one directory the one whose name is lower comes first. It
-	// ends with the first error.
-	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
+	// were stored and without their Meta and Version. Of two in one directory the one
+	// whose name is lower comes first. It ends with the first error.
+	//
+	// With the delimiter "/" and not "", all that has a slash behind the prefix is
+	// yielded as one Object for each name before that slash, which it ends with and
+	// which is all that is said: the directories, without what is in them.
+	List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error]
 }
 
 // MaxObjectName is the most bytes of an object's name with all that stands before it,
@@ -139,7 +143,7 @@ func (b *RemotePacks) Delete(ctx context.Context, id ID) error {
 // List implements Bucket.
 func (b *RemotePacks) List(ctx context.Context) iter.Seq2[ID, error] {
 	return func(yield func(ID, error) bool) {
-		for o, err := range b.r.List(ctx, b.below) {
+		for o, err := range b.r.List(ctx, b.below, "") {
 			if err != nil {
 				yield(ID{}, fmt.Errorf("list packs: %w", err))
 				return
@@ -186,9 +190,9 @@ func (b *below) Delete(ctx context.Context, name string) error {
 	return b.Remote.Delete(ctx, b.prefix+name)
 }
 
-func (b *below) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
+func (b *below) List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
-		for o, err := range b.Remote.List(ctx, b.prefix+prefix) {
+		for o, err := range b.Remote.List(ctx, b.prefix+prefix, delimiter) {
 			o.Name = strings.TrimPrefix(o.Name, b.prefix)
 			if !yield(o, err) {
 				return

@@ -59,7 +59,7 @@ func newDev() *cobra.Command {
 	f.StringVar(&d.capture, "capture", "auto", captureUsage)
 	bindNet(cmd, &d.net, &d.netExcept)
 	f.StringVar(&d.sync, "sync", "always", "when NATS syncs to disk: always or interval")
-	d.mirror.bind(cmd)
+	d.mirror.bind(cmd, true)
 	f.DurationVar(&d.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&d.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&d.logLevel, "log-level", "warn", "debug, info, warn or error")

@@ -14,6 +14,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/node"
 	"github.com/wsmesh/wsmesh/node/onebox"
+	"github.com/wsmesh/wsmesh/objstore"
 )
 
 func (d *devFlags) run(cmd *cobra.Command) error {
@@ -43,7 +44,7 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	}
 	box, err := onebox.Start(ctx, onebox.Config{
 		Data: dir, Host: host, Port: port, Sync: d.sync, Isolation: d.isolation, Capture: d.capture, Net: d.net, NetExcept: d.netExcept,
-		Mirror: node.MirrorConfig{Remote: remote, URL: d.mirror.s3, Adopt: d.mirror.adopt},
+		Mirror: d.mirror.config(remote),
 		Grace:  d.grace, HTTP: httpURL(l, false), Version: version, Log: log,
 	})
 	if err != nil {
@@ -66,6 +67,11 @@ func (d *devFlags) run(cmd *cobra.Command) error {
 	gateway := startGateway(l, &watchedMesh{url: box.URL()}, mcpgw.HTTPConfig{Version: version, Log: log, Origins: d.origins, Grace: max(d.grace, time.Millisecond)})
 	d.banner(cmd.OutOrStdout(), box.URL(), httpURL(l, false), dir, nodesOf(ctx, box.URL(), dir))
 	return d.wait(cmd, box, gateway)
+}
+
+// config is what a node is told of it.
+func (m *mirrorFlags) config(r objstore.Remote) node.MirrorConfig {
+	return node.MirrorConfig{Remote: r, URL: m.s3, Adopt: m.adopt, Files: m.files}
 }
 
 // listen opens the gateway's port before anything else: a port in use is no reason

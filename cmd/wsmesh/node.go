@@ -52,7 +52,7 @@ func newNode() *cobra.Command {
 	bindNet(cmd, &n.net, &n.netExcept)
 	f.StringVar(&n.zone, "zone", "", "`ZONE` that it is in, for workspaces that need it")
 	f.StringSliceVar(&n.labelFlags, "label", nil, "`NAME=VALUE` that it has, for workspaces that need it; repeatable")
-	n.mirror.bind(cmd)
+	n.mirror.bind(cmd, false)
 	f.DurationVar(&n.grace, "grace", defaultGrace, "how long commands may go on when it ends")
 	f.StringVar(&n.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&n.logLevel, "log-level", "warn", "debug, info, warn or error")

@@ -38,7 +38,7 @@ func (n *nodeFlags) run(cmd *cobra.Command) error {
 	cfg := node.Config{
 		Name: name, Data: n.data, Signer: m.creds.Signer, Storage: m.creds.Storage, First: m.creds.First,
 		Isolation: n.isolation, Capture: n.capture, Net: n.net, MaxNet: n.net, NetExcept: n.netExcept, Own: strings.Split(n.nats, ","),
-		Mirror: node.MirrorConfig{Remote: remote, URL: n.mirror.s3, Adopt: n.mirror.adopt},
+		Mirror: n.mirror.config(remote),
 		Zone:   n.zone, Labels: n.labels, Grace: n.grace, Version: version, Log: log,
 	}
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {

@@ -90,7 +90,7 @@ func (o putOptions) putObject(cmd *cobra.Command, ws *client.Workspace, src obje
 // check finds out that all objects can be files, and returns the sum of their bytes.
 func (o objects) check(ctx context.Context) (size int64, err error) {
 	n, names := 0, crossing{}
-	for obj, err := range o.r.List(ctx, "") {
+	for obj, err := range o.r.List(ctx, "", "") {
 		if err != nil {
 			return 0, err
 		}
@@ -137,7 +137,7 @@ func (o objects) each(ctx context.Context, do func(objstore.Object, []byte) erro
 	queue := make(chan chan fetched, objectsAhead)
 	g.Go(func() error {
 		defer close(queue)
-		for obj, err := range o.r.List(ctx, "") {
+		for obj, err := range o.r.List(ctx, "", "") {
 			if err != nil {
 				return err
 			}

@@ -16,23 +16,28 @@ import (
 
 // mirrorFlags say where nodes copy the mesh to.
 type mirrorFlags struct {
-	s3    string
-	adopt bool
+	s3           string
+	adopt, files bool
 }
 
 // mirrorNames are the flags, for flagsFromEnv.
-var mirrorNames = []string{"s3", "adopt"}
+var mirrorNames = []string{"s3", "s3-files", "adopt"}
 
-func (m *mirrorFlags) bind(cmd *cobra.Command) {
+// bind binds them; files says whether there is a readable copy unless it is asked for.
+func (m *mirrorFlags) bind(cmd *cobra.Command, files bool) {
 	cmd.Flags().StringVar(&m.s3, "s3", "", "copy everything to `URL`: s3://BUCKET/PREFIX?endpoint=…&region=… or file:///DIR")
+	cmd.Flags().BoolVar(&m.files, "s3-files", files, "keep a copy of the files there too that other tools can read")
 	cmd.Flags().BoolVar(&m.adopt, "adopt", false, "write over the copy that another mesh has left at --s3")
 }
 
 // open returns the remote that was asked for; nil if none was.
 func (m *mirrorFlags) open(ctx context.Context, cmd *cobra.Command) (objstore.Remote, error) {
 	if m.s3 == "" {
-		if m.adopt {
+		switch {
+		case m.adopt:
 			return nil, wrongUse(cmd, "--adopt needs --s3")
+		case m.files && cmd.Flags().Changed("s3-files"):
+			return nil, wrongUse(cmd, "--s3-files needs --s3")
 		}
 		return nil, nil
 	}

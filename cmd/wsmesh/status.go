@@ -86,6 +86,12 @@ func showMirror(cmd *cobra.Command, m *mesh.MirrorStatus) {
 		state += ": " + m.Error
 	}
 	cmd.PrintErrf("mirror %s: %s\n", m.URL, state)
+	switch {
+	case m.FilesError != "":
+		cmd.PrintErrf("readable copy of the files: %s\n", m.FilesError)
+	case m.FilesSeconds > 0:
+		cmd.PrintErrf("readable copy of the files: %.1f seconds behind\n", m.FilesSeconds)
+	}
 }
 
 // stateOf is whether a node is there, and whether workspaces come to it.

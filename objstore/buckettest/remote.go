@@ -151,14 +151,15 @@ func (s *remoteSuite) oneOfMany(t *testing.T) {
 }
 
 func (s *remoteSuite) list(t *testing.T) {
-	list := func(prefix string) (all []string) {
-		for o, err := range s.b.List(t.Context(), prefix) {
+	listed := func(prefix, delimiter string) (all []string) {
+		for o, err := range s.b.List(t.Context(), prefix, delimiter) {
 			require.NoError(t, err)
 			all = append(all, fmt.Sprint(o.Name, " ", o.Size))
 		}
 		slices.Sort(all)
 		return all
 	}
+	list := func(prefix string) []string { return listed(prefix, "") }
 	require.Empty(t, list("l/"))
 	for i, name := range []string{"l/a", "l/b/c", "l/b/d", "l/e/", "lx", "l/bb"} {
 		data := strings.Repeat("x", i+1)
@@ -171,10 +172,14 @@ func (s *remoteSuite) list(t *testing.T) {
 	require.Equal(t, []string{"l/b/c 2", "l/b/d 3"}, list("l/b/"))
 	require.Equal(t, []string{"l/b/c 2", "l/b/d 3", "l/bb 6"}, list("l/b"))
 	require.Equal(t, []string{"l/e/ 0"}, list("l/e/"))
+	require.Equal(t, []string{"l/a 1", "l/b/ 0", "l/bb 6", "l/e/ 0"}, listed("l/", "/"))
+	require.Equal(t, []string{"l/b/ 0", "l/bb 6"}, listed("l/b", "/"))
+	require.Equal(t, []string{"l/b/c 2", "l/b/d 3"}, listed("l/b/", "/"))
+	require.Equal(t, []string{"l/ 0", "lx 5"}, listed("l", "/"))
 	require.NoError(t, s.a.Delete(t.Context(), "l/b/c"))
 	require.NoError(t, s.a.Delete(t.Context(), "l/b/d"))
 	require.Empty(t, list("l/b/"), "a directory goes with the last object in it")
-	for _, err := range s.b.List(t.Context(), "l/") {
+	for _, err := range s.b.List(t.Context(), "l/", "") {
 		require.NoError(t, err)
 		break // must not be called again
 	}
@@ -222,7 +227,7 @@ func (s *remoteSuite) names(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, name, string(got))
 		found := false
-		for o, err := range s.b.List(t.Context(), "n/") {
+		for o, err := range s.b.List(t.Context(), "n/", "") {
 			require.NoError(t, err)
 			found = found || o.Name == name
 		}
@@ -238,7 +243,7 @@ func (s *remoteSuite) canceled(t *testing.T) {
 	_, _, err = s.a.Get(ctx, "x", 0, 1)
 	require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(err), "%v", err)
 	require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(s.a.Delete(ctx, "x")))
-	for _, err := range s.a.List(ctx, "x") {
+	for _, err := range s.a.List(ctx, "x", "") {
 		require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(err), "%v", err)
 	}
 }

@@ -371,7 +371,7 @@ func (s *Store) delete(name, path string) error {
 }
 
 // List implements objstore.Remote.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, delimiter string) iter.Seq2[objstore.Object, error] {
 	return func(yield func(objstore.Object, error) bool) {
 		dir, _ := filepath.Split(filepath.FromSlash(prefix))
 		done := errors.New("no more is wanted")
@@ -397,6 +397,12 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 				case name == "." || len(prefix) > len(name)+1 && strings.HasPrefix(prefix, name+"/"):
 					return nil
 				case !strings.HasPrefix(name+"/", prefix):
+					return fs.SkipDir
+				}
+				if delimiter != "" && name+"/" != prefix {
+					if !yield(objstore.Object{Name: name + "/"}, nil) {
+						return done
+					}
 					return fs.SkipDir
 				}
 				entries, err := os.ReadDir(path)

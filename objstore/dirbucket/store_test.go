@@ -49,7 +49,7 @@ func TestTemporaryFiles(t *testing.T) {
 	s := open(t, dir)
 	require.NoFileExists(t, filepath.Join(tmp, "old"))
 	require.FileExists(t, filepath.Join(tmp, "new"))
-	for o := range s.List(t.Context(), "") {
+	for o := range s.List(t.Context(), "", "") {
 		require.Fail(t, "listed", "%s", o.Name)
 	}
 }

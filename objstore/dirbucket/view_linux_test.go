@@ -28,7 +28,7 @@ func TestView(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
 	s := dirbucket.View(dir)
 	var names []string
-	for o, err := range s.List(t.Context(), "") {
+	for o, err := range s.List(t.Context(), "", "") {
 		require.NoError(t, err)
 		names = append(names, o.Name)
 	}

@@ -26,7 +26,7 @@ func (m *Mirror) Collect(ctx context.Context, t mesh.Tenant, kept map[objstore.I
 	var old []objstore.Object
 	used := map[objstore.ID]bool{}
 	packs := below(t) + "packs/"
-	for o, err := range m.remote.List(ctx, packs) {
+	for o, err := range m.remote.List(ctx, packs, "") {
 		if err != nil {
 			return done, err
 		}
@@ -73,66 +73,86 @@ type named struct {
 
 // mark marks the packs that what is in the copy refers to, whichever mesh wrote it.
 func (m *Mirror) mark(ctx context.Context, t mesh.Tenant, used map[objstore.ID]bool) error {
-	for _, dir := range []string{"memory/", "snapshots/", "workspaces/"} {
-		for o, err := range m.remote.List(ctx, below(t)+dir) {
+	for dir, marks := range map[string]func(context.Context, mesh.Tenant, string, map[objstore.ID]bool) error{
+		"memory/": m.markMemory, "snapshots/": m.markRecord,
+	} {
+		for o, err := range m.remote.List(ctx, below(t)+dir, "") {
 			if err == nil {
-				err = m.markObject(ctx, t, dir, strings.TrimPrefix(o.Name, below(t)+dir), used)
+				err = marks(ctx, t, o.Name, used)
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", o.Name, err)
 			}
 		}
 	}
+	for name, err := range m.names(ctx, below(t)+"workspaces/") {
+		if err == nil {
+			err = m.markWorkspace(ctx, t, mesh.Workspace(name), used)
+		}
+		if err != nil {
+			return fmt.Errorf("workspace %s/%s: %w", t, name, err)
+		}
+	}
 	return nil
 }
 
-func (m *Mirror) markObject(ctx context.Context, t mesh.Tenant, dir, name string, used map[objstore.ID]bool) error {
-	name, full := strings.TrimSuffix(name, ".json"), below(t)+dir+name
-	part := strings.Split(name, "/")
-	switch {
-	case dir == "memory/":
-		var h MemoryHead
-		_, err := getJSON(ctx, m.remote, full, &h)
-		for _, id := range h.Packs {
-			used[id] = true
-		}
-		return err
-	case dir == "workspaces/" && len(part) == 2 && part[1] == "HEAD":
-		var h Head
-		if _, err := getJSON(ctx, m.remote, full, &h); err != nil || h.Removed {
-			return err
-		}
-		return m.markCommit(ctx, t, h.Ref, used)
-	case dir == "snapshots/", dir == "workspaces/" && len(part) == 2 && part[1] == "record":
-		var r Record
-		var n named
-		_, err := getJSON(ctx, m.remote, full, &r)
-		if err != nil || r.Removed || len(r.Value) == 0 {
-			return err
-		}
-		if err := json.Unmarshal(r.Value, &n); err != nil {
-			return err
-		}
-		if n.Origin != nil {
-			n.Commit = n.Origin.Commit
-		}
-		if n.Commit == "" {
-			return nil
-		}
-		ref, err := objstore.ParseRef(n.Commit)
-		if err != nil {
-			return err
-		}
-		return m.markCommit(ctx, t, ref, used)
+func (m *Mirror) markMemory(ctx context.Context, _ mesh.Tenant, name string, used map[objstore.ID]bool) error {
+	var h MemoryHead
+	_, err := getJSON(ctx, m.remote, name, &h)
+	for _, id := range h.Packs {
+		used[id] = true
 	}
-	return nil // a file of the readable copy
+	return err
+}
+
+func (m *Mirror) markWorkspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace, used map[objstore.ID]bool) error {
+	h, err := m.Head(ctx, t, w)
+	if err == nil && !h.Removed {
+		err = m.markCommit(ctx, t, h.Ref, used)
+	}
+	var f Files // what it was made of says what is to be changed in it
+	if err == nil {
+		f, err = m.FilesState(ctx, t, w)
+	}
+	for _, ref := range []objstore.Ref{f.Ref, f.To} {
+		if err == nil {
+			err = m.markCommit(ctx, t, ref, used)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return m.markRecord(ctx, t, WorkspaceName(t, w), used)
+}
+
+func (m *Mirror) markRecord(ctx context.Context, t mesh.Tenant, name string, used map[objstore.ID]bool) error {
+	var r Record
+	var n named
+	_, err := getJSON(ctx, m.remote, name, &r)
+	if err != nil || r.Removed || len(r.Value) == 0 {
+		return err
+	}
+	if err := json.Unmarshal(r.Value, &n); err != nil {
+		return err
+	}
+	if n.Origin != nil {
+		n.Commit = n.Origin.Commit
+	}
+	if n.Commit == "" {
+		return nil
+	}
+	ref, err := objstore.ParseRef(n.Commit)
+	if err != nil {
+		return err
+	}
+	return m.markCommit(ctx, t, ref, used)
 }
 
 // markCommit marks what a commit lists. One that is not there cannot be restored, and
 // has nothing to be kept for.
 func (m *Mirror) markCommit(ctx context.Context, t mesh.Tenant, ref objstore.Ref, used map[objstore.ID]bool) error {
 	s, err := m.Store(t)
-	if err != nil {
+	if err != nil || ref.IsZero() {
 		return err
 	}
 	c, err := s.Commit(ctx, ref)

@@ -8,6 +8,9 @@
 //	tenants/<t>/packs/<aa>/<id>                  content, see package objstore
 //	tenants/<t>/workspaces/<w>/record.json       Record of the workspace
 //	tenants/<t>/workspaces/<w>/HEAD              Head: its newest commit
+//	tenants/<t>/workspaces/<w>/files/<path>      the readable copy: a file's bytes
+//	tenants/<t>/workspaces/<w>/files-overflow/   of it, what has too long a name
+//	tenants/<t>/workspaces/<w>/files.json        Files: how far it is
 //	tenants/<t>/snapshots/<w>/<name>.json        Record of a snapshot
 //	tenants/<t>/memory/<namespace>.json          MemoryHead: a memory as of one sequence
 //
@@ -27,6 +30,17 @@
 // meshes say nothing about each other.
 //
 // A removal leaves its object there, as a tombstone: what is removed is not restored.
+//
+// # The readable copy
+//
+// CopyFiles keeps the files of a workspace's head as objects of their own, for people and
+// for other tools; nothing is restored from it. The bytes are the file's, its metadata say
+// mode (octal), mtime (seconds since 1970) and, with symlink: true, that the bytes are a
+// link's target. An empty directory is an object whose name ends with a slash; FIFOs are
+// left out, and each further name of a file is a file. In names, a byte that is of no
+// UTF-8, a control character or a percent sign is %XX. What has a longer name than S3 or
+// a file system takes is files-overflow/<SHA-256 of its path>, beside an object .path
+// that holds the path.
 package mirror
 
 import (

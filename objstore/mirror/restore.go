@@ -47,30 +47,42 @@ func (m *Mirror) Restored(ctx context.Context) error {
 type Copied struct {
 	Tenant     mesh.Tenant
 	Record     Record
-	Workspaces []mesh.Workspace
+	Workspaces []mesh.Workspace                   // some perhaps without a Record
 	Snapshots  map[mesh.Workspace][]mesh.Snapshot // removed ones among them
 	Memories   []mesh.Namespace
+}
+
+// names yields the names of the directories that are in one, and looks into none.
+func (m *Mirror) names(ctx context.Context, dir string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for o, err := range m.remote.List(ctx, dir, "/") {
+			name, isDir := strings.CutSuffix(strings.TrimPrefix(o.Name, dir), "/")
+			if err == nil && (!isDir || name == "") {
+				continue
+			}
+			if !yield(name, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // Tenants yields what a copy has, removed tenants apart.
 func (m *Mirror) Tenants(ctx context.Context) iter.Seq2[Copied, error] {
 	return func(yield func(Copied, error) bool) {
 		var names []mesh.Tenant
-		seen := map[mesh.Tenant]bool{}
-		for o, err := range m.remote.List(ctx, "tenants/") {
+		for name, err := range m.names(ctx, "tenants/") {
 			if err != nil {
 				yield(Copied{}, err)
 				return
 			}
-			part := strings.Split(o.Name, "/")
-			t, err := mesh.ParseTenant(part[1])
-			if err == nil && len(part) == 3 && part[2] == "tenant.json" && !seen[t] {
-				seen[t], names = true, append(names, t)
+			if t, err := mesh.ParseTenant(name); err == nil {
+				names = append(names, t)
 			}
 		}
 		for _, t := range names {
 			c, err := m.tenant(ctx, t)
-			if err == nil && c.Record.Removed {
+			if err == nil && (c.Record.Removed || c.Record.Format == 0) {
 				continue
 			}
 			if !yield(c, err) || err != nil {
@@ -82,10 +94,10 @@ func (m *Mirror) Tenants(ctx context.Context) iter.Seq2[Copied, error] {
 
 func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 	c := Copied{Tenant: t, Snapshots: map[mesh.Workspace][]mesh.Snapshot{}}
-	if _, err := getJSON(ctx, m.remote, TenantName(t), &c.Record); err != nil {
+	if _, err := getJSON(ctx, m.remote, TenantName(t), &c.Record); err != nil || c.Record.Format == 0 {
 		return c, err
 	}
-	for o, err := range m.remote.List(ctx, below(t)+"memory/") {
+	for o, err := range m.remote.List(ctx, below(t)+"memory/", "") {
 		if err != nil {
 			return c, err
 		}
@@ -94,7 +106,7 @@ func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 			c.Memories = append(c.Memories, ns)
 		}
 	}
-	for o, err := range m.remote.List(ctx, below(t)+"snapshots/") {
+	for o, err := range m.remote.List(ctx, below(t)+"snapshots/", "") {
 		if err != nil {
 			return c, err
 		}
@@ -105,20 +117,19 @@ func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 			c.Snapshots[w] = append(c.Snapshots[w], s)
 		}
 	}
-	for o, err := range m.remote.List(ctx, below(t)+"workspaces/") {
+	for name, err := range m.names(ctx, below(t)+"workspaces/") {
 		if err != nil {
 			return c, err
 		}
-		name, what, _ := strings.Cut(strings.TrimPrefix(o.Name, below(t)+"workspaces/"), "/")
-		if w, err := mesh.ParseWorkspace(name); err == nil && what == "record.json" {
+		if w, err := mesh.ParseWorkspace(name); err == nil {
 			c.Workspaces = append(c.Workspaces, w)
 		}
 	}
 	return c, nil
 }
 
-// Workspace returns what the copy has of a workspace: its record, and its head, whose
-// Format is 0 where no commit of it was copied.
+// Workspace returns what the copy has of a workspace: its record, whose Format is 0 where
+// none was copied, and its head, of which that says that no commit was.
 func (m *Mirror) Workspace(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (r Record, h Head, err error) {
 	if _, err = getJSON(ctx, m.remote, WorkspaceName(t, w), &r); err == nil {
 		h, err = m.Head(ctx, t, w)

@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ type Location struct {
 // ParseURL reads an s3:// URL; the error has CodeInvalid.
 func ParseURL(s string) (Location, error) {
 	wrong := func(why string) (Location, error) {
-		return Location{}, mesh.Errorf(mesh.CodeInvalid, "%.200q: %s; write s3://BUCKET/PREFIX, and ?endpoint=URL&region=REGION behind it for a server that is not Amazon's", s, why)
+		return Location{}, mesh.Errorf(mesh.CodeInvalid, "%s: %s; write s3://BUCKET/PREFIX, and ?endpoint=URL&region=REGION behind it for a server that is not Amazon's", shown(s), why)
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -90,6 +91,15 @@ func ParseURL(s string) (Location, error) {
 		}
 	}
 	return l, nil
+}
+
+// shown is a URL as an error may repeat it: one with an @ may hold keys, and the error
+// may go to a log.
+func shown(s string) string {
+	if strings.Contains(s, "@") || strings.Contains(s, "%40") {
+		return "the URL of the objects"
+	}
+	return fmt.Sprintf("%.200q", s)
 }
 
 // Store is the objects below a prefix of a bucket. Safe for concurrent use; it needs
@@ -293,9 +303,13 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 }
 
 // List implements objstore.Remote.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, delimiter string) iter.Seq2[objstore.Object, error] {
 	return func(yield func(objstore.Object, error) bool) {
-		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.at.Bucket, Prefix: s.key(prefix)})
+		in := &s3.ListObjectsV2Input{Bucket: &s.at.Bucket, Prefix: s.key(prefix)}
+		if delimiter != "" {
+			in.Delimiter = &delimiter
+		}
+		pages := s3.NewListObjectsV2Paginator(s.client, in)
 		for pages.HasMorePages() {
 			bound, cancel := bounded(ctx, 0)
 			page, err := pages.NextPage(bound)
@@ -304,9 +318,17 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Obje
 				yield(objstore.Object{}, s.translate(ctx, "list "+prefix, err))
 				return
 			}
+			var all []objstore.Object
 			for _, o := range page.Contents {
-				name, ours := strings.CutPrefix(aws.ToString(o.Key), s.at.Prefix)
-				if ours && name != "" && !yield(objstore.Object{Name: name, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
+				all = append(all, objstore.Object{Name: aws.ToString(o.Key), Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
+			}
+			for _, p := range page.CommonPrefixes {
+				all = append(all, objstore.Object{Name: aws.ToString(p.Prefix)})
+			}
+			slices.SortFunc(all, func(a, b objstore.Object) int { return strings.Compare(a.Name, b.Name) })
+			for _, o := range all {
+				name, ours := strings.CutPrefix(o.Name, s.at.Prefix)
+				if o.Name = name; ours && name != "" && !yield(o, nil) {
 					return
 				}
 			}
