@@ -40,14 +40,14 @@ func newBench() *cobra.Command {
 			"exit_lag     from the last act of a command to when its client knows of its end\n" +
 			"open         a new workspace, up to the output of its first command\n" +
 			"capture      from the last act of a command that changes nothing to when that is known, in 10,000 files\n" +
+			"failover     from the SIGKILL of a node, one of two that are started for this, to the first change of 1,000 files\n" +
+			"             by the other one; where wsmesh init has left node.creds\n" +
 			"fork         of a workspace of 10,000 files, up to the first one that is read\n" +
 			"warm_memory  what a sandbox without a command takes\n" +
 			"scale        commands that sleep on every node, against so many times what one node does; with two nodes at least",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case slices.Contains(bench.Later, args[0]):
-				return later("bench " + args[0])
 			case !slices.Contains(bench.Names, args[0]):
 				return wrongUse(cmd, "unknown bench %q; there are %s", args[0], strings.Join(bench.Names, " "))
 			case long:
@@ -97,7 +97,10 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 	if err != nil {
 		return nil, err
 	}
-	cfg.Data = dir
+	if cfg.Program, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	cfg.Data, cfg.URL = dir, floor.url
 	if raw, err := os.ReadFile(filepath.Join(dir, "client.json")); err == nil { // without it the rows of MCP say what is missing
 		var file client.File
 		if json.Unmarshal(raw, &file) == nil {

@@ -22,14 +22,8 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// Names are the rows that Run measures; Later are those that are known and not
-// built yet.
-var (
-	Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "fork", "snapshot", "warm_memory", "scale"}
-	Later = []string{
-		"failover",
-	}
-)
+// Names are the rows that Run measures.
+var Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale"}
 
 const (
 	// DefaultN is how many operations are measured if they fit into
@@ -54,8 +48,10 @@ type Config struct {
 	Echo   *nats.Conn     // the operator's second, which answers the first
 	HTTP   string         // URL of a gateway, for the rows of MCP
 	Token  string         // the client's, for the gateway
-	Data   string         // the data directory of the node, for restore
-	Files  int            // of the tree of restore; default DefaultFiles
+	Data   string         // the data directory of the node, for restore, or what wsmesh init has made, for failover
+	Files  int            // of the tree of restore; default DefaultFiles, and 1,000 of failover
+
+	Program, URL string // how nodes are started, and for which NATS servers
 }
 
 // Row is one result. Times are in microseconds, ratios are ours divided by the
@@ -190,6 +186,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return capturePair(ctx, ws)
 	case "open":
 		return openPair(cfg, ws), nil
+	case "failover":
+		return failoverPair(ctx, cfg, ws, setting)
 	case "fork":
 		return forkPair(ctx, cfg, ws)
 	case "snapshot":
