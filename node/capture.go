@@ -22,7 +22,8 @@ const (
 	// more goes into packs.
 	captureInline = 256 << 10
 	// capturePasses is how often a capture looks again for what an operation
-	// changed under it. What is left after that is the next one's.
+	// changed under it: once more, while none may, where one has renamed something
+	// the last time. What is left after that is the next one's.
 	capturePasses = 3
 	// maxCaptureExecs bounds the commands that history names for one capture.
 	maxCaptureExecs = 4
@@ -184,11 +185,25 @@ func (f *fileState) captureOnce(ctx context.Context, r *captureRound) (sum captu
 	}
 	begun := f.begun.Load()
 	quiet := f.live.Load() == 0 // before the first look
-	for range capturePasses {
-		again, err := f.pass(ctx, r, &sum)
+	moved := false
+	for i := range capturePasses + 1 {
+		p := &pass{fileState: f, round: r, sum: &sum}
+		if i == capturePasses {
+			if !moved {
+				break
+			}
+			unlock, err := f.w.locks.lock(ctx, ".") // requests that rename could hide a file from any number of passes
+			if err != nil {
+				return sum, err
+			}
+			defer unlock()
+			p.locked = true
+		}
+		again, err := p.run(ctx)
 		if err != nil {
 			return sum, err
 		}
+		moved = p.moved
 		if !again {
 			if quiet {
 				f.settled.Store(begun)
@@ -202,12 +217,23 @@ func (f *fileState) captureOnce(ctx context.Context, r *captureRound) (sum captu
 	return sum, nil
 }
 
-// pass is one scan and the records of what it found; again says that some of it
-// was changed before it could be admitted, or was left although no command runs.
-func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (again bool, err error) {
+// pass is one scan and the records of what it found.
+type pass struct {
+	*fileState
+	round  *captureRound
+	sum    *captured
+	locked bool // no request changes anything meanwhile
+	moved  bool // requests have renamed something meanwhile
+}
+
+// run says again where something was changed before it could be admitted, where names
+// may have been moved past the scan, and where something was left although no command
+// runs.
+func (f *pass) run(ctx context.Context) (again bool, err error) {
+	r := f.round
 	begun, number := f.begun.Load(), f.captures.number.Load() // what this capture has read itself is not read again
-	live := f.live.Load()
-	store := &captureContent{f: f}
+	live, renamed := f.live.Load(), f.renamed.Load()
+	store := &captureContent{f: f.fileState}
 	dirty := f.watch.Take()
 	left := true
 	defer func() {
@@ -221,6 +247,8 @@ func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (a
 	if err != nil {
 		return false, err
 	}
+	busy := live > 0 || f.begun.Load() != begun
+	again = found.Moved && busy
 	changes := found.Changes
 	if n := tree.Len() + len(changes); n > DefaultMaxFiles && n-removals(changes) > DefaultMaxFiles {
 		return false, mesh.Errorf(mesh.CodeQuota, "the workspace has more than %d files, which is how many are kept; remove some", DefaultMaxFiles)
@@ -231,7 +259,7 @@ func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (a
 			return false, err
 		}
 	}
-	if live == 0 && f.begun.Load() == begun {
+	if !busy && f.begun.Load() == begun {
 		number = 0 // nobody could write while it was read
 	}
 	for i := range changes {
@@ -239,13 +267,15 @@ func (f *fileState) pass(ctx context.Context, r *captureRound, sum *captured) (a
 	}
 	for len(changes) > 0 {
 		n := fitting(changes, len(packs))
-		changed, err := f.admit(ctx, changes[:n], packs, number, sum)
+		changed, err := f.admit(ctx, changes[:n], packs, number)
 		if err != nil {
 			return false, err
 		}
 		again = again || changed
 		changes = changes[n:]
 	}
+	f.moved = f.renames.Load() != renamed
+	again = again || f.moved
 	left = again || found.Left > 0
 	return again || found.Left > 0 && f.live.Load() == 0, nil
 }
@@ -283,12 +313,14 @@ const maxCaptureBatch = 2000
 // admit puts changes into one record, if the disk is still what they say: no
 // operation is between journal and disk meanwhile, so what it wrote is not
 // journalled again as it was before.
-func (f *fileState) admit(ctx context.Context, changes []dirtree.Change, packs []objstore.ID, number uint64, sum *captured) (again bool, err error) {
-	unlock, err := f.w.locks.lock(ctx, ".")
-	if err != nil {
-		return false, err
+func (f *pass) admit(ctx context.Context, changes []dirtree.Change, packs []objstore.ID, number uint64) (again bool, err error) {
+	if !f.locked {
+		unlock, err := f.w.locks.lock(ctx, ".")
+		if err != nil {
+			return false, err
+		}
+		defer unlock()
 	}
-	defer unlock()
 	var ops []objstore.Op
 	var good []*dirtree.Change
 	for i := range changes {
@@ -313,8 +345,8 @@ func (f *fileState) admit(ctx context.Context, changes []dirtree.Change, packs [
 		if err != nil {
 			return false, err
 		}
-		sum.count(ops)
-		sum.sequence = seq
+		f.sum.count(ops)
+		f.sum.sequence = seq
 	}
 	for _, c := range good {
 		if c.Seen != (dirtree.Stat{}) {

@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,6 +213,52 @@ func TestCaptureDoesNotUndoWrites(t *testing.T) {
 		t.Logf("%d captures beside %d writes", captures, rounds*files)
 		require.Zero(t, undone, "writes that were acknowledged, and journalled over")
 		require.NoError(t, ws.Command(ctx, "true").Run())
+		restoredElsewhere(t, m)
+	})
+}
+
+// TestRenamedWhileCaptured: requests rename the directory in which commands make files,
+// all the time. When a command has ended, its file is in a record, under one name or the
+// other.
+func TestRenamedWhileCaptured(t *testing.T) {
+	const most = 150 // renames: more, and a checkpoint takes the records away
+	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.Command(ctx, "sh", "-c", "mkdir -p a/deep z $(seq 200)").Run(), "many, so that a scan takes its time")
+		stop := make(chan struct{})
+		var renaming sync.WaitGroup
+		var renames atomic.Int64
+		renaming.Go(func() {
+			for from, to := "a/deep", "z/deep"; renames.Add(1) <= most; from, to = to, from {
+				select {
+				case <-stop:
+					return
+				default:
+					assert.NoError(t, ws.Rename(ctx, from, to))
+				}
+			}
+		})
+		ends := map[string]uint64{}
+		for i := 0; renames.Load() < most; i++ {
+			name := fmt.Sprint("f", i)
+			cmd := ws.Command(ctx, "sh", "-c", `until echo x > a/deep/$1 || echo x > z/deep/$1; do :; done 2>/dev/null`, "sh", name)
+			require.NoError(t, cmd.Run())
+			ends[name] = cmd.Final().Position
+		}
+		close(stop)
+		renaming.Wait()
+		stored := map[string]uint64{}
+		for _, r := range journalOf(t, m) {
+			for i := range r.Ops {
+				if op := &r.Ops[i]; op.Kind == objstore.KindPut && stored[path.Base(string(op.Path))] == 0 {
+					stored[path.Base(string(op.Path))] = r.Sequence
+				}
+			}
+		}
+		for name, end := range ends {
+			assert.NotZero(t, stored[name], name)
+			assert.LessOrEqual(t, stored[name], end, name)
+		}
 		restoredElsewhere(t, m)
 	})
 }

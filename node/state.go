@@ -76,6 +76,9 @@ type fileState struct {
 	captures captures
 	captured time.Time // when a capture last ended; under mu
 
+	renames atomic.Uint64 // that requests have begun; what goes along with a directory a scan may meet nowhere
+	renamed atomic.Uint64 // how many of those are over
+
 	live    atomic.Int64  // processes that may write
 	begun   atomic.Uint64 // how many there were
 	settled atomic.Uint64 // how many of those had ended before a capture that has all that they wrote

@@ -120,7 +120,13 @@ func (t *task) pass(c sandbox.Change, reply func(sandbox.Change) any) (func(erro
 	}
 	t.answered = true
 	crashPoint("record stored")
+	if c.Kind == sandbox.ChangeRename {
+		t.files.renames.Add(1)
+	}
 	return func(err error) error {
+		if c.Kind == sandbox.ChangeRename {
+			t.files.renamed.Add(1)
+		}
 		if err == nil {
 			t.files.done(&c)
 			crashPoint("disk changed")

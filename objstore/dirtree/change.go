@@ -33,7 +33,8 @@ type Scan struct {
 // Changed is what Changes has found.
 type Changed struct {
 	Changes []Change
-	Left    int  // names that were being written to, which a later scan finds
+	Left    int  // names that were being written to, or went away, which a later scan finds
+	Moved   bool // names may have gone from where they were looked at later to where that was done before
 	Whole   bool // every name was looked at
 }
 

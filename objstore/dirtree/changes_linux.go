@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,9 +29,9 @@ import (
 // it, if that looks at all names, or at those of the same Dirty again. Renames are a
 // put and a remove.
 func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, error) {
-	found, whole, err := d.compare(ctx, s, tree)
+	found, whole, moved, err := d.compare(ctx, s, tree)
 	if err != nil || len(found) == 0 {
-		return Changed{Whole: whole}, err
+		return Changed{Whole: whole, Moved: moved}, err
 	}
 	found = d.complete(found, &tree)
 	slices.SortFunc(found, func(a, b difference) int { return comparePaths(a.path, b.path) })
@@ -42,7 +43,7 @@ func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, err
 		c.decide(&found[i])
 	}
 	c.times(found)
-	return Changed{Changes: append(append(c.puts, c.removes...), c.dirs...), Left: c.left, Whole: whole}, nil
+	return Changed{Changes: append(append(c.puts, c.removes...), c.dirs...), Left: c.left, Moved: moved || c.vanished.Load(), Whole: whole}, nil
 }
 
 // comparePaths sorts as a walk goes: what is in a directory follows it.
@@ -113,6 +114,8 @@ type changes struct {
 	removes []Change
 	dirs    []Change
 	left    int // names that were left out
+
+	vanished atomic.Bool // one of them went away
 }
 
 // read finds out what each name is now, files with several workers.
@@ -142,34 +145,35 @@ func (c *changes) read(found []difference) error {
 // tries is how often a file is read that changes meanwhile.
 const tries = 3
 
-// inspect reads a name. One that is gone meanwhile, or written to all the time, is
-// left as the ledger has it.
+// inspect reads a name. One that is gone meanwhile, even if it is back, or written to
+// all the time, is left as the ledger has it.
 func (c *changes) inspect(ctx context.Context, f *difference) error {
 	if c.s.Quiet > 0 && f.st.kind() == objstore.TypeFile && time.Since(time.Unix(f.st.Ctime.Sec, f.st.Ctime.Nsec)) < c.s.Quiet {
 		return nil // f.entry is nil: it is left
 	}
+	var err error
 	for range tries {
-		err := c.inspectOnce(ctx, f)
+		if err = c.inspectOnce(ctx, f); err == nil {
+			return nil
+		}
+		f.entry = nil
+		code := mesh.CodeOf(err)
 		switch {
-		case err == nil:
+		case code == mesh.CodeConflict:
+		case code == mesh.CodeUnsupported:
 			return nil
-		case errors.Is(err, fs.ErrNotExist), mesh.CodeOf(err) == mesh.CodeUnsupported, mesh.CodeOf(err) != mesh.CodeConflict && ctx.Err() == nil && c.vanished(f):
-			f.entry = nil
+		case ctx.Err() == nil && c.d.vanished(f.path, f.st, err):
+			c.vanished.Store(true)
 			return nil
-		case mesh.CodeOf(err) != mesh.CodeConflict:
+		case code != mesh.CodeDenied: // a directory may have been a link at that moment
 			return fmt.Errorf("%.200q: %w", f.path, err)
 		}
 	}
-	f.entry = nil
+	if mesh.CodeOf(err) != mesh.CodeConflict {
+		return fmt.Errorf("%.200q: %w", f.path, err)
+	}
 	c.d.note(f.path, "it is being written to")
 	return nil
-}
-
-// vanished reports whether a name is another file by now, or none: it is not to be
-// opened as what it was.
-func (c *changes) vanished(f *difference) bool {
-	st, err := c.d.stat(f.path)
-	return err != nil || st.Ino != f.st.Ino || st.Mode != f.st.Mode
 }
 
 func (c *changes) inspectOnce(ctx context.Context, f *difference) error {

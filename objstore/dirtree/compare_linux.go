@@ -3,9 +3,11 @@ package dirtree
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,38 +45,57 @@ type comparer struct {
 	busy    int         // workers that look at one
 	workers int
 	group   sync.WaitGroup
+	looked  []directory
 	found   []difference
 	err     error
+
+	vanished atomic.Bool // a directory was gone when it was to be looked at
 }
 
 type directory struct {
 	path string
 	node *node // nil: the ledger has none
+	st   Stat  // before it was looked at
 }
 
-// compare returns, in no order, what differs, and whether it has looked at all
-// names.
-func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []difference, whole bool, err error) {
+// compare returns, in no order, what differs, whether it has looked at all names, and
+// whether some may have been moved meanwhile, so that it has seen them nowhere.
+func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []difference, whole, moved bool, err error) {
 	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, until: s.Until - 1, workers: 1}
 	c.wake.L = &c.mu
 	st, err := d.stat(".")
 	if err != nil {
-		return nil, false, err
+		return nil, false, false, err
 	}
-	if now := statOf(&st); c.differs(tree.root, now) {
+	now := statOf(&st)
+	if c.differs(tree.root, now) {
 		c.found = append(c.found, difference{path: ".", st: now, node: tree.root})
 	}
 	if s.Dirty != nil {
 		root := len(c.found)
 		if err := c.only(s.Dirty); !errors.Is(err, errUnclear) {
-			return c.found, false, err
+			return c.found, false, c.moved(), err
 		}
-		c.found, c.dirs = c.found[:root], nil
+		c.found, c.dirs, c.looked = c.found[:root], nil, nil
 	}
-	c.dirs = []directory{{".", tree.root}}
+	c.dirs = []directory{{".", tree.root, now}}
 	c.work()
 	c.group.Wait()
-	return c.found, true, c.err
+	return c.found, true, c.moved(), c.err
+}
+
+// moved reports whether a directory that was looked at has changed since, or was gone:
+// what has come into it may have come from one that was looked at after it.
+func (c *comparer) moved() bool {
+	if c.vanished.Load() {
+		return true
+	}
+	for _, dir := range c.looked {
+		if st, err := c.d.stat(dir.path); err != nil || statOf(&st) != dir.st {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *comparer) differs(n *node, now Stat) bool {
@@ -103,7 +124,7 @@ func (c *comparer) work() {
 			return
 		}
 		dir := c.dirs[len(c.dirs)-1]
-		c.dirs = c.dirs[:len(c.dirs)-1]
+		c.dirs, c.looked = c.dirs[:len(c.dirs)-1], append(c.looked, dir)
 		if len(c.dirs) > spread && c.workers < runtime.GOMAXPROCS(0) {
 			c.workers++
 			c.group.Go(c.work)
@@ -129,10 +150,15 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 		return nil, nil, err
 	}
 	names, stats, err := c.d.describe(dir.path, buf)
-	if err != nil && dir.path != "." {
-		if st, err := c.d.stat(dir.path); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return nil, nil, nil // it is being removed: whoever does it is captured later
+	for try := 1; err != nil && dir.path != "."; try++ {
+		if c.d.vanished(dir.path, dir.st, err) { // whoever moves or removes it is captured later
+			c.vanished.Store(true)
+			return nil, nil, nil
 		}
+		if try == tries {
+			break
+		}
+		names, stats, err = c.d.describe(dir.path, buf)
 	}
 	if err != nil {
 		return nil, nil, translate(dir.path, err)
@@ -149,7 +175,7 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 			here[name] = true
 		}
 		if into {
-			dirs = append(dirs, directory{p, dirNode(n)})
+			dirs = append(dirs, directory{p, dirNode(n), stats[i]})
 		}
 	}
 	for name, n := range known {
@@ -159,6 +185,13 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 		}
 	}
 	return found, dirs, nil
+}
+
+// vanished reports whether a name is not what it was when it was described, or was not
+// when a call on it failed: somebody moves or removes it, or what is above it.
+func (d *Dir) vanished(p string, described Stat, err error) bool {
+	now, failed := d.stat(p)
+	return errors.Is(err, fs.ErrNotExist) || failed != nil || now.Ino != described.Ino || now.Mode != described.Mode
 }
 
 // name compares one name that is there with what the ledger says, and adds it to
@@ -246,7 +279,7 @@ func statOf(st *unix.Stat_t) Stat {
 // Differs reports whether any name is described in another way than when the
 // ledger last knew it.
 func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error) {
-	found, _, err := d.compare(ctx, s, tree)
+	found, _, _, err := d.compare(ctx, s, tree)
 	return len(found) > 0, err
 }
 
@@ -254,7 +287,7 @@ func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error)
 // that was just made from it. A name that is another than the ledger says is left
 // for a scan to find.
 func (d *Dir) Describe(ctx context.Context, s *Scan, l *Ledger) error {
-	found, _, err := d.compare(ctx, s, l.Snapshot())
+	found, _, _, err := d.compare(ctx, s, l.Snapshot())
 	for i := range found {
 		if f := &found[i]; f.node != nil && !f.gone {
 			l.Seen(f.path, f.st, 0)

@@ -291,7 +291,7 @@ func (s *suspects) judge() error {
 			done = p // with what was below it
 		}
 		if into && (x.renamed || n == nil || n.entry.Type != objstore.TypeDir || n.seen.Ino != x.st.Ino || n.seen.Dev != x.st.Dev) {
-			c.dirs = append(c.dirs, directory{p, dirNode(n)})
+			c.dirs = append(c.dirs, directory{p, dirNode(n), x.st})
 			done = p
 		}
 	}

@@ -103,7 +103,9 @@ func (l *Ledger) Snapshot() Snapshot {
 }
 
 // Apply makes the ledger say what it says after an op of a record of that time.
-// A directory that a name comes into or goes from has that time from then on.
+// A directory that a name comes into or goes from has that time from then on, and how
+// it was described fits no more: where the op that tells its real time is not applied as
+// well, the next scan looks at it.
 // Any op can be applied to any ledger: a directory that is missing on the way is
 // made, and what is on the way and none gives place to one.
 func (l *Ledger) Apply(op *objstore.Op, at time.Time) {
@@ -127,7 +129,8 @@ func (l *Ledger) Apply(op *objstore.Op, at time.Time) {
 
 func (l *Ledger) touch(dir, name string, at time.Time) {
 	if n := l.tree.find(dir); name != "." && n != nil && n.entry.Type == objstore.TypeDir {
-		l.edit(dir).entry.ModTime = at.UTC()
+		n = l.edit(dir)
+		n.entry.ModTime, n.seen = at.UTC(), Stat{Dev: n.seen.Dev, Ino: n.seen.Ino}
 	}
 }
 

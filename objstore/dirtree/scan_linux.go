@@ -391,6 +391,8 @@ func translate(p string, err error) error {
 	}
 	code := mesh.CodeOf(err)
 	switch {
+	case errors.Is(err, unix.ENOTDIR):
+		code = mesh.CodeNotFound // what is on the way is no directory, so there is nothing
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		code = mesh.CodeQuota
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
