@@ -46,6 +46,7 @@ test-s3: export WSMESH_REQUIRE := $(WSMESH_REQUIRE),s3
 test-s3: tools bin/versitygw ## the tests that use an S3 server, a real one
 	$(if $(RACE),CGO_ENABLED=1 )go test -vet=off $(RACE) -count=1 -timeout 20m ./objstore/s3bucket ./objstore/mirror
 	$(if $(RACE),CGO_ENABLED=1 )go test -vet=off $(RACE) -count=1 -timeout 20m -run 'Mirror' ./node
+	go test -vet=off -count=1 -timeout 20m -run 'TestWipedAndRestored' ./chaos
 
 # The S3 server of tests; the go command keeps what it has built.
 bin/versitygw:

@@ -33,8 +33,8 @@ type Box struct {
 // startTime bounds a start with the restore of what an experiment writes.
 const startTime = 60 * time.Second
 
-// Start starts the process and returns when it is ready.
-func (b *Box) Start(ctx context.Context) error {
+// Begin starts the process, which may end before it is ready.
+func (b *Box) Begin() error {
 	if b.nats == "" {
 		address, err := freeAddress()
 		if err != nil {
@@ -49,6 +49,14 @@ func (b *Box) Start(ctx context.Context) error {
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C of a test is not its
 	if err := b.cmd.Start(); err != nil {
 		return fmt.Errorf("start a box: %w", err)
+	}
+	return nil
+}
+
+// Start starts the process and returns when it is ready.
+func (b *Box) Start(ctx context.Context) error {
+	if err := b.Begin(); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()

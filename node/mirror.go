@@ -45,8 +45,9 @@ const (
 	memoryRest = 5 * time.Second
 	// mirrorBatch is how many messages are looked at together.
 	mirrorBatch = 256
-	// mirrorAckWait is how long a node that says nothing keeps its work from others.
-	mirrorAckWait = 30 * time.Second
+	// mirrorAckWait is how long a node that says nothing keeps its work from others. One
+	// that ends waits that long for what a dead one had, so it is less than DefaultGrace.
+	mirrorAckWait = 15 * time.Second
 	// mirrorAtOnce bounds the workspaces or memories that a stream's work is done on
 	// at once.
 	mirrorAtOnce = 2
