@@ -197,12 +197,14 @@ type TenantRecord struct {
 // TokenRecord describes an issued token. The token itself is stored nowhere.
 type TokenRecord struct {
 	ID         mesh.TokenID   `json:"id"`
+	User       string         `json:"user"` // public key, by which the servers know it
 	Tenant     mesh.Tenant    `json:"tenant"`
 	Generation uint64         `json:"generation"`
 	Workspace  mesh.Workspace `json:"workspace,omitempty"` // the one it is bound to
 	Scope      mesh.Path      `json:"scope,omitempty"`     // the path in it that it is bound to
 	Issued     time.Time      `json:"issued"`
-	Expires    time.Time      `json:"expires"` // zero: never
+	Expires    time.Time      `json:"expires"`          // zero: never
+	Revoked    time.Time      `json:"revoked,omitzero"` // zero: it is not
 }
 
 // Tenants is the bucket of tenants and their tokens, and of what the mesh has once. Keys
@@ -361,6 +363,34 @@ func (ts *Tenants) PutToken(ctx context.Context, r TokenRecord) error {
 		return nil // ids are random: only an earlier try of ours can be there
 	}
 	return err
+}
+
+// RevokeToken records that a token is revoked, since the first time that it was; CodeNotFound
+// for an id of none. What the servers let in is another thing.
+func (ts *Tenants) RevokeToken(ctx context.Context, id mesh.TokenID) (TokenRecord, error) {
+	all, err := ts.ListTokens(ctx)
+	if err != nil {
+		return TokenRecord{}, err
+	}
+	i := slices.IndexFunc(all, func(r TokenRecord) bool { return r.ID == id })
+	if i < 0 {
+		return TokenRecord{}, mesh.Errorf(mesh.CodeNotFound, "no token on record has id %.80q; see wsmesh token ls", id)
+	}
+	key := string(all[i].Tenant) + "." + string(id)
+	for {
+		var r TokenRecord
+		rev, err := ts.get(ctx, key, &r)
+		if err == nil && rev == 0 {
+			err = mesh.Errorf(mesh.CodeNotFound, "token %s is not on record any more", id)
+		}
+		if err != nil || !r.Revoked.IsZero() {
+			return r, err
+		}
+		r.Revoked = time.Now().UTC()
+		if _, err = ts.set(ctx, key, r, rev); !errors.Is(err, mesh.ErrRefused) {
+			return r, err
+		}
+	}
 }
 
 // ListTokens returns every token on record, sorted by tenant and time.

@@ -298,6 +298,24 @@ type TokenEntry struct {
 	Scope     Path       `json:"scope,omitempty"`     // the path in it that it is bound to
 	Issued    time.Time  `json:"issued"`
 	Expires   *time.Time `json:"expires,omitempty"`
+	Revoked   *time.Time `json:"revoked,omitempty"`
+}
+
+// TokenRevokeRequest records that a token is revoked; without an id it asks which are. The
+// operator tells the servers.
+type TokenRevokeRequest struct {
+	ID TokenID `json:"id,omitempty"`
+}
+
+// TokenRevokeReply is every token that is revoked and has not expired.
+type TokenRevokeReply struct {
+	Revoked []RevokedToken `json:"revoked"`
+}
+
+// RevokedToken says whom servers must not let in any more.
+type RevokedToken struct {
+	TokenEntry
+	User string `json:"user"` // public key
 }
 
 // TokenIssueReply carries the one copy of the token.

@@ -94,6 +94,7 @@ const (
 	VerbAdminTenantList   = "tenant-list"
 	VerbAdminTenantQuota  = "tenant-quota" // read or set a tenant's limits
 	VerbAdminTokenIssue   = "token-issue"
+	VerbAdminTokenRevoke  = "token-revoke"
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
 	VerbAdminMove         = "workspace-move"

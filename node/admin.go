@@ -32,6 +32,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return n.listTenants(ctx)
 	case mesh.VerbAdminTokenIssue:
 		return n.issueToken(ctx, req)
+	case mesh.VerbAdminTokenRevoke:
+		return n.revokeToken(ctx, req)
 	case mesh.VerbAdminWorkspaceDir:
 		return nil, n.createInDir(ctx, req)
 	case mesh.VerbAdminMove:
@@ -282,7 +284,7 @@ func (n *Node) issueToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 	if err != nil {
 		return nil, err
 	}
-	r := kv.TokenRecord{ID: token.ID, Tenant: t, Generation: tenant.Generation, Issued: token.Issued, Expires: token.Expires}
+	r := kv.TokenRecord{ID: token.ID, User: token.User, Tenant: t, Generation: tenant.Generation, Issued: token.Issued, Expires: token.Expires}
 	if token.Bound != nil {
 		r.Workspace, r.Scope = token.Bound.Workspace, mesh.Path(token.Bound.Scope)
 	}
@@ -297,7 +299,32 @@ func tokenEntry(r kv.TokenRecord) mesh.TokenEntry {
 	if !r.Expires.IsZero() {
 		e.Expires = &r.Expires
 	}
+	if !r.Revoked.IsZero() {
+		e.Revoked = &r.Revoked
+	}
 	return e
+}
+
+// revokeToken records it. A node cannot keep a token's holder out: a reply subject is the
+// caller's word, so that only the servers know whose a request is.
+func (n *Node) revokeToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.TokenRevokeRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	if a.ID != "" { // else it asks only which are
+		if _, err := n.kv.Tenants.RevokeToken(ctx, a.ID); err != nil {
+			return nil, err
+		}
+	}
+	all, err := n.kv.Tenants.ListTokens(ctx)
+	reply := mesh.TokenRevokeReply{Revoked: []mesh.RevokedToken{}}
+	for _, r := range all {
+		if !r.Revoked.IsZero() && (r.Expires.IsZero() || time.Now().Before(r.Expires)) {
+			reply.Revoked = append(reply.Revoked, mesh.RevokedToken{TokenEntry: tokenEntry(r), User: r.User})
+		}
+	}
+	return &mesh.Reply{Args: reply}, err
 }
 
 func (n *Node) listTokens(ctx context.Context) (*mesh.Reply, error) {

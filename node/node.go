@@ -319,7 +319,7 @@ func (n *Node) bindStreams(ctx context.Context) error {
 		return err
 	}
 	if t := n.cfg.First; t.ID != "" {
-		first := kv.TokenRecord{ID: t.ID, Tenant: t.Tenant, Generation: auth.FirstGeneration, Issued: t.Issued}
+		first := kv.TokenRecord{ID: t.ID, User: t.User, Tenant: t.Tenant, Generation: auth.FirstGeneration, Issued: t.Issued}
 		if err := n.kv.Tenants.CreateFirst(ctx, first); err != nil {
 			return fmt.Errorf("make the first tenant: %w", err)
 		}

@@ -249,7 +249,7 @@ func (m *newMesh) credentials() error {
 	}
 	node := auth.NodeCreds{
 		Signer: signer, Storage: mesh.Storage{Shards: meshShards, Replicas: min(3, len(m.hosts))},
-		First: auth.FirstToken{Tenant: token.Tenant, ID: token.ID, Issued: token.Issued.UTC()},
+		First: auth.FirstToken{Tenant: token.Tenant, ID: token.ID, User: token.User, Issued: token.Issued.UTC()},
 	}
 	nodeFile, err := node.Encode()
 	if err != nil {

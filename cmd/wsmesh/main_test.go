@@ -100,6 +100,7 @@ func runScripts(t *testing.T, files []string, commands string, start func(ts *te
 			"exits":      exits,
 			"terminate":  terminate,
 			"shorten":    shorten,
+			"tokenid":    tokenID,
 			"inherit":    inherit,
 			"address":    address,
 			"freeport":   freePort,
@@ -208,7 +209,7 @@ func startDev(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // startCluster runs a node on three servers and leaves in the data directory what
-// dev leaves there: client.json of a tenant dev, and admin.creds.
+// dev leaves there: client.json of a tenant dev, admin.creds and the keys.
 func startCluster(ts *testscript.TestScript, _ bool, _ []string) {
 	t := ts.Value(scriptT{}).(*testing.T)
 	dir := ts.Getenv("WSMESH_DATA")
@@ -225,6 +226,7 @@ func startCluster(ts *testscript.TestScript, _ bool, _ []string) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "client.json"), file, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "admin.creds"), creds, 0o600))
+	require.NoError(t, os.Symlink(m.KeysDir, filepath.Join(dir, "keys")))
 	poll(ts, "mesh", func() bool { return ts.Exec("wsmesh", "status") == nil })
 }
 
@@ -319,6 +321,13 @@ func shorten(ts *testscript.TestScript, _ bool, args []string) {
 // inherit NAME FILE sets a variable to the content of a file.
 func inherit(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// tokenID NAME FILE sets a variable to the id of the token in a file.
+func tokenID(ts *testscript.TestScript, _ bool, args []string) {
+	token, err := mesh.ParseToken(strings.TrimSpace(ts.ReadFile(args[1])))
+	ts.Check(err)
+	ts.Setenv(args[0], string(token.ID))
 }
 
 // bigFile FILE N writes N bytes that do not repeat every block.

@@ -26,7 +26,7 @@ const adminTry = 2 * time.Second
 // askedAgain are the verbs that may be: done twice is done once.
 var askedAgain = map[string]bool{
 	mesh.VerbAdminStatus: true, mesh.VerbAdminTenantList: true, mesh.VerbAdminTokenList: true, mesh.VerbAdminTenantQuota: true,
-	mesh.VerbAdminMove: true, mesh.VerbAdminCollect: true,
+	mesh.VerbAdminTokenRevoke: true, mesh.VerbAdminMove: true, mesh.VerbAdminCollect: true,
 }
 
 // operator asks nodes with the operator's credentials. Close it when done.

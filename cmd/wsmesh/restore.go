@@ -36,6 +36,9 @@ func newRestore() *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			if err := t.keepOut(cmd); err != nil { // servers that have lost everything would let them in again
+				return err
+			}
 			var r restored
 			for keys := 0; !r.Done; keys = r.Keys {
 				r.MeshRestoreReply = mesh.MeshRestoreReply{}

@@ -61,9 +61,8 @@ func newTenantLs() *cobra.Command {
 }
 
 func newToken() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Issue and list tokens (operator)", RunE: needsSubcommand}
-	cmd.AddCommand(newTokenIssue(), newTokenLs())
-	cmd.AddCommand(laterCommands("revoke")...)
+	cmd := &cobra.Command{Use: "token", Short: "Issue, list and revoke tokens (operator)", RunE: needsSubcommand}
+	cmd.AddCommand(newTokenIssue(), newTokenLs(), newTokenRevoke())
 	return cmd
 }
 
@@ -149,7 +148,10 @@ func newTokenLs() *cobra.Command {
 			out := newOutput(cmd, asJSON, "ID", "TENANT", "WORKSPACE", "SCOPE", "ISSUED", "EXPIRES")
 			for _, e := range reply.Tokens {
 				expires := "never"
-				if e.Expires != nil {
+				switch {
+				case e.Revoked != nil:
+					expires = "revoked"
+				case e.Expires != nil:
 					expires = shownTime(*e.Expires)
 				}
 				err := out.row(

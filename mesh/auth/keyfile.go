@@ -38,18 +38,22 @@ func loadOrCreate(dir string) (*Keys, error) {
 	if err := checkMode(dir, "keys directory", 0o022, "chmod 700"); err != nil {
 		return nil, err
 	}
+	revoked, err := readRevoked(dir)
+	if err != nil {
+		return nil, err
+	}
 	path := filepath.Join(dir, KeyFile)
-	k, err := load(path)
+	k, err := load(path, revoked)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
 	}
 	if err := create(path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fileError("write "+KeyFile, err)
 	}
-	return load(path)
+	return load(path, revoked)
 }
 
-func load(path string) (*Keys, error) {
+func load(path string, revoked []Revoked) (*Keys, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fileError("read "+KeyFile, err)
@@ -62,7 +66,7 @@ func load(path string) (*Keys, error) {
 		// The decoder's text may quote the file, which is secret.
 		return nil, damaged("it is not JSON or is cut short")
 	}
-	k, err := s.keys()
+	k, err := s.keys(revoked)
 	if err != nil {
 		return nil, damaged(mesh.AsError(err).Text)
 	}

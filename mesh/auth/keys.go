@@ -38,6 +38,7 @@ type Keys struct {
 	encoded  string // operator, as its JWT
 	system   Account
 	mesh     Account
+	accounts keyPair // of the system account
 	signer   *Signer
 	routes   string
 }
@@ -54,12 +55,20 @@ func (k *Keys) Operator() *jwt.OperatorClaims { return k.operator }
 // OperatorJWT is Operator as the configuration file of a server has it.
 func (k *Keys) OperatorJWT() string { return k.encoded }
 
-// System returns the account of the servers' own traffic. It has no users.
+// System returns the account of the servers' own traffic. It has no users but the
+// operator's who tells the servers of a changed account: see Accounts.
 func (k *Keys) System() Account { return k.system }
 
 // Mesh returns the account of all users, with JetStream and no limits: the
-// mesh bounds its streams itself.
+// mesh bounds its streams itself. It names the users that are revoked.
 func (k *Keys) Mesh() Account { return k.mesh }
+
+// Accounts makes the credentials with which the operator tells the servers what Mesh is
+// now, and nothing else. Each call makes new ones; nobody keeps them.
+func (k *Keys) Accounts() (Creds, error) {
+	s := Signer{key: k.accounts}
+	return s.creds(accountsRole(string(mesh.NewTokenID()), k.mesh.ID))
+}
 
 // Signer returns the signer of users of the mesh account.
 func (k *Keys) Signer() *Signer { return k.signer }
@@ -129,7 +138,7 @@ func parseSeed(name, seed string, prefix nkeys.PrefixByte) (keyPair, error) {
 }
 
 // keys makes the claims; the error has CodeInvalid when a seed is damaged.
-func (s seeds) keys() (*Keys, error) {
+func (s seeds) keys(revoked []Revoked) (*Keys, error) {
 	if s.Format != seedFormat {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "key file format %d is not one this version reads (%d)", s.Format, seedFormat)
 	}
@@ -149,14 +158,14 @@ func (s seeds) keys() (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Keys{signer: &Signer{account: account.public, key: signing}, routes: routePassword(s.Mesh)}
+	k := &Keys{accounts: system, signer: &Signer{account: account.public, key: signing}, routes: routePassword(s.Mesh)}
 	if k.operator, k.encoded, err = operatorClaims(operator, system); err != nil {
 		return nil, err
 	}
 	if k.system, err = systemClaims(operator, system); err != nil {
 		return nil, err
 	}
-	k.mesh, err = meshClaims(operator, account, signing)
+	k.mesh, err = meshClaims(operator, account, signing, revoked)
 	return k, err
 }
 
@@ -176,7 +185,7 @@ func systemClaims(operator, system keyPair) (Account, error) {
 	return Account{ID: system.public, JWT: encoded}, err
 }
 
-func meshClaims(operator, account, signing keyPair) (Account, error) {
+func meshClaims(operator, account, signing keyPair, revoked []Revoked) (Account, error) {
 	c := jwt.NewAccountClaims(account.public)
 	c.Name = meshAccount
 	c.SigningKeys.Add(signing.public)
@@ -191,6 +200,9 @@ func meshClaims(operator, account, signing keyPair) (Account, error) {
 	// otherwise let do everything.
 	c.DefaultPermissions.Pub.Deny.Add(">")
 	c.DefaultPermissions.Sub.Deny.Add(">")
+	for _, r := range revoked {
+		c.RevokeAt(r.User, r.At)
+	}
 	encoded, err := c.Encode(operator)
 	return Account{ID: account.public, JWT: encoded}, err
 }

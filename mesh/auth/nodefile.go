@@ -23,6 +23,7 @@ type NodeCreds struct {
 type FirstToken struct {
 	Tenant mesh.Tenant  `json:"tenant"`
 	ID     mesh.TokenID `json:"id"`
+	User   string       `json:"user"` // public key
 	Issued time.Time    `json:"issued"`
 }
 

@@ -15,6 +15,9 @@ const principalDoor = "_door"
 // principalStreams is the principal of the tools of NATS.
 const principalStreams = "_nats"
 
+// principalAccounts is the principal of who tells the servers what an account is now.
+const principalAccounts = "_accounts"
+
 // principalGateway is the principal of a gateway's own connection.
 const principalGateway = "_gateway"
 
@@ -116,6 +119,16 @@ func streamsRole(id string) role {
 func gatewayRole(id string) role {
 	return role{principal: principalGateway, id: id, pubDeny: []string{">"}}
 }
+
+// accountsRole is a user of the system account who changes account, and hears what the
+// servers say to that.
+func accountsRole(id, account string) role {
+	return role{principal: principalAccounts, id: id, pub: []string{UpdateSubject(account)}}
+}
+
+// UpdateSubject is where the servers take the JWT of an account that has changed. Each
+// answers.
+func UpdateSubject(account string) string { return "$SYS.REQ.ACCOUNT." + account + ".CLAIMS.UPDATE" }
 
 // adminRole asks nodes on behalf of the operator and measures on streams of
 // its own. It keeps a measurement from touching the mesh's streams by accident;

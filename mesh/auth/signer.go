@@ -84,6 +84,7 @@ type TokenSpec struct {
 // secret that the tenant holds.
 type Token struct {
 	ID         mesh.TokenID
+	User       string // public key, by which it is revoked
 	Tenant     mesh.Tenant
 	Generation uint64
 	Bound      *mesh.Bound // nil: the whole tenant
@@ -119,7 +120,7 @@ func (s *Signer) Tenant(spec TokenSpec) (Token, error) {
 	c.Limits.Subs = DefaultTokenSubs
 	c.Limits.Payload = mesh.MaxPayload
 	c.Tags.Add(TagGeneration + strconv.FormatUint(spec.Generation, 10))
-	token := Token{ID: id, Tenant: spec.Tenant, Generation: spec.Generation, Bound: bound}
+	token := Token{ID: id, User: user.public, Tenant: spec.Tenant, Generation: spec.Generation, Bound: bound}
 	if spec.TTL > 0 {
 		token.Expires = time.Now().Add(spec.TTL + time.Second - 1).Truncate(time.Second)
 		c.Expires = token.Expires.Unix()
@@ -153,7 +154,7 @@ func (spec *TokenSpec) bound(id mesh.TokenID) (*mesh.Bound, error) {
 func (s *Signer) claims(r role, user string) *jwt.UserClaims {
 	c := jwt.NewUserClaims(user)
 	c.Name = r.name()
-	c.IssuerAccount = s.account
+	c.IssuerAccount = s.account // "": it is the account's own key
 	c.Permissions = r.permissions()
 	c.AllowedConnectionTypes = connectionTypes
 	return c

@@ -41,6 +41,7 @@ const (
 type Mesh struct {
 	Servers []*natsd.Server // by start order; a stopped one stays in its place
 	Keys    *auth.Keys
+	KeysDir string // where they are
 
 	dir     string
 	configs []natsd.Config // with the port that was chosen, for a restart
@@ -115,7 +116,7 @@ func prepare(t testing.TB, n int) *Mesh {
 	dir := tempDir(t)
 	keys, err := auth.LoadOrCreate(filepath.Join(dir, "keys"))
 	require.NoError(t, err)
-	m := &Mesh{Keys: keys, dir: dir}
+	m := &Mesh{Keys: keys, KeysDir: filepath.Join(dir, "keys"), dir: dir}
 	for i := range n {
 		name := fmt.Sprintf("nats-%d", i+1)
 		m.configs = append(m.configs, natsd.Config{Dir: filepath.Join(dir, name), Keys: keys, Name: name})

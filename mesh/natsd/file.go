@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"text/template"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/conf"
 	"github.com/nats-io/nats-server/v2/server"
@@ -39,7 +40,7 @@ func (c *Config) File(tls *TLS) ([]byte, error) {
 	}
 	data := map[string]any{
 		"Config": &f, "Listen": listen, "TLS": tls, "Operator": f.Keys.OperatorJWT(),
-		"System": f.Keys.System(), "Mesh": f.Keys.Mesh(),
+		"System": f.Keys.System(), "Mesh": f.Keys.Mesh(), "Accounts": filepath.Join(f.Dir, "accounts"), "Ask": accountsInterval,
 		"MaxPayload": mesh.MaxPayload, "MaxPending": DefaultMaxPendingBytes, "Ping": DefaultPingInterval, "MaxPings": maxPings,
 		"WriteDeadline": DefaultWriteDeadline, "SyncInterval": DefaultSyncInterval,
 		"User": routeUser, "Password": f.Keys.RoutePassword(),
@@ -90,12 +91,16 @@ cluster {
 {{end}}
 operator: {{quote .Operator}}
 system_account: {{quote .System.ID}}
-resolver: MEMORY
+resolver { type: full, dir: {{quote .Accounts}}, interval: "{{.Ask}}" }
 resolver_preload {
   {{.System.ID}}: {{quote .System.JWT}}
   {{.Mesh.ID}}: {{quote .Mesh.JWT}}
 }
 `))
+
+// accountsInterval is how often a server asks another one what accounts have changed, as
+// where a token was revoked while it was away.
+const accountsInterval = 10 * time.Second
 
 // StartFile starts the server that a configuration file describes. The process's
 // working directory has to be that of the file. Errors are those of Start, and
@@ -113,22 +118,33 @@ func startFile(path string, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, mesh.Errorf(mesh.CodeInvalid, "%v", err)
 	}
+	s := &Server{opts: o, log: log}
+	if err := s.byFile(path); err != nil {
+		if s.srv == nil && o.AccountResolver != nil {
+			o.AccountResolver.Close() // the server would
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// byFile starts the server with the options of a file, if they are those of a mesh.
+func (s *Server) byFile(path string) (err error) {
+	o := s.opts
 	if !o.JetStream || o.StoreDir == "" || len(o.TrustedOperators) == 0 || o.ServerName == "" {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "it is not the configuration of a server of a mesh, as wsmesh init writes it")
+		return mesh.Errorf(mesh.CodeInvalid, "it is not the configuration of a server of a mesh, as wsmesh init writes it")
 	}
 	if o.TLSConfig == nil && !loopback(o.Host) || o.Cluster.Port != 0 && o.Cluster.TLSConfig == nil && !loopback(o.Cluster.Host) {
-		return nil, mesh.Errorf(mesh.CodeUnsupported, "it listens beyond its machine without TLS")
+		return mesh.Errorf(mesh.CodeUnsupported, "it listens beyond its machine without TLS")
 	}
-	account, err := accountIn(path, o.SystemAccount)
-	if err != nil {
-		return nil, err
+	if s.account, err = accountIn(path, o.SystemAccount); err != nil {
+		return err
 	}
 	if o.StoreDir, err = filepath.Abs(o.StoreDir); err != nil {
-		return nil, err
+		return err
 	}
 	ours(o)
-	s := &Server{opts: o, account: account, log: log}
-	return s, s.begin()
+	return s.begin()
 }
 
 // accountIn returns the account of the mesh in a configuration file.

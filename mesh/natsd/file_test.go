@@ -23,11 +23,12 @@ import (
 
 // What the file says is what Start does.
 func TestFileSaysWhatStartDoes(t *testing.T) {
+	t.Chdir(t.TempDir()) // a directory is made where the file is read
 	keys, err := auth.LoadOrCreate(filepath.Join(t.TempDir(), "keys"))
 	require.NoError(t, err)
 	for _, sync := range []string{SyncAlways, SyncInterval} {
 		cfg := Config{
-			Dir: "/data", Port: 4222, Sync: sync, Keys: keys, Name: "nats-1",
+			Dir: "data", Port: 4222, Sync: sync, Keys: keys, Name: "nats-1",
 			Cluster: &Cluster{Name: "wsmesh", Port: 6222, Routes: []string{"127.0.0.1:6222", "127.0.0.1:6223"}},
 		}
 		text, err := cfg.File(nil)
@@ -36,6 +37,7 @@ func TestFileSaysWhatStartDoes(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, text, 0o600))
 		read, err := server.ProcessConfigFile(path)
 		require.NoError(t, err, string(text))
+		defer read.AccountResolver.Close()
 		ours(read)
 		cfg.setDefaults()
 		direct, err := cfg.options()
@@ -55,6 +57,7 @@ func TestFileSaysWhatStartDoes(t *testing.T) {
 }
 
 func TestFileIsChecked(t *testing.T) {
+	t.Chdir(t.TempDir())
 	keys, err := auth.LoadOrCreate(filepath.Join(t.TempDir(), "keys"))
 	require.NoError(t, err)
 	_, err = (&Config{Dir: "d", Port: 4222, Keys: keys, Host: "10.0.0.1"}).File(nil)
