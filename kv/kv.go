@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -39,7 +40,11 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open bucket %s: %w", name, err)
 		}
-		buckets[i] = bucket{kv: kv, js: js}
+		stream, err := js.Stream(ctx, "KV_"+name)
+		if err != nil {
+			return nil, fmt.Errorf("open bucket %s: %w", name, err)
+		}
+		buckets[i] = bucket{kv: kv, js: js, stream: stream}
 	}
 	return &Store{
 		Owners:     &Owners{buckets[0]},
@@ -66,8 +71,9 @@ func (s *Store) Raw(ctx context.Context, bucket, key string) (value []byte, revi
 
 // bucket adds to a KV bucket the compare-and-set that settles and JSON values.
 type bucket struct {
-	kv jetstream.KeyValue
-	js jetstream.JetStream
+	kv     jetstream.KeyValue
+	js     jetstream.JetStream
+	stream jetstream.Stream // that holds it
 }
 
 // watch calls fn with every present value and then with every new one, one at a
@@ -122,9 +128,49 @@ func (b bucket) set(ctx context.Context, key string, v any, prev uint64) (uint64
 	return mesh.Publish(ctx, b.js, m, prev)
 }
 
-// each calls fn for every key below a filter, in no order.
+// each calls fn once for every key below a filter that is there all the time, in no order. The
+// present values that a watch begins with lack keys that are written while it begins: those
+// are read one by one.
 func (b bucket) each(ctx context.Context, filter string, fn func(key string, rev uint64, value []byte) error) error {
-	w, err := b.kv.Watch(ctx, filter, jetstream.IgnoreDeletes())
+	seen := map[string]bool{}
+	err := b.present(ctx, filter, func(e jetstream.KeyValueEntry) error {
+		again := seen[e.Key()]
+		seen[e.Key()] = true
+		if again || e.Operation() != jetstream.KeyValuePut {
+			return nil
+		}
+		return fn(e.Key(), e.Revision(), e.Value())
+	})
+	if err != nil {
+		return err
+	}
+	prefix := "$KV." + b.kv.Bucket() + "."
+	now, err := b.stream.Info(ctx, jetstream.WithSubjectFilter(prefix+filter))
+	if err != nil {
+		return unreachable("list "+b.kv.Bucket(), err)
+	}
+	for subject := range now.State.Subjects {
+		key := strings.TrimPrefix(subject, prefix)
+		if seen[key] {
+			continue
+		}
+		e, err := b.kv.Get(ctx, key)
+		switch {
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+			continue
+		case err != nil:
+			return unreachable("list "+b.kv.Bucket(), err)
+		}
+		if err := fn(key, e.Revision(), e.Value()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// present calls fn for what a watch begins with.
+func (b bucket) present(ctx context.Context, filter string, fn func(jetstream.KeyValueEntry) error) error {
+	w, err := b.kv.Watch(ctx, filter)
 	if err != nil {
 		return unreachable("list "+b.kv.Bucket(), err)
 	}
@@ -140,7 +186,7 @@ func (b bucket) each(ctx context.Context, filter string, fn func(key string, rev
 			if e == nil {
 				return nil
 			}
-			if err := fn(e.Key(), e.Revision(), e.Value()); err != nil {
+			if err := fn(e); err != nil {
 				return err
 			}
 		}

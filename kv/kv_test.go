@@ -309,3 +309,32 @@ func TestUnreachable(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, mesh.CodeCanceled, mesh.CodeOf(err))
 }
+
+// A list has every record that is there all the time, also those that are written
+// meanwhile: nodes write theirs each second, and who is not in the list gets no workspace.
+func TestAListHasWhatIsBeingWritten(t *testing.T) {
+	_, _, s := start(t, 1)
+	const keys = 20
+	put := func(i int, rev uint64) uint64 {
+		rev, err := s.Nodes.Put(t.Context(), kv.NodeRecord{Node: mesh.Node(fmt.Sprintf("n%d", i)), Incarnation: "i", Workspaces: int(rev)}, rev)
+		require.NoError(t, err)
+		return rev
+	}
+	var revs [keys]uint64
+	for i := range revs {
+		revs[i] = put(i, 0)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ctx.Err() == nil; i = (i + 1) % keys {
+			revs[i] = put(i, revs[i])
+		}
+	})
+	defer func() { end(); writer.Wait() }()
+	for range 300 {
+		all, err := s.Nodes.List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, keys)
+	}
+}

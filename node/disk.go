@@ -38,21 +38,34 @@ const (
 // workspace has left, the count can wait.
 type disk struct {
 	workspace *workspace
-	worked    atomic.Bool  // something may have changed since the last count
-	full      atomic.Bool  // commands may remove, and not write
-	added     atomic.Int64 // bytes that requests have added since the last count
+	worked    atomic.Bool // something may have changed since the last count
+	full      atomic.Bool // commands may remove, and not write
 
-	counting sync.Mutex // held while the files are counted; guards the rest
-	known    bool
-	used     sandbox.Usage
-	free     sandbox.Usage // of the file system, when the count began
-	at       time.Time     // when it ended
-	took     time.Duration
+	counting sync.Mutex // held while the files are counted
+
+	mu    sync.Mutex // guards the rest; taken after counting
+	last  *counted   // nil before the first
+	added int64      // bytes that requests have added since the last count began
+}
+
+// counted is what a count has found.
+type counted struct {
+	used sandbox.Usage
+	free sandbox.Usage // of the file system, when the count began
+	at   time.Time     // when it ended
+	took time.Duration
 }
 
 // has reports whether the tree is the node's to bound: a directory of the host is
 // its owner's.
 func (d *disk) has() bool { return d.workspace.tree != nil && d.workspace.record.Dir == "" }
+
+// lately is what the last count has found, and what was added since it began.
+func (d *disk) lately() (last *counted, added int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last, d.added
+}
 
 // isFull reports whether a command may only remove, and notes that one comes.
 func (d *disk) isFull() bool {
@@ -89,36 +102,41 @@ func (d *disk) look(ctx context.Context, running bool) {
 	if !d.due(limits) {
 		return
 	}
-	before := d.used
-	wasOver := d.known && over(before, limits)
-	if !d.count(ctx, limits) || !over(d.used, limits) {
+	before, _ := d.lately()
+	if !d.count(ctx, limits) {
+		return
+	}
+	last, _ := d.lately()
+	used := last.used
+	if !over(used, limits) {
 		return
 	}
 	// Over the limit a command may go on that only removes.
-	grew := d.used.Bytes > before.Bytes || d.used.Files > before.Files
-	if running && (!wasOver || grew) {
-		d.workspace.log.Info("workspace over its disk limit", "bytes", d.used.Bytes, "files", d.used.Files)
+	grew := before == nil || !over(before.used, limits) || used.Bytes > before.used.Bytes || used.Files > before.used.Files
+	if running && grew {
+		d.workspace.log.Info("workspace over its disk limit", "bytes", used.Bytes, "files", used.Files)
 		d.workspace.endAll(limitDisk)
 	}
 }
 
 // due says whether the files should be counted now. d.counting is held.
 func (d *disk) due(limits mesh.Limits) bool {
-	if !d.known {
+	last, _ := d.lately()
+	if last == nil {
 		return true
 	}
-	rest := time.Since(d.at)
-	if rest >= restShare*d.took {
+	rest := time.Since(last.at)
+	if rest >= restShare*last.took {
 		return true
 	}
-	if rest < hurryShare*d.took {
+	if rest < hurryShare*last.took {
 		return false
 	}
 	now, err := d.workspace.tree.Free()
 	if err != nil {
 		return true
 	}
-	return d.full.Load() || d.used.Bytes+d.free.Bytes-now.Bytes > limits.DiskBytes || d.used.Files+d.free.Files-now.Files > limits.DiskFiles
+	return d.full.Load() || last.used.Bytes+last.free.Bytes-now.Bytes > limits.DiskBytes || last.used.Files+last.free.Files-now.Files > limits.DiskFiles
 }
 
 func over(u sandbox.Usage, limits mesh.Limits) bool {
@@ -133,18 +151,22 @@ func (d *disk) count(ctx context.Context, limits mesh.Limits) bool {
 	}
 	defer n.counts.Give(owner)
 	d.worked.Store(false)
-	d.added.Store(0)
+	_, added := d.lately()
 	began := time.Now()
+	var used sandbox.Usage
 	free, err := d.workspace.tree.Free()
 	if err == nil {
-		d.used, err = d.workspace.tree.Usage(ctx, limits.DiskFiles)
+		used, err = d.workspace.tree.Usage(ctx, limits.DiskFiles)
 	}
 	if err != nil {
 		d.worked.Store(true)
 		return false
 	}
-	d.known, d.free, d.at, d.took = true, free, time.Now(), time.Since(began)
-	d.full.Store(over(d.used, limits))
+	d.mu.Lock()
+	d.last = &counted{used: used, free: free, at: time.Now(), took: time.Since(began)}
+	d.added -= added
+	d.mu.Unlock()
+	d.full.Store(over(used, limits))
 	return true
 }
 
@@ -157,26 +179,32 @@ func (d *disk) admit(ctx context.Context, bytes, going int64) error {
 		return nil
 	}
 	worked := d.worked.Swap(true)
-	added := d.added.Add(bytes)
-	if !d.counting.TryLock() {
-		return nil // it is just being counted: the next one is told
-	}
-	defer d.counting.Unlock()
 	limits := d.workspace.node.limitsOf(d.workspace.tenant)
-	fits := func() bool {
-		return d.used.Bytes+added-going <= limits.DiskBytes && d.used.Files < limits.DiskFiles
-	}
-	if !d.known || fits() {
+	last, fits := d.take(bytes, going, limits)
+	if fits {
 		return nil
 	}
-	if worked && time.Since(d.at) >= hurryShare*d.took && d.count(ctx, limits) {
-		if added = bytes; fits() {
-			d.added.Add(bytes)
-			return nil
-		}
+	d.counting.Lock() // a count that goes on may find room
+	defer d.counting.Unlock()
+	if now, _ := d.lately(); now == last && worked && time.Since(last.at) >= hurryShare*last.took {
+		d.count(ctx, limits)
 	}
-	d.added.Add(-bytes)
+	if _, fits = d.take(bytes, going, limits); fits {
+		return nil
+	}
 	return d.errFull(limits)
+}
+
+// take notes what a request adds, if it fits by the last count. Before the first
+// anything does.
+func (d *disk) take(bytes, going int64, limits mesh.Limits) (last *counted, fits bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fits = d.last == nil || d.last.used.Bytes+d.added+bytes-going <= limits.DiskBytes && d.last.used.Files < limits.DiskFiles
+	if fits {
+		d.added += bytes
+	}
+	return d.last, fits
 }
 
 func (d *disk) errFull(limits mesh.Limits) *mesh.Error {
@@ -196,7 +224,9 @@ func (d *disk) copy(ctx context.Context, do func(sandbox.TarLimits) (mesh.CopyRe
 		return mesh.CopyReply{}, d.errFull(limits)
 	}
 	reply, err := do(room)
-	d.added.Add(reply.Bytes)
+	d.mu.Lock()
+	d.added += reply.Bytes
+	d.mu.Unlock()
 	if mesh.CodeOf(err) == mesh.CodeTooLarge && (room.Bytes < sandbox.DefaultTarBytes || room.Entries < sandbox.DefaultTarEntries) {
 		err = d.errFull(limits)
 	}
@@ -211,5 +241,9 @@ func (d *disk) room(ctx context.Context, limits mesh.Limits) sandbox.TarLimits {
 	if d.due(limits) {
 		d.count(ctx, limits)
 	}
-	return sandbox.TarLimits{Entries: limits.DiskFiles - d.used.Files, Bytes: limits.DiskBytes - d.used.Bytes - d.added.Load()}
+	last, added := d.lately()
+	if last == nil {
+		last = &counted{}
+	}
+	return sandbox.TarLimits{Entries: limits.DiskFiles - last.used.Files, Bytes: limits.DiskBytes - last.used.Bytes - added}
 }

@@ -104,3 +104,33 @@ func TestSilentOwnerIsDeadByTheRegistry(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, now, epoch)
 }
+
+// The tenure of an owner who has said that it is open may be over a moment later, and
+// then it refuses to give the workspace away. That is no end of a move: it is asked for
+// again, and finds the next owner.
+func TestAMoveOutlivesATenure(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	_, _, sub := silentOwner(t, m)
+	require.NoError(t, sub.Unsubscribe())
+	ending := m.Store(t, "silent")
+	refused := make(chan struct{})
+	responder := mesh.NewResponder(ending, "silent", nil)
+	sub, err := responder.Subscribe(t.Context(), mesh.NodeSubject("silent", "*"), "", func(_ context.Context, req *mesh.Request) (*mesh.Reply, error) {
+		if req.Verb == mesh.VerbNodePing {
+			return &mesh.Reply{Args: mesh.NodePingReply{State: mesh.PingOpen}}, nil
+		}
+		close(refused) // once: the test ends its subscription
+		return nil, mesh.Errorf(mesh.CodeStale, "node silent does not host workspace repo")
+	})
+	require.NoError(t, err)
+	move := mesh.WorkspaceMoveRequest{Tenant: nodetest.Tenant, Workspace: "repo", Node: nodetest.NodeName}
+	var reply mesh.WorkspaceMoveReply
+	require.NoError(t, m.Ask(t, mesh.VerbAdminMove, move, &reply))
+	require.False(t, reply.Done)
+	<-refused
+	require.NoError(t, sub.Unsubscribe())
+	require.NoError(t, m.Move(t, "repo", nodetest.NodeName))
+	info, err := m.Client.Workspace("repo").Info(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, nodetest.NodeName, info.Node)
+}

@@ -87,7 +87,7 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 		if err != nil {
 			return mesh.Route{}, fmt.Errorf("place %s/%s: %w", t, w, err)
 		}
-		gone := false
+		var gone mesh.Node // does not answer, or not for long
 		if epoch != 0 && !owner.Released {
 			state, err := r.ping(ctx, owner.Node, mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch})
 			switch {
@@ -101,16 +101,21 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 			case err != nil && !errors.Is(err, nats.ErrNoResponders) && (stays || !r.silent(ctx, owner.Node)):
 				return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; try again", owner.Node, w)
 			}
-			gone = err != nil || state == mesh.PingLeaving
+			if err != nil || state == mesh.PingLeaving {
+				gone = owner.Node
+			}
 		}
 		open := mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch, Anyway: stays}
 		var route mesh.Route
-		asked := epoch != 0 && (stays || !gone && r.Answers(ctx, owner.Node))
+		if epoch != 0 && !stays && gone == "" && !r.Answers(ctx, owner.Node) {
+			gone = owner.Node
+		}
+		asked := epoch != 0 && (stays || gone == "")
 		if asked {
 			route, err = r.open(ctx, owner.Node, open)
 		}
 		if !asked || !stays && mayNext(err) {
-			route, err = r.openElsewhere(ctx, record.Need, open, err)
+			route, err = r.openElsewhere(ctx, record.Need, open, gone, err)
 		}
 		switch code := mesh.CodeOf(err); {
 		case err == nil:
@@ -145,9 +150,9 @@ func (r *Router) open(ctx context.Context, node mesh.Node, open mesh.NodeOpenReq
 }
 
 // openElsewhere asks one node after the other, the best first, and in the end, where none
-// runs commands, for the files alone. last is why the node that had the workspace has not
-// opened it, if it was asked.
-func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.NodeOpenRequest, last error) (mesh.Route, error) {
+// runs commands, for the files alone; never gone, of which is known that it does not
+// answer. last is why the node that had the workspace has not opened it, if it was asked.
+func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.NodeOpenRequest, gone mesh.Node, last error) (mesh.Route, error) {
 	entries, err := r.cfg.Nodes.List(ctx)
 	if err != nil {
 		return mesh.Route{}, err
@@ -168,7 +173,7 @@ func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.No
 	}
 	for _, open.Anyway = range []bool{false, true} {
 		for _, node := range able {
-			if !r.Answers(ctx, node) {
+			if node == gone || !r.Answers(ctx, node) {
 				continue
 			}
 			route, err := r.open(ctx, node, open)
@@ -205,7 +210,11 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 		case err == nil && state == mesh.PingOpen && dead:
 			return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
 		case err == nil && state == mesh.PingOpen:
-			return reply, r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+			err = r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+			if retrySafe(err) {
+				err = nil // its tenure has ended since it said that it was open
+			}
+			return reply, err
 		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead && !r.silent(ctx, owner.Node):
 			return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
 		}
@@ -352,6 +361,13 @@ func (r *Router) request(ctx context.Context, subject string, args, reply any) e
 	}
 	_, err = mesh.DecodeReply(answer, reply)
 	return err
+}
+
+// retrySafe reports whether a node has refused, or was not there to answer, and the same
+// may succeed a moment later.
+func retrySafe(err error) bool {
+	e := mesh.AsError(err)
+	return e != nil && e.RetrySafe()
 }
 
 func pause(ctx context.Context, d time.Duration) error {

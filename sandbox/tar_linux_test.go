@@ -216,6 +216,37 @@ func TestReadTarBeside(t *testing.T) {
 	require.Greater(t, most.Load(), int64(3), "nothing passed beside anything")
 }
 
+// A name that leads through a link can be another name of a file that is still on its way.
+func TestReadTarThroughLinks(t *testing.T) {
+	for _, names := range [][2]string{{"d/f", "l/f"}, {"l/f", "d/f"}, {"l/f", "m/f"}} {
+		f := newTreeFixture(t)
+		f.put("to/d/g", "")
+		f.link("d", "to/l")
+		f.link("d", "to/m")
+		var calls atomic.Int64
+		second := make(chan struct{})
+		gate := func(Change) (func(error) error, error) {
+			if calls.Add(1) == 2 {
+				return func(err error) error { close(second); return err }, nil
+			}
+			select {
+			case <-second:
+			case <-time.After(100 * time.Millisecond):
+			}
+			return func(err error) error { return err }, nil
+		}
+		archive := tarOf(
+			tar.Header{Name: names[0], Typeflag: tar.TypeReg, ModTime: time.Unix(1, 0)},
+			tar.Header{Name: names[1], Typeflag: tar.TypeReg, ModTime: time.Unix(2, 0)},
+		)
+		_, err := f.View(".").Gated(gate).ReadTar(t.Context(), "to", archive, TarLimits{})
+		require.NoError(t, err)
+		info, err := os.Stat(f.tenant("to/d/f"))
+		require.NoError(t, err)
+		require.Equal(t, int64(2), info.ModTime().Unix(), "%q", names)
+	}
+}
+
 // withoutTimes drops the times of directories, which tell when something came.
 func withoutTimes(state map[string]string) map[string]string {
 	for p, what := range state {

@@ -57,7 +57,7 @@ func (v *View) ReadTar(ctx context.Context, path string, r io.Reader, lim TarLim
 		lim.Bytes = DefaultTarBytes
 	}
 	src := &tarSource{r: r}
-	u := unpacker{View: v, ctx: ctx, base: path, src: src, in: tar.NewReader(src), lim: lim, buf: make([]byte, copyBuffer), beside: map[string]bool{}}
+	u := unpacker{View: v, ctx: ctx, base: path, src: src, in: tar.NewReader(src), lim: lim, buf: make([]byte, copyBuffer), beside: map[string]bool{}, straight: map[string]bool{}}
 	u.placing.SetLimit(tarBeside)
 	err := u.mkdir(path, 0, true)
 	if errors.Is(err, unix.EEXIST) {
@@ -112,9 +112,10 @@ type unpacker struct {
 	late      []lateDir
 	lateBytes int
 
-	placing errgroup.Group  // puts small files in place beside each other
-	beside  map[string]bool // names since settle: true is one of these files, false what is above it
-	failed  atomic.Bool     // one of them was not put in place
+	placing  errgroup.Group  // puts small files in place beside each other
+	beside   map[string]bool // names since settle: true is one of these files, false what is above it
+	straight map[string]bool // directories since settle, true where no link is on the way
+	failed   atomic.Bool     // one of them was not put in place
 }
 
 // errBeside ends the reading after that: placing has the reason.
@@ -123,14 +124,32 @@ var errBeside = errors.New("an entry before failed")
 // settle waits until the files before are in place.
 func (u *unpacker) settle() error {
 	clear(u.beside)
+	clear(u.straight)
 	if u.placing.Wait() != nil {
 		return errBeside
 	}
 	return nil
 }
 
+// alone says that a name leads through a link, or may: it can be another name of anything.
+func (u *unpacker) alone(to string) bool {
+	dir := path.Dir(to)
+	straight, known := u.straight[dir]
+	if !known {
+		if at, err := u.resolve(dir, lookup{follow: true, lacks: true}); err == nil {
+			straight = at.path == path.Join(u.scope, dir)
+			at.close()
+		}
+		u.straight[dir] = straight
+	}
+	return !straight
+}
+
 // order waits where an entry must come after those before it.
 func (u *unpacker) order(to string, hdr *tar.Header) error {
+	if u.gate == nil {
+		return nil
+	}
 	_, below := u.beside[to]
 	switch hdr.Typeflag {
 	case tar.TypeDir:
@@ -148,7 +167,7 @@ func (u *unpacker) order(to string, hdr *tar.Header) error {
 		p = p[:end]
 	}
 	switch {
-	case below || len(u.beside) >= maxBeside:
+	case below || len(u.beside) >= maxBeside || u.alone(to):
 		return u.settle()
 	case u.failed.Load():
 		return errBeside
@@ -308,7 +327,7 @@ func (u *unpacker) file(to string, hdr *tar.Header) error {
 		return err
 	}
 	u.count.Bytes += hdr.Size
-	if u.gate == nil || hdr.Size > tarBesideBytes {
+	if u.gate == nil || hdr.Size > tarBesideBytes || u.alone(to) {
 		return u.putFile(to, tmp)
 	}
 	u.beside[to] = true

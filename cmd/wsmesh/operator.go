@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,9 +20,9 @@ import (
 // to read its registry, short enough for a person to wait.
 const adminTime = 10 * time.Second
 
-// adminTry is how long the first try of a request waits that may be asked again, and how
-// much longer each further one: a node that is frozen swallows what the servers hand to it.
-const adminTry = 2 * time.Second
+// adminAgain is when a request that may be asked again first is, unanswered, and then
+// after twice as long each time: a node that is frozen swallows what the servers hand to it.
+const adminAgain = 250 * time.Millisecond
 
 // askedAgain are the verbs that may be: done twice is done once.
 var askedAgain = map[string]bool{
@@ -112,16 +113,36 @@ func (o *operator) ask(ctx context.Context, verb string, args, out any) error {
 	return err
 }
 
+// try asks the nodes, and goes on to ask where that may be done twice. The first answer
+// counts.
 func (o *operator) try(ctx context.Context, verb string, m *nats.Msg) (*nats.Msg, error) {
-	for wait := adminTry; askedAgain[verb]; wait += adminTry {
-		one, cancel := context.WithTimeout(ctx, wait)
-		reply, err := o.conn.RequestMsgWithContext(one, m)
-		cancel()
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			return reply, err
+	if !askedAgain[verb] {
+		return o.conn.RequestMsgWithContext(ctx, m)
+	}
+	var asking sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); asking.Wait() }()
+	type result struct {
+		reply *nats.Msg
+		err   error
+	}
+	results := make(chan result)
+	for wait := adminAgain; ; wait *= 2 {
+		asking.Go(func() {
+			reply, err := o.conn.RequestMsgWithContext(ctx, m)
+			select {
+			case results <- result{reply, err}:
+			case <-ctx.Done():
+			}
+		})
+		select {
+		case r := <-results:
+			return r.reply, r.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
 		}
 	}
-	return o.conn.RequestMsgWithContext(ctx, m)
 }
 
 // request connects, asks once and closes.
