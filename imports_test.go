@@ -72,7 +72,7 @@ var owned = []struct {
 	{"github.com/nats-io/nats-server", []string{"mesh/natsd"}, true, "the server's API moves with each release: one room follows it, and no client program links it"},
 	{"github.com/mark3labs/mcp-go", []string{"mcpgw"}, true, "MCP is one front among others: no other room may bend to it"},
 	{"github.com/aws", []string{"objstore/s3bucket"}, true, "S3 is one bucket among others: no other room may bend to it"},
-	{"github.com/gofrs/flock", []string{"mesh/auth", "mesh/natsd", "node/...", "cmd/...", "objstore/dirbucket"}, false, "only who owns a data directory locks it, or has no other way to compare and set"},
+	{"github.com/gofrs/flock", []string{"mesh/natsd", "node/...", "cmd/...", "objstore/dirbucket"}, false, "only who owns a data directory locks it, or has no other way to compare and set"},
 	{"github.com/spf13", []string{"cmd/..."}, false, "flags and help belong to the command; a library is configured by a struct"},
 	{"testing", testSupport, false, "test code has no place in the binary"},
 	{"github.com/stretchr/testify", testSupport, false, "test code has no place in the binary"},
