@@ -72,7 +72,7 @@ func (t *target) keepOut(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "keys", auth.RevokedFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "keys", auth.RevokedDir)); err != nil {
 		return nil //nolint:nilerr // who has no keys has revoked nothing
 	}
 	r, err := t.revoker(cmd)
@@ -110,7 +110,7 @@ func (r *revoker) revoke(ctx context.Context, id mesh.TokenID) error {
 			return local(err)
 		}
 		if err := r.tell(ctx, keys); err != nil {
-			return fmt.Errorf("the token is recorded as revoked, but do this again: %w", err)
+			return fmt.Errorf("the token is recorded as revoked; do this again: %w", err)
 		}
 	}
 }

@@ -7,38 +7,29 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/nats-io/nkeys"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
 
-// RevokedFile is the file in the keys directory that names the users of revoked tokens,
-// so that a mesh whose servers have lost everything does not let them in again.
-const RevokedFile = "revoked.json"
+// RevokedDir is the directory beside the key file with a file for each user of a revoked
+// token, so that a mesh whose servers have lost everything does not let them in again.
+const RevokedDir = "revoked"
 
 // Revoked is a user whom no server lets in.
 type Revoked struct {
-	User    string    `json:"user"`             // public key
+	User    string    `json:"user"`             // public key; the name of the file
 	At      time.Time `json:"at"`               // what was issued until then does not count
 	Expires time.Time `json:"expires,omitzero"` // when the token would have ended; zero: never
 }
 
-// revokedFile is the file of revocations.
-type revokedFile struct {
-	Format int       `json:"format"`
-	Users  []Revoked `json:"users"`
-}
-
-const revokedFormat = 1
-
 // Revoke adds users to those in dir whom no server of the mesh lets in, and returns the
-// keys, whose account says so: servers have to be told it (Keys.Mesh). Users whose token has
-// expired by itself are dropped. The file is replaced in one step; several processes may
-// call it at once. CodeInvalid for what is no user, or a damaged file; otherwise the errors
-// are those of LoadOrCreate, but no keys are made: without any it is CodeNotFound.
+// keys, whose account says so: servers have to be told it (Keys.Mesh). Several processes
+// may call it at once. CodeInvalid for what is no user, or a damaged file; otherwise the
+// errors are those of LoadOrCreate, but no keys are made: without any it is CodeNotFound.
 func Revoke(dir string, users []Revoked) (*Keys, error) {
 	k, err := revoke(dir, users)
 	if err != nil {
@@ -51,64 +42,60 @@ func revoke(dir string, users []Revoked) (*Keys, error) {
 	if _, err := os.Stat(filepath.Join(dir, KeyFile)); err != nil {
 		return nil, fileError("find "+KeyFile, err)
 	}
-	lock := flock.New(filepath.Join(dir, RevokedFile+".lock"), flock.SetPermissions(0o600))
-	if err := lock.Lock(); err != nil {
-		return nil, fileError("lock "+RevokedFile, err)
-	}
-	defer lock.Close() //nolint:errcheck // the kernel drops it with the process
-	now, err := readRevoked(dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(users) == 0 {
-		return loadOrCreate(dir)
-	}
-	known := map[string]bool{}
-	for _, r := range now {
-		known[r.User] = true
-	}
 	for _, r := range users {
 		if !nkeys.IsValidPublicUserKey(r.User) {
 			return nil, mesh.Errorf(mesh.CodeInvalid, "%.80q is no user", r.User)
 		}
-		if !known[r.User] {
-			known[r.User], now = true, append(now, r)
+		if err := writeRevoked(filepath.Join(dir, RevokedDir), r); err != nil {
+			return nil, fileError("write "+RevokedDir, err)
 		}
-	}
-	if err := writeRevoked(dir, now); err != nil {
-		return nil, fileError("write "+RevokedFile, err)
 	}
 	return loadOrCreate(dir)
 }
 
-// readRevoked returns whom the file names and whose token has not expired.
-func readRevoked(dir string) ([]Revoked, error) {
-	b, err := os.ReadFile(filepath.Join(dir, RevokedFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// readRevoked returns whom the files name and whose token has not expired; of one that has
+// the file goes.
+func readRevoked(dir string) (all []Revoked, err error) {
+	dir = filepath.Join(dir, RevokedDir)
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fileError("read "+RevokedDir, err)
 	}
-	if err != nil {
-		return nil, fileError("read "+RevokedFile, err)
-	}
-	var f revokedFile
-	if err := json.Unmarshal(b, &f); err != nil || f.Format != revokedFormat {
-		return nil, mesh.Errorf(mesh.CodeInvalid, "%s is damaged or of another version; restore it from a backup (without it revoked tokens could be used again)", RevokedFile)
-	}
-	var all []Revoked
-	for _, r := range f.Users {
-		if r.Expires.IsZero() || time.Now().Before(r.Expires.Add(time.Minute)) { // clocks differ
-			all = append(all, r)
+	for _, f := range files {
+		if strings.Contains(f.Name(), ".") {
+			continue // of a process that was writing it
 		}
+		path := filepath.Join(dir, f.Name())
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has just expired
+		}
+		var r Revoked
+		if err != nil {
+			return nil, fileError("read "+RevokedDir, err)
+		}
+		if json.Unmarshal(b, &r) != nil || r.User != f.Name() {
+			return nil, mesh.Errorf(mesh.CodeInvalid, "%s/%s is damaged; restore it from a backup (without it a revoked token could be used again)", RevokedDir, f.Name())
+		}
+		if !r.Expires.IsZero() && time.Now().After(r.Expires.Add(time.Hour)) { // clocks differ
+			_ = os.Remove(path)
+			continue
+		}
+		all = append(all, r)
 	}
 	return all, nil
 }
 
-func writeRevoked(dir string, users []Revoked) error {
-	b, err := json.MarshalIndent(revokedFile{Format: revokedFormat, Users: users}, "", "  ")
+// writeRevoked replaces the file of a user in one step.
+func writeRevoked(dir string, r Revoked) error {
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, RevokedFile+".*") // 0600
+	f, err := os.CreateTemp(dir, r.User+".*") // 0600
 	if err != nil {
 		return err
 	}
@@ -120,8 +107,8 @@ func writeRevoked(dir string, users []Revoked) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, RevokedFile)); err != nil {
+	if err := os.Rename(f.Name(), filepath.Join(dir, r.User)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }

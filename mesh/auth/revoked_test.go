@@ -27,7 +27,7 @@ func TestRevokedUsersAreKept(t *testing.T) {
 		require.NoError(t, err)
 		all = append(all, auth.Revoked{User: token.User, At: time.Now()})
 	}
-	all[0].Expires = time.Now().Add(-time.Hour)
+	all[0].Expires = time.Now().Add(-2 * time.Hour)
 	all[1].Expires = time.Now().Add(time.Hour)
 	var wg sync.WaitGroup
 	for _, r := range all {
@@ -49,11 +49,13 @@ func TestRevokedUsersAreKept(t *testing.T) {
 	for _, r := range all[1:] {
 		require.Equal(t, r.At.Unix(), claims.Revocations[r.User])
 	}
-	requireMode(t, filepath.Join(dir, auth.RevokedFile), 0o600)
+	requireMode(t, filepath.Join(dir, auth.RevokedDir), 0o700)
+	requireMode(t, filepath.Join(dir, auth.RevokedDir, all[1].User), 0o600)
+	require.NoFileExists(t, filepath.Join(dir, auth.RevokedDir, all[0].User))
 
 	_, err = auth.Revoke(dir, []auth.Revoked{{User: "nobody", At: time.Now()}})
 	require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, auth.RevokedFile), []byte("{"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, auth.RevokedDir, all[1].User), []byte("{"), 0o600))
 	_, err = auth.LoadOrCreate(dir)
 	require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err), "keys without it would let everybody in again")
 	require.Contains(t, err.Error(), "backup")
