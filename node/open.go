@@ -273,6 +273,7 @@ func (w *workspace) makeDir() error {
 	if err := os.MkdirAll(w.dir(), 0o700); err != nil {
 		return w.hostError("make the workspace's directory", err)
 	}
+	spread(w.dir())
 	if err := writeSynced(w.idFile(), []byte(w.record.ID)); err != nil {
 		return w.hostError("write the workspace's id", err)
 	}

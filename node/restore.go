@@ -256,7 +256,7 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 	if err := w.discard(aside); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(aside, 0o700); err != nil {
+	if err := w.makeAside(aside); err != nil {
 		return w.hostError("make a directory to restore into", err)
 	}
 	d, err := dirtree.Open(aside)
@@ -298,6 +298,20 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 	}
 	w.log.Info("workspace restored", "names", f.ledger.Len(), "dur", time.Since(began))
 	return nil
+}
+
+// makeAside makes a directory in that of the workspace. Where the file system puts it, its
+// first name decides, which is always another one.
+func (w *workspace) makeAside(dir string) error {
+	if err := os.MkdirAll(w.dir(), 0o700); err != nil {
+		return err
+	}
+	spread(w.dir())
+	first := filepath.Join(w.dir(), mesh.NewID())
+	if err := os.Mkdir(first, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(first, dir)
 }
 
 // ownTree has what is made in the tree belong to the tenant.
