@@ -99,8 +99,8 @@ resolver_preload {
 `))
 
 // accountsInterval is how often a server asks another one what accounts have changed, as
-// where a token was revoked while it was away.
-const accountsInterval = 10 * time.Second
+// where a token was revoked while it was away: until then it would let its holder in.
+const accountsInterval = 2 * time.Second
 
 // StartFile starts the server that a configuration file describes. The process's
 // working directory has to be that of the file. Errors are those of Start, and

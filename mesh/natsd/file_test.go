@@ -143,6 +143,36 @@ func TestServersOfFilesWithTLS(t *testing.T) {
 	}
 	require.Error(t, err, "plain text")
 
+	// What is revoked while a server is away it learns from the others.
+	token, err := keys.Signer().Tenant(auth.TokenSpec{Tenant: "dev", Generation: auth.FirstGeneration})
+	require.NoError(t, err)
+	enters := func(i int) error {
+		nc, err := nats.Connect(fmt.Sprintf("tls://127.0.0.1:%d", ports[i]), mesh.TokenOption(token.JWT), nats.NoReconnect(), nats.Secure(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}))
+		if err == nil {
+			nc.Close()
+		}
+		return err
+	}
+	require.NoError(t, enters(2))
+	servers[2].Kill()
+	changed, err := auth.Revoke(filepath.Join(dir, "keys"), []auth.Revoked{{User: token.User, At: time.Now()}})
+	require.NoError(t, err)
+	system, err := changed.Accounts()
+	require.NoError(t, err)
+	as, err := nats.Connect(url, system.Option(), nats.CustomInboxPrefix(system.Inbox), nats.Secure(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}))
+	require.NoError(t, err)
+	defer as.Close()
+	_, err = as.Request(auth.UpdateSubject(changed.Mesh().ID), []byte(changed.Mesh().JWT), 10*time.Second)
+	require.NoError(t, err)
+	require.NoError(t, as.Publish("$SYS.REQ.SERVER.PING", nil))
+	require.NoError(t, as.FlushTimeout(10*time.Second))
+	require.ErrorIs(t, as.LastError(), nats.ErrPermissionViolation, "they may do nothing else")
+	require.Error(t, enters(0))
+	servers[2], err = StartFile("nats-2.conf", slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(servers[2].Kill)
+	require.Eventually(t, func() bool { return enters(2) != nil }, 30*time.Second, 50*time.Millisecond)
+
 	// A server with all secrets but a certificate of the mesh stays outside.
 	servers[2].Kill()
 	require.NoError(t, os.RemoveAll("nats-2"))
