@@ -16,6 +16,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh/meshtest"
 	"github.com/wsmesh/wsmesh/node"
 	"github.com/wsmesh/wsmesh/node/nodetest"
+	"github.com/wsmesh/wsmesh/router"
 )
 
 // A workspace that needs something of its node is on one that has it, or nowhere: not when
@@ -82,6 +83,32 @@ func TestAFullNodeIsPassedOver(t *testing.T) {
 	err = c.Workspace("w-5").WriteFile(ctx, "f", nil, 0)
 	requireCode(t, mesh.CodeBusy, err)
 	require.Contains(t, err.Error(), "as many workspaces open as it may")
+}
+
+// A node that is full when it is asked, which its record does not tell yet, is passed over
+// within the same request: nobody has to ask again.
+func TestAFullNodeIsPassedOverAtOnce(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{MaxOpen: 2})
+	m.AddNode(t, "n2")
+	unwritable(t, m, mesh.BucketNodes)
+	both := []router.Candidate{{Node: nodetest.NodeName, Weight: 1}, {Node: "n2", Weight: 4}}
+	conn := m.DialToken(t, m.Token(t, nodetest.Tenant))
+	var on []mesh.Node
+	for i := 0; len(on) < 3; i++ {
+		w := mesh.Workspace(fmt.Sprintf("w-%d", i))
+		if router.Choose(string(nodetest.Tenant)+"."+string(w), mesh.Need{}, both)[0] != nodetest.NodeName {
+			continue // it would be on the other one anyway
+		}
+		req, err := mesh.NewRequest(mesh.APISubject(nodetest.Tenant, mesh.ServicePlace, mesh.VerbPlaceOpen), mesh.NewID(), "", mesh.PlaceRequest{Workspace: w, Create: true}, nil)
+		require.NoError(t, err)
+		answer, err := conn.RequestMsg(req, 30*time.Second)
+		require.NoError(t, err)
+		var route mesh.Route
+		_, err = mesh.DecodeReply(answer, &route)
+		require.NoError(t, err)
+		on = append(on, route.Node)
+	}
+	require.Equal(t, []mesh.Node{nodetest.NodeName, nodetest.NodeName, "n2"}, on)
 }
 
 func writtenOn(t *testing.T, ws *client.Workspace) (mesh.InfoReply, error) {
@@ -165,4 +192,40 @@ func TestAnUnfitNodeIsPassedOver(t *testing.T) {
 	waitFor("")
 	_, err = only.ReadFile(ctx, "f")
 	require.NoError(t, err)
+}
+
+// Before a workspace moves, the next node has its files: the owner still has it, since a
+// command of it runs, when they are there.
+func TestAMoveIsCopiedAhead(t *testing.T) {
+	nodetest.Commands(t)
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	m.AddNode(t, "n2", func(c *node.Config) { c.Grace = time.Minute })
+	ctx, ws := t.Context(), m.Client.Workspace("w")
+	require.NoError(t, ws.WriteFile(ctx, "f", []byte("kept"), 0))
+	require.NoError(t, m.Move(t, "w", "n2"))
+	data := t.TempDir()
+	m.AddNode(t, "n3", func(c *node.Config) { c.Data = data }) // which has never had it
+	cmd := ws.Command(ctx, "sh", "-c", "until test -e go; do sleep 0.02; done; echo went")
+	require.NoError(t, cmd.Start())
+	moved := make(chan error, 1)
+	go func() {
+		defer close(moved)
+		moved <- m.Move(t, "w", "n3")
+	}()
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(filepath.Join(data, "workspaces", string(nodetest.Tenant), "w", "workspace", "f"))
+		return err == nil && string(b) == "kept"
+	}, 20*time.Second, 10*time.Millisecond, "there is no copy")
+	info, err := ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, mesh.Node("n2"), info.Node)
+	require.NoError(t, ws.WriteFile(ctx, "go", nil, 0))
+	require.NoError(t, cmd.Wait())
+	require.NoError(t, <-moved)
+	b, err := ws.ReadFile(ctx, "go")
+	require.NoError(t, err)
+	require.Empty(t, b)
+	info, err = ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, mesh.Node("n3"), info.Node)
 }

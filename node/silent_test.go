@@ -45,6 +45,23 @@ func silentOwner(t *testing.T, m *nodetest.Mesh) (records *kv.Store, epoch mesh.
 	return records, epoch, sub
 }
 
+// unwritable lets nobody write to a bucket until writable is called.
+func unwritable(t *testing.T, m *nodetest.Mesh, bucket string) (writable func()) {
+	t.Helper()
+	js, err := jetstream.New(m.Streams(t))
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_"+bucket)
+	require.NoError(t, err)
+	broken := stream.CachedInfo().Config
+	broken.MaxMsgSize = 10 // no record is as small
+	_, err = js.UpdateStream(t.Context(), broken)
+	require.NoError(t, err)
+	return func() {
+		_, err := js.UpdateStream(t.Context(), stream.CachedInfo().Config)
+		require.NoError(t, err)
+	}
+}
+
 // refuses says that the workspace is asked for, and stays whose it is.
 func refuses(t *testing.T, m *nodetest.Mesh, records *kv.Store, epoch mesh.Epoch, wait time.Duration) {
 	t.Helper()
@@ -78,10 +95,6 @@ func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
 func TestSilentOwnerIsDeadByTheRegistry(t *testing.T) {
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Silence: 3 * kv.RenewEvery})
 	records, epoch, _ := silentOwner(t, m)
-	js, err := jetstream.New(m.Streams(t))
-	require.NoError(t, err)
-	stream, err := js.Stream(t.Context(), "KV_"+mesh.BucketNodes)
-	require.NoError(t, err)
 	require.Eventually(t, func() bool { // once the other renews its own record, and then nobody can
 		own, err := records.Nodes.Get(t.Context(), nodetest.NodeName)
 		require.NoError(t, err)
@@ -89,13 +102,9 @@ func TestSilentOwnerIsDeadByTheRegistry(t *testing.T) {
 		require.NoError(t, err)
 		return own.Revision > other.Revision
 	}, 10*time.Second, 5*time.Millisecond)
-	broken := stream.CachedInfo().Config
-	broken.MaxMsgSize = 10 // no record is as small
-	_, err = js.UpdateStream(t.Context(), broken)
-	require.NoError(t, err)
+	writable := unwritable(t, m, mesh.BucketNodes)
 	refuses(t, m, records, epoch, 4*kv.RenewEvery)
-	_, err = js.UpdateStream(t.Context(), stream.CachedInfo().Config)
-	require.NoError(t, err)
+	writable()
 
 	b, err := m.Client.Workspace("repo").ReadFile(t.Context(), "f")
 	require.NoError(t, err)
