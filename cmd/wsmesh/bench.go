@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/cmd/wsmesh/bench"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
 )
 
 func newBench() *cobra.Command {
@@ -36,6 +39,7 @@ func newBench() *cobra.Command {
 			"mcp_read  a file of 4 KiB through the gateway, against our read of it\n" +
 			"exec_output  a command that writes 1 MiB, against the same bytes published to a NATS stream\n" +
 			"snapshot  of 10,000 files, one of which has changed, against one where nothing has\n" +
+			"mirror    of 64 MiB, from a commit to its copy at --s3 URL, against puts of 4 MiB there, 4 at a time; with the nodes' keys\n" +
 			"and without a floor:\n" +
 			"exit_lag     from the last act of a command to when its client knows of its end\n" +
 			"open         a new workspace, up to the output of its first command\n" +
@@ -107,7 +111,21 @@ func measure(cmd *cobra.Command, t *target, cfg bench.Config) (*bench.Row, error
 			cfg.HTTP = file.HTTP
 		}
 	}
+	if cfg.Name == "mirror" {
+		if cfg.Mirror, err = mirrorOf(cmd.Context(), floor); err != nil {
+			return nil, err
+		}
+	}
 	return bench.Run(cmd.Context(), cfg)
+}
+
+// mirrorOf opens the mesh's mirror; nil: it has none.
+func mirrorOf(ctx context.Context, o *operator) (objstore.Remote, error) {
+	var s mesh.StatusReply
+	if err := o.ask(ctx, mesh.VerbAdminStatus, struct{}{}, &s); err != nil || s.Mirror == nil {
+		return nil, err
+	}
+	return openRemote(ctx, s.Mirror.URL)
 }
 
 func showBench(cmd *cobra.Command, row *bench.Row, asJSON bool) error {

@@ -20,10 +20,11 @@ import (
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/objstore"
 )
 
 // Names are the rows that Run measures.
-var Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "warm_memory", "scale"}
+var Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "mirror", "warm_memory", "scale"}
 
 const (
 	// DefaultN is how many operations are measured if they fit into
@@ -50,6 +51,8 @@ type Config struct {
 	Token  string         // the client's, for the gateway
 	Data   string         // the data directory of the node, for restore, or what wsmesh init has made, for failover
 	Files  int            // of the tree of restore; default DefaultFiles, and 1,000 of failover
+
+	Mirror objstore.Remote // the mesh's, for mirror; nil: it has none
 
 	Program, URL string // how nodes are started, and for which NATS servers
 }
@@ -192,6 +195,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return forkPair(ctx, cfg, ws)
 	case "snapshot":
 		return snapshotPair(ctx, cfg, ws)
+	case "mirror":
+		return mirrorPair(ctx, cfg, ws)
 	case "download":
 		return downloadPair(ctx, cfg, ws)
 	case "restore":

@@ -160,24 +160,26 @@ func leftOver(ctx context.Context, js jetstream.JetStream, name string) bool {
 // settings asks the operator's side for what the node works with.
 func settings(ctx context.Context, conn *nats.Conn, info mesh.InfoReply) (Setting, error) {
 	s := Setting{Isolation: info.Isolation, Durability: "sync"}
-	m, err := mesh.NewRequest(mesh.AdminSubject(mesh.VerbAdminStatus), "", "", struct{}{}, nil)
-	if err != nil {
-		return s, err
-	}
-	answer, err := conn.RequestMsgWithContext(ctx, m)
-	if err != nil {
-		return s, err
-	}
-	var status mesh.StatusReply
-	if _, err := mesh.DecodeReply(answer, &status); err != nil {
-		return s, err
-	}
-	for _, n := range status.Nodes {
+	now, err := status(ctx, conn)
+	for _, n := range now.Nodes {
 		if n.Node == info.Node {
 			s.Sync, s.Replicas = n.Sync, n.Replicas
 		}
 	}
-	return s, nil
+	return s, err
+}
+
+// status asks for the mesh's.
+func status(ctx context.Context, conn *nats.Conn) (now mesh.StatusReply, err error) {
+	m, err := mesh.NewRequest(mesh.AdminSubject(mesh.VerbAdminStatus), "", "", struct{}{}, nil)
+	if err != nil {
+		return now, err
+	}
+	answer, err := conn.RequestMsgWithContext(ctx, m)
+	if err == nil {
+		_, err = mesh.DecodeReply(answer, &now)
+	}
+	return now, err
 }
 
 func random() []byte {
