@@ -298,6 +298,15 @@ func TestWatchOfWhatIsMoved(t *testing.T) {
 	require.NoError(t, os.Rename(outside, filepath.Join(x.dir, "inside")))
 	x.capture(t, ^uint64(0), true)
 	x.exact(t, t)
+
+	// One is changed while it is elsewhere, where nobody listens, and comes back.
+	require.NoError(t, os.Rename(filepath.Join(x.dir, "inside"), outside))
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "deep/f"), []byte("else"), 0o600))
+	w.Drain()
+	require.NoError(t, os.Rename(outside, filepath.Join(x.dir, "inside")))
+	x.capture(t, ^uint64(0), true)
+	x.exact(t, t)
+
 	require.NoError(t, os.WriteFile(filepath.Join(x.dir, "inside/deep/f"), []byte("new"), 0o600))
 	require.NoError(t, os.Rename(x.dir, x.dir+".moved"))
 	x.dir += ".moved"
