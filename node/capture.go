@@ -29,12 +29,28 @@ const (
 	maxCaptureExecs = 4
 )
 
-// enter notes that a process begins which may write, and returns how many captures
-// have begun by then; leave that it is gone.
-func (f *fileState) enter() uint64 {
+// beginning is when processes began: what could not be seen to change since is read
+// again. The zero value is the begin of the tenure.
+type beginning struct {
+	captures uint64           // how many had begun
+	tick     dirtree.Timespec // of the kernel's clock
+}
+
+// never is the beginning of no process.
+var never = beginning{captures: math.MaxUint64}
+
+func (b *beginning) include(other beginning) {
+	b.captures = min(b.captures, other.captures)
+	if t := other.tick; b.tick == (dirtree.Timespec{}) || t != (dirtree.Timespec{}) && (t.Sec < b.tick.Sec || t.Sec == b.tick.Sec && t.Nsec < b.tick.Nsec) {
+		b.tick = t
+	}
+}
+
+// enter notes that a process begins which may write; leave that it is gone.
+func (f *fileState) enter() beginning {
 	f.begun.Add(1)
 	f.live.Add(1)
-	return f.captures.number.Load()
+	return beginning{f.captures.number.Load(), dirtree.Tick()}
 }
 
 func (f *fileState) leave() { f.live.Add(-1) }
@@ -46,6 +62,7 @@ func (x *run) capture(final *mesh.Final) {
 	f := x.workspace.files
 	switch x.command.Durability {
 	case mesh.DurabilityNone:
+		f.captures.owe(x.since)
 		return
 	case mesh.DurabilityAsync:
 		x.workspace.background.Go(func() {
@@ -93,7 +110,7 @@ func (x *run) captureMeanwhile(stop <-chan struct{}) {
 		case <-timer.C:
 		}
 		began := time.Now()
-		if _, err := f.captureWith(x.workspace.tenure, math.MaxUint64, DefaultQuiet, x.command.ID); err != nil {
+		if _, err := f.captureWith(x.workspace.tenure, never, DefaultQuiet, x.command.ID); err != nil {
 			x.workspace.log.Debug("files not captured", "exec", string(x.command.ID), "err", err)
 		}
 		timer.Reset(max(every, meanwhileShare*time.Since(began)))
@@ -113,12 +130,23 @@ type captures struct {
 	mu      sync.Mutex
 	running bool
 	next    *captureRound // asked for and not begun
+	owed    *beginning    // of processes whose changes no capture has taken; nil: of none
 	number  atomic.Uint64 // of the last that began
 }
 
+// owe has the next capture read what processes may have changed that began then.
+func (c *captures) owe(since beginning) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.owed != nil {
+		since.include(*c.owed)
+	}
+	c.owed = &since
+}
+
 type captureRound struct {
-	since uint64        // see dirtree.Scan
-	quiet time.Duration // likewise
+	since beginning
+	quiet time.Duration // see dirtree.Scan
 	execs []mesh.ExecID // that have ended and asked for it
 	done  chan struct{}
 	found captured
@@ -126,21 +154,21 @@ type captureRound struct {
 }
 
 // capture puts into the journal what commands have changed up to now, and returns
-// when that is stored. since is the number of captures that had begun when the
-// caller's commands, execs, did.
-func (f *fileState) capture(ctx context.Context, since uint64, execs ...mesh.ExecID) (captured, error) {
+// when that is stored. since is when the caller's commands, execs, began.
+func (f *fileState) capture(ctx context.Context, since beginning, execs ...mesh.ExecID) (captured, error) {
 	return f.captureWith(ctx, since, 0, execs...)
 }
 
 // captureWith is capture that may leave out what has changed less than quiet ago.
-func (f *fileState) captureWith(ctx context.Context, since uint64, quiet time.Duration, execs ...mesh.ExecID) (captured, error) {
+func (f *fileState) captureWith(ctx context.Context, since beginning, quiet time.Duration, execs ...mesh.ExecID) (captured, error) {
 	c := &f.captures
 	c.mu.Lock()
 	if c.next == nil {
 		c.next = &captureRound{since: since, quiet: quiet, done: make(chan struct{})}
 	}
 	r := c.next
-	r.since, r.quiet = min(r.since, since), min(r.quiet, quiet)
+	r.since.include(since)
+	r.quiet = min(r.quiet, quiet)
 	if len(r.execs) < maxCaptureExecs {
 		r.execs = append(r.execs, execs...)
 	}
@@ -169,9 +197,15 @@ func (f *fileState) captureAll() {
 			c.mu.Unlock()
 			return
 		}
+		if c.owed != nil {
+			r.since.include(*c.owed)
+			c.owed = nil
+		}
 		c.number.Add(1)
 		c.mu.Unlock()
-		r.found, r.err = f.captureOnce(f.w.tenure, r)
+		if r.found, r.err = f.captureOnce(f.w.tenure, r); r.err != nil {
+			c.owe(r.since)
+		}
 		close(r.done)
 	}
 }
@@ -232,7 +266,7 @@ type pass struct {
 func (f *pass) run(ctx context.Context) (again bool, err error) {
 	r := f.round
 	begun, number := f.begun.Load(), f.captures.number.Load() // what this capture has read itself is not read again
-	live, renamed := f.live.Load(), f.renamed.Load()
+	live, renamed, tick := f.live.Load(), f.renamed.Load(), dirtree.Tick()
 	store := &captureContent{f: f.fileState}
 	dirty := f.watch.Take()
 	left := true
@@ -241,7 +275,7 @@ func (f *pass) run(ctx context.Context) (again bool, err error) {
 			f.watch.Return(dirty)
 		}
 	}()
-	scan := dirtree.Scan{Skip: f.isEphemeral, Since: r.since, Until: number, Quiet: r.quiet, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
+	scan := dirtree.Scan{Skip: f.isEphemeral, Since: r.since.captures, Until: number, Tick: r.since.tick, Quiet: r.quiet, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
 	found, err := f.dir.Changes(ctx, &scan, tree)
 	if err != nil {
@@ -277,6 +311,9 @@ func (f *pass) run(ctx context.Context) (again bool, err error) {
 	f.moved = f.renames.Load() != renamed
 	again = again || f.moved
 	left = again || found.Left > 0
+	if !found.Moved && !f.moved && found.Left == 0 {
+		r.since.tick = tick // what was read is read again only if it has changed since
+	}
 	return again || found.Left > 0 && f.live.Load() == 0, nil
 }
 
@@ -326,7 +363,7 @@ func (f *pass) admit(ctx context.Context, changes []dirtree.Change, packs []objs
 	for i := range changes {
 		c := &changes[i]
 		if !f.holds(c) {
-			again = true
+			again = again || c.Op.Kind != "" || !c.Seen.IsDir() // else there is nothing to read again
 			continue
 		}
 		good = append(good, c)

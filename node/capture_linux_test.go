@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/wsmesh/wsmesh/client"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -261,6 +262,39 @@ func TestRenamedWhileCaptured(t *testing.T) {
 		}
 		restoredElsewhere(t, m)
 	})
+}
+
+// TestChangesWithinATick: commands, one after the other, write to a file as much as the
+// one before, all within a tick of the kernel's clock. On a file system whose times are no
+// finer than that the file is then described as it was, and is another.
+func TestChangesWithinATick(t *testing.T) {
+	meshtest.Local(t, func(t *testing.T, servers *meshtest.Mesh) {
+		nodetest.Commands(t)
+		m := nodetest.Start(t, servers, nodetest.Config{Capture: mesh.CaptureScan, Dir: coarse(t)})
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		for i := range 100 {
+			cmd := ws.Command(ctx, "sh", "-c", "printf %03d $0 >f", fmt.Sprint(i))
+			if i%2 != 0 { // what follows stores it
+				cmd.Durability = mesh.DurabilityNone
+				require.NoError(t, cmd.Run())
+				cmd = ws.Command(ctx, "true")
+			}
+			require.NoError(t, cmd.Run())
+			require.NotZero(t, cmd.Final().Position, "command %d changed the file, and nothing was stored", i)
+		}
+	})
+}
+
+// coarse is a directory of a file system whose times are as coarse as the kernel's clock,
+// as they all were before Linux 6.13, where this process may mount one.
+func coarse(t *testing.T) string {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "ramfs", 0, "mode=0755"); err != nil {
+		t.Logf("its times may be finer than a tick: %s", err)
+		return dir
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
 }
 
 // programs are what agents run all day, on files that need no network.

@@ -41,7 +41,9 @@
 // leaves it to a later capture). A capture admits a path only while no file verb is
 // between journal and disk, and only if it is still as it was read. What was read
 // while other processes could write it is read again when they are gone: a store
-// through a mapping of memory leaves no sign. What a long command changes is captured
+// through a mapping of memory leaves no sign. What was changed in the tick of the kernel's
+// clock in which a command began, or later, is read again at its end: its time may be the
+// same if the command has changed it. What a long command changes is captured
 // while it runs as well, but for files that have changed a moment ago.
 //
 // A capture may take several records and is not atomic; a final frame names the

@@ -392,7 +392,7 @@ func (f *fileState) begin() {
 		return
 	}
 	f.w.background.Go(func() {
-		_, err := f.capture(f.w.tenure, 0)
+		_, err := f.capture(f.w.tenure, beginning{})
 		if err == nil {
 			err = f.checkpoint(f.w.tenure, "adopted")
 		}
@@ -412,7 +412,7 @@ func (f *fileState) finish() {
 	if !moves {
 		f.watch.Lose() // once, all is looked at: the next opening does so, too
 	}
-	_, err := f.capture(ctx, 0)
+	_, err := f.capture(ctx, beginning{})
 	if err == nil && !moves { // else the heir waits, and has the commit of before and what followed
 		err = f.checkpoint(ctx, "release")
 	}

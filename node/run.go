@@ -32,7 +32,7 @@ type run struct {
 	claim     atomic.Pointer[mesh.Claim] // once it stands
 	held      *held                      // set by hold
 	stdin     *stdin                     // nil: the command has none
-	since     uint64                     // captures that had begun when it was started
+	since     beginning                  // when it was started
 
 	mu      sync.Mutex
 	process *sandbox.Process // nil before the start and after the end

@@ -17,7 +17,7 @@ func (f *fileState) present(ctx context.Context, cause string) (ref objstore.Ref
 		return ref, made, mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of its node's machine, of which the mesh keeps no copy: it has no snapshots, and cannot be forked", f.w.name)
 	}
 	if f.live.Load() > 0 || f.begun.Load() != f.settled.Load() || f.adopted {
-		if _, err := f.capture(ctx, 0); err != nil {
+		if _, err := f.capture(ctx, beginning{}); err != nil {
 			return ref, made, mesh.About("capture what commands have written", err)
 		}
 	}

@@ -17,6 +17,11 @@ type Scan struct {
 	// of memory can be written to without a sign. Since 0 is from the first one on, Until
 	// 0 up to the last.
 	Since, Until uint64
+	// Tick, unless it is zero, is when those began who may have written since. What the
+	// ledger knows as changed then, or later, is read again: the times of many file systems
+	// are no finer than the kernel's clock ticks, and what is changed again in the tick in
+	// which it was read is described as it was.
+	Tick Timespec
 	// Dirty are the names that may have changed, see Watch.Take: only those are looked
 	// at, and what is below them where that may have changed too. Nil: all.
 	Dirty *Dirty

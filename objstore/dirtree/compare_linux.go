@@ -38,6 +38,7 @@ type comparer struct {
 	skip  func(path string) bool
 	since uint64 // what scans of these numbers have read is read again
 	until uint64
+	tick  Timespec
 
 	mu      sync.Mutex // guards the rest
 	wake    sync.Cond
@@ -61,7 +62,7 @@ type directory struct {
 // compare returns, in no order, what differs, whether it has looked at all names, and
 // whether some may have been moved meanwhile, so that it has seen them nowhere.
 func (d *Dir) compare(ctx context.Context, s *Scan, tree Snapshot) (found []difference, whole, moved bool, err error) {
-	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, until: s.Until - 1, workers: 1}
+	c := &comparer{d: d, ctx: ctx, tree: tree, skip: s.Skip, since: s.Since, until: s.Until - 1, tick: s.Tick, workers: 1}
 	c.wake.L = &c.mu
 	st, err := d.stat(".")
 	if err != nil {
@@ -99,12 +100,28 @@ func (c *comparer) moved() bool {
 }
 
 func (c *comparer) differs(n *node, now Stat) bool {
-	return n == nil || n.seen != now || c.again(n)
+	return n == nil || n.seen != now || c.provisional(n) || c.tick != (Timespec{}) && !now.Ctime.before(c.tick)
 }
 
-// again reports whether a file is to be read again although it is described as it was.
-func (c *comparer) again(n *node) bool {
+// provisional reports whether a file is to be read again whatever tells that it changed.
+func (c *comparer) provisional(n *node) bool {
 	return n.provisional != 0 && n.provisional >= c.since && n.provisional <= c.until
+}
+
+// before reports whether a file that changed at t cannot have changed at now or later. A
+// file system may know no more than the second.
+func (t Timespec) before(now Timespec) bool {
+	return t.Sec < now.Sec || t.Sec == now.Sec && t.Nsec < now.Nsec && t.Nsec != 0
+}
+
+// Tick is what the time of a file would be that changed now. It goes on some hundred
+// times in a second.
+func Tick() Timespec {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts); err != nil {
+		return Timespec{Sec: 1} // all that was ever changed may be changed now
+	}
+	return Timespec{ts.Sec, ts.Nsec}
 }
 
 // spread is how many directories must wait before another worker is worth it.

@@ -63,6 +63,9 @@ func (d *Dir) Verify(context.Context, *Scan, Snapshot, func(string, error)) (che
 // Stat fails with CodeUnsupported.
 func (d *Dir) Stat(string) (Stat, error) { return Stat{}, errUnsupported }
 
+// Tick is no time.
+func Tick() Timespec { return Timespec{} }
+
 // Below yields CodeUnsupported.
 func (d *Dir) Below(ctx context.Context, _ string) iter.Seq2[objstore.Item, error] {
 	return d.Items(ctx)

@@ -241,7 +241,7 @@ func (s *suspects) others() error {
 		return nil
 	}
 	tree.each(".", tree.root, func(p string, n *node) {
-		if wanted[inode{n.seen.Dev, n.seen.Ino}] || s.c.again(n) {
+		if wanted[inode{n.seen.Dev, n.seen.Ino}] || s.c.provisional(n) {
 			s.look(p)
 		}
 	})

@@ -50,7 +50,8 @@ type node struct {
 }
 
 // Stat is how the file system described a file. Whoever changes a file changes
-// it, but for a store through a mapping of memory that was there before.
+// it, but for a store through a mapping of memory that was there before, and for a change
+// in the tick of another one, see Scan.
 type Stat struct {
 	Dev, Ino, Nlink uint64
 	Size            int64

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirtree"
@@ -118,5 +119,34 @@ func TestTimeOfADirectoryThatChanges(t *testing.T) {
 	_, known := l.Entry("d/found")
 	require.True(t, known)
 	capture(t, d, l, stored)
+	require.Equal(t, describe(t, dir), describe(t, restored(t, t, l.Snapshot(), stored)))
+}
+
+// TestChangedWithinATick: a file is changed again without a sign, as it happens where
+// times are no finer than a tick. A scan for those who began by then reads it, and one for
+// others does not.
+func TestChangedWithinATick(t *testing.T) {
+	dir, stored, l := t.TempDir(), contents{}, dirtree.NewLedger()
+	d := openDir(t, dir)
+	f, err := os.Create(filepath.Join(dir, "f"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, f.Truncate(4096))
+	m, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Munmap(m)) }()
+	m[0] = 1
+	before := dirtree.Tick()
+	capture(t, d, l, stored)
+	m[0] = 2 // the page is dirty already
+	scan := stored.scan()
+	scan.Tick = dirtree.Timespec{Sec: before.Sec + 1, Nsec: 1}
+	ops, _ := captureWith(t, d, l, scan, 0)
+	require.Empty(t, ops)
+	st, err := d.Stat("f")
+	require.NoError(t, err)
+	scan.Tick = st.Ctime
+	ops, _ = captureWith(t, d, l, scan, 0)
+	require.Len(t, ops, 2, "the file, and the time of its directory")
 	require.Equal(t, describe(t, dir), describe(t, restored(t, t, l.Snapshot(), stored)))
 }
