@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,7 +49,9 @@ func newBench() *cobra.Command {
 			"             by the other one; where wsmesh init has left node.creds\n" +
 			"fork         of a workspace of 10,000 files, up to the first one that is read\n" +
 			"warm_memory  what a sandbox without a command takes\n" +
-			"scale        commands that sleep on every node, against so many times what one node does; with two nodes at least",
+			"scale        commands that sleep on every node, against so many times what one node does; with two nodes at least.\n" +
+			"             Where wsmesh init has left node.creds, with the memory that a node needs for a workspace that is\n" +
+			"             there, and for one that is open",
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -150,6 +153,14 @@ func showBench(cmd *cobra.Command, row *bench.Row, asJSON bool) error {
 	)
 	if err != nil {
 		return err
+	}
+	if c := row.Cost; c != nil {
+		kib := func(of string, size int64) error {
+			return out.row(nil, of, fmt.Sprint(c.N), fmt.Sprintf("%.1fKiB", float64(size)/(1<<10)), "-", "-", "-", "-", "-", "-", "-")
+		}
+		if err := errors.Join(kib("idle_memory", c.Idle), kib("open_memory", c.Open)); err != nil {
+			return err
+		}
 	}
 	return out.flush()
 }

@@ -66,6 +66,7 @@ type Row struct {
 	P99      float64 `json:"p99_us"`
 	Ops      float64 `json:"ops_per_s"`
 	Bytes    int64   `json:"bytes,omitempty"` // of warm_memory, which has no times
+	Cost     *Cost   `json:"cost,omitempty"`  // of scale, where wsmesh init has left node.creds
 	Floor    *Floor  `json:"floor,omitempty"` // and the ratios: not of rows without a floor
 	RatioP50 float64 `json:"ratio_p50,omitempty"`
 	RatioOps float64 `json:"ratio_ops,omitempty"`

@@ -21,7 +21,7 @@ func failoverPair(ctx context.Context, cfg Config, ws *client.Workspace, setting
 	if err != nil {
 		return nil, err
 	}
-	nodes, stop, err := startNodes(ctx, cfg, ws.Name(), setting, 2)
+	nodes, stop, err := startNodes(ctx, cfg, ws.Name(), setting, 2, false)
 	if err != nil {
 		return nil, err
 	}

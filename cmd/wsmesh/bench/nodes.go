@@ -22,16 +22,17 @@ const (
 // ownNode is a node, a process on this machine, that only workspaces of one row are
 // placed on: they need its label.
 type ownNode struct {
-	name mesh.Node
-	args []string
-	cmd  *exec.Cmd
-	said bytes.Buffer  // by cmd; to be read when it has ended
-	gone chan struct{} // closed when cmd has ended
+	name  mesh.Node
+	args  []string
+	tight bool // keeps little garbage
+	cmd   *exec.Cmd
+	said  bytes.Buffer  // by cmd; to be read when it has ended
+	gone  chan struct{} // closed when cmd has ended
 }
 
 // startNodes starts some nodes, whose label has this value, and returns when they serve.
-// They run commands as setting says. stop ends them and removes what they have kept.
-func startNodes(ctx context.Context, cfg Config, value string, setting Setting, count int) (nodes []*ownNode, stop func(), err error) {
+// They run commands as setting says, and keep little garbage if they are to be tight. stop ends them and removes what they have kept.
+func startNodes(ctx context.Context, cfg Config, value string, setting Setting, count int, tight bool) (nodes []*ownNode, stop func(), err error) {
 	creds := filepath.Join(cfg.Data, "node.creds")
 	if _, err := os.Stat(creds); err != nil {
 		return nil, nil, mesh.Errorf(mesh.CodeUnsupported, "bench: %s starts nodes of its own, with node.creds of wsmesh init, and there is none in %s; name that directory with --data DIR", cfg.Name, cfg.Data)
@@ -50,7 +51,7 @@ func startNodes(ctx context.Context, cfg Config, value string, setting Setting, 
 		os.RemoveAll(dir)
 	}
 	for i := range count {
-		n := &ownNode{name: mesh.Node(fmt.Sprintf("%s-%d", value, i))}
+		n := &ownNode{name: mesh.Node(fmt.Sprintf("%s-%d", value, i)), tight: tight}
 		n.args = []string{
 			"node", "--nats", cfg.URL, "--creds", creds, "--data", filepath.Join(dir, string(n.name)), "--name", string(n.name),
 			"--label", ownLabel + "=" + value, "--isolation", setting.Isolation, "--log-level", "error",
@@ -77,6 +78,9 @@ func (n *ownNode) start(program string) error {
 	n.said.Reset()
 	cmd.Stderr = &n.said
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WSMESH_") })
+	if n.tight {
+		cmd.Env = append(cmd.Env, "GOGC=10")
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

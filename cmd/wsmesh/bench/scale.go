@@ -20,7 +20,7 @@ const (
 
 // scale measures how many commands that sleep end in a second on all nodes together,
 // each with a workspace and callers of its own, against so many times what the first of
-// them does alone.
+// them does alone; and what a workspace costs.
 func scale(ctx context.Context, cfg Config, name string, setting Setting) (*Row, error) {
 	nodes, err := nodesUp(ctx, cfg.Floor)
 	if err != nil {
@@ -53,9 +53,13 @@ func scale(ctx context.Context, cfg Config, name string, setting Setting) (*Row,
 	if err != nil {
 		return nil, err
 	}
+	memory, err := cost(ctx, cfg, name, setting)
+	if err != nil {
+		return nil, err
+	}
 	linear := float64(len(nodes)) * one.perSecond()
 	return &Row{
-		Name: cfg.Name, N: len(all.times), P50: percentile(all.times, 50), P99: percentile(all.times, 99), Ops: all.perSecond(),
+		Name: cfg.Name, N: len(all.times), P50: percentile(all.times, 50), P99: percentile(all.times, 99), Ops: all.perSecond(), Cost: memory,
 		Floor:    &Floor{Name: fmt.Sprintf("%d times one node", len(nodes)), P50: percentile(one.times, 50), Ops: linear},
 		RatioP50: percentile(all.times, 50) / percentile(one.times, 50), RatioOps: all.perSecond() / linear, Settings: setting,
 	}, nil
