@@ -234,6 +234,9 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		nats.ConnectHandler(func(*nats.Conn) { c.notices.tell(StatusConnected) }),
 		nats.DisconnectErrHandler(func(conn *nats.Conn, _ error) {
 			c.renewLink()
+			if _, ended := mesh.ParseToken(cfg.Token); ended != nil {
+				conn.Close() // its time is over: no server would let it in again
+			}
 			if !conn.IsClosed() {
 				c.notices.tell(StatusReconnecting)
 			}

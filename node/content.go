@@ -34,7 +34,7 @@ func (n *Node) content(ctx context.Context, t mesh.Tenant, shard int) (*objstore
 	if err != nil {
 		return nil, err
 	}
-	s, err := objstore.New(bucket, objstore.Config{})
+	s, err := objstore.New(bucket, objstore.Config{WriterLife: min(objstore.MaxWriterLife, n.cfg.CollectAge/2)})
 	if err == nil {
 		n.stores.Add(k, s)
 	}

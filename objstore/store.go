@@ -1,12 +1,14 @@
 package objstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/klauspost/compress/zstd"
@@ -19,7 +21,8 @@ import (
 
 // Config of a Store; the zero value is useful.
 type Config struct {
-	Workers int // files or chunks that one Store's readers and writers work on at once; 0 is DefaultWorkers
+	Workers    int           // files or chunks that one Store's readers and writers work on at once; 0 is DefaultWorkers
+	WriterLife time.Duration // 0 is MaxWriterLife; what collects sooner needs writers that end sooner
 }
 
 // Bounds of a Store.
@@ -48,6 +51,7 @@ func DefaultWorkers() int { return min(max(runtime.GOMAXPROCS(0), 2), 8) }
 type Store struct {
 	bucket  Bucket
 	workers int
+	life    time.Duration // of a Writer
 	large   *semaphore.Weighted // one file is cut at a time: its chunks keep all workers busy
 	encoder *zstd.Encoder
 	decoder *zstd.Decoder
@@ -69,7 +73,7 @@ type piece struct {
 
 // New returns the store of the tenant whose packs are in bucket.
 func New(bucket Bucket, cfg Config) (*Store, error) {
-	s := &Store{bucket: bucket, workers: cfg.Workers, large: semaphore.NewWeighted(1)}
+	s := &Store{bucket: bucket, workers: cfg.Workers, life: cmp.Or(cfg.WriterLife, MaxWriterLife), large: semaphore.NewWeighted(1)}
 	if s.workers <= 0 {
 		s.workers = DefaultWorkers()
 	}

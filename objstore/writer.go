@@ -204,16 +204,16 @@ func (w *Writer) List(packs ...ID) {
 	}
 }
 
-// MaxWriterLife is how long after it was opened a Writer still says what is durable:
-// what it refers to is not collected sooner.
+// MaxWriterLife is how long after it was opened a Writer still says what is durable, unless
+// Config says less: what it refers to is not collected sooner.
 const MaxWriterLife = 6 * time.Hour
 
 // alive refuses to go on with what may have been collected, by both clocks: one
 // stands still while the machine sleeps, the other may be set.
 func (w *Writer) alive() error {
 	now := time.Now()
-	if now.Sub(w.began) > MaxWriterLife || now.Round(0).Sub(w.began.Round(0)) > MaxWriterLife {
-		return mesh.Errorf(mesh.CodeUnavailable, "content took more than %s to be stored, and is stored anew; try again", MaxWriterLife)
+	if now.Sub(w.began) > w.s.life || now.Round(0).Sub(w.began.Round(0)) > w.s.life {
+		return mesh.Errorf(mesh.CodeUnavailable, "content took more than %s to be stored, and is stored anew; try again", w.s.life)
 	}
 	return w.err
 }
