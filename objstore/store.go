@@ -51,7 +51,7 @@ func DefaultWorkers() int { return min(max(runtime.GOMAXPROCS(0), 2), 8) }
 type Store struct {
 	bucket  Bucket
 	workers int
-	life    time.Duration // of a Writer
+	life    time.Duration       // of a Writer
 	large   *semaphore.Weighted // one file is cut at a time: its chunks keep all workers busy
 	encoder *zstd.Encoder
 	decoder *zstd.Decoder
