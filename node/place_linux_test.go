@@ -71,10 +71,13 @@ func TestAFullNodeIsPassedOver(t *testing.T) {
 	ctx := t.Context()
 	m.AddNode(t, "n2", func(c *node.Config) { c.MaxOpen = 3 })
 	on := map[mesh.Node]int{}
+	var onSecond mesh.Workspace
 	for i := range 5 { // faster than the nodes tell what room they have
 		info, err := writtenOn(t, m.Client.Workspace(fmt.Sprintf("w-%d", i)))
 		require.NoError(t, err)
-		on[info.Node]++
+		if on[info.Node]++; info.Node == "n2" {
+			onSecond = info.Workspace
+		}
 	}
 	require.Equal(t, map[mesh.Node]int{"n1": 2, "n2": 3}, on)
 	c, err := client.Dial(ctx, client.Config{URL: m.URL(), Token: m.Token(t, nodetest.Tenant), Wait: time.Second})
@@ -83,6 +86,14 @@ func TestAFullNodeIsPassedOver(t *testing.T) {
 	err = c.Workspace("w-5").WriteFile(ctx, "f", nil, 0)
 	requireCode(t, mesh.CodeBusy, err)
 	require.Contains(t, err.Error(), "as many workspaces open as it may")
+
+	// Nor is a workspace moved to it, which would be taken from its node, time and again.
+	err = m.Move(t, onSecond, nodetest.NodeName)
+	requireCode(t, mesh.CodeConflict, err)
+	require.Contains(t, err.Error(), "as many workspaces open as it may")
+	b, err := m.Client.Workspace(string(onSecond)).ReadFile(ctx, "f")
+	require.NoError(t, err)
+	require.Equal(t, "kept", string(b))
 }
 
 // A node that is full when it is asked, which its record does not tell yet, is passed over

@@ -190,7 +190,7 @@ func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.No
 // is, the caller asks again. dead says that an owner who does not answer never will:
 // it is passed over then, and if it lives after all, finds itself fenced out.
 // CodeUnavailable: node to does not answer. CodeBusy: the owner does not. CodeConflict:
-// it does, although it is called dead.
+// it does, although it is called dead, or node to is full.
 func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to mesh.Node, dead bool) (reply mesh.WorkspaceMoveReply, err error) {
 	if !r.Answers(ctx, to) {
 		return reply, mesh.Errorf(mesh.CodeUnavailable, "node %s does not answer; wsmesh status shows those that do", to)
@@ -199,7 +199,13 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 	if err != nil {
 		return reply, fmt.Errorf("move %s/%s: %w", t, w, err)
 	}
-	if epoch != 0 && !owner.Released {
+	held := epoch != 0 && !owner.Released
+	if !held || owner.Node != to {
+		if err := r.hasRoom(ctx, to); err != nil {
+			return reply, err
+		}
+	}
+	if held {
 		tenure := mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch}
 		state, err := r.ping(ctx, owner.Node, tenure)
 		switch {
@@ -228,6 +234,18 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 		return reply, nil // somebody else took it, or it is being restored
 	}
 	return reply, err
+}
+
+// hasRoom refuses a node that opens no further workspace, as far as its record tells.
+func (r *Router) hasRoom(ctx context.Context, n mesh.Node) error {
+	entry, err := r.cfg.Nodes.Get(ctx, n)
+	if err != nil {
+		return err
+	}
+	if entry.Room != (mesh.NodeRoom{}) && entry.Room.Workspaces <= 0 {
+		return mesh.Errorf(mesh.CodeConflict, "node %s has as many workspaces open as it may; wsmesh status shows what room nodes have", n)
+	}
+	return nil
 }
 
 // Heir is the node that would open a workspace if not did not run. CodeUnavailable: none.
