@@ -33,6 +33,7 @@ func newBench() *cobra.Command {
 			"upload    a file of 1 MiB, against the same bytes in acknowledged NATS messages\n" +
 			"download  a file of 1 MiB, against the same bytes in replies of NATS\n" +
 			"restore   a tree of 10,000 files that is gone from the node's disk, against tar of the same tree; where the node runs\n" +
+			"untar     2,000 files by tar in a command, without their capture, against the same tar outside; where the node runs\n" +
 			"mem_get   a value of 4 KiB, against the same reading of a stream's leader\n" +
 			"mem_put   a value of 4 KiB, against the same write to a stream\n" +
 			"mem_list  100 of 1,000 keys, against the same keys by a consumer of a stream\n" +
@@ -73,7 +74,7 @@ func newBench() *cobra.Command {
 	bindJSON(cmd, &asJSON)
 	cmd.Flags().BoolVar(&long, "long", false, "the whole set (not built yet)")
 	cmd.Flags().IntVar(&n, "n", 0, "measure `N` operations")
-	cmd.Flags().IntVar(&files, "files", 0, "restore a tree of `N` files")
+	cmd.Flags().IntVar(&files, "files", 0, "work on a tree of `N` files")
 	cmd.Flags().MarkHidden("n")     //nolint:errcheck // the flag exists
 	cmd.Flags().MarkHidden("files") //nolint:errcheck // the flag exists
 	return cmd

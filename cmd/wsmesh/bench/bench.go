@@ -24,7 +24,7 @@ import (
 )
 
 // Names are the rows that Run measures.
-var Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "failover", "fork", "snapshot", "mirror", "warm_memory", "scale"}
+var Names = []string{"exec", "exec_32", "read", "write", "write_8", "upload", "download", "restore", "mem_get", "mem_put", "mem_list", "mcp_exec", "mcp_read", "exec_output", "exit_lag", "open", "capture", "untar", "failover", "fork", "snapshot", "mirror", "warm_memory", "scale"}
 
 const (
 	// DefaultN is how many operations are measured if they fit into
@@ -49,8 +49,8 @@ type Config struct {
 	Echo   *nats.Conn     // the operator's second, which answers the first
 	HTTP   string         // URL of a gateway, for the rows of MCP
 	Token  string         // the client's, for the gateway
-	Data   string         // the data directory of the node, for restore, or what wsmesh init has made, for failover
-	Files  int            // of the tree of restore; default DefaultFiles, and 1,000 of failover
+	Data   string         // the data directory of the node, for restore and untar, or what wsmesh init has made, for failover
+	Files  int            // of the tree of restore; default DefaultFiles, 2,000 of untar, and 1,000 of failover
 
 	Mirror objstore.Remote // the mesh's, for mirror; nil: it has none
 
@@ -87,7 +87,7 @@ type Setting struct {
 	Sync       string `json:"sync"`
 	Durability string `json:"durability"`
 	Replicas   int    `json:"replicas"`
-	Capture    string `json:"capture,omitempty"` // of the row capture: how it is done
+	Capture    string `json:"capture,omitempty"` // of the rows capture and untar: how it is done
 }
 
 // pair is one row's two operations; i counts both from 0.
@@ -132,7 +132,7 @@ func Run(ctx context.Context, cfg Config) (*Row, error) {
 	if cfg.Name == "scale" {
 		return scale(ctx, cfg, name, setting)
 	}
-	if cfg.Name == "capture" {
+	if cfg.Name == "capture" || cfg.Name == "untar" {
 		setting.Capture = info.Capture
 	}
 	p, err := prepare(ctx, cfg, ws, setting)
@@ -188,6 +188,8 @@ func prepare(ctx context.Context, cfg Config, ws *client.Workspace, setting Sett
 		return exitPair(ws), nil
 	case "capture":
 		return capturePair(ctx, ws)
+	case "untar":
+		return untarPair(ctx, cfg, ws)
 	case "open":
 		return openPair(cfg, ws), nil
 	case "failover":
