@@ -282,7 +282,7 @@ func (f *pass) run(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	busy := live > 0 || f.begun.Load() != begun
-	again = found.Moved && busy
+	again = busy && (found.Moved || f.watch.Moved())
 	changes := found.Changes
 	if n := tree.Len() + len(changes); n > DefaultMaxFiles && n-removals(changes) > DefaultMaxFiles {
 		return false, mesh.Errorf(mesh.CodeQuota, "the workspace has more than %d files, which is how many are kept; remove some", DefaultMaxFiles)

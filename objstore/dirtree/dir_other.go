@@ -101,6 +101,9 @@ func (x *Watch) Close() {}
 // Take knows nothing.
 func (x *Watch) Take() *Dirty { return nil }
 
+// Moved knows nothing.
+func (x *Watch) Moved() bool { return false }
+
 // Return does nothing.
 func (x *Watch) Return(*Dirty) {}
 

@@ -377,6 +377,7 @@ type Watch struct {
 	w     *Watcher
 	path  string
 	dirty *Dirty // nil: unknown; under w.mu
+	moved bool   // a name went from where it was, since dirty is new
 	ended bool
 }
 
@@ -434,8 +435,20 @@ func (x *Watch) Take() *Dirty {
 	if x.ended || x.w.closed {
 		return nil
 	}
-	x.dirty = newDirty(x.w)
+	x.dirty, x.moved = newDirty(x.w), false
 	return d
+}
+
+// Moved reports whether a name was moved since Take: what had it may be found neither
+// where that was told of, nor where it is now.
+func (x *Watch) Moved() bool {
+	if x == nil {
+		return false
+	}
+	x.w.drain()
+	x.w.mu.Lock()
+	defer x.w.mu.Unlock()
+	return x.moved || x.dirty == nil
 }
 
 // Return gives back what was taken and could not be dealt with: the next Take has it
@@ -467,6 +480,7 @@ func (x *Watch) add(dir handle, name string, file handle, mask uint64) {
 	if x.dirty == nil {
 		return
 	}
+	x.moved = x.moved || mask&unix.FAN_MOVED_FROM != 0
 	x.dirty.add(dir, name, mask&renamed != 0)
 	x.addFile(file)
 }

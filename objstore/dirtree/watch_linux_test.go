@@ -328,6 +328,30 @@ func TestWatchOfWhatIsMoved(t *testing.T) {
 	require.Equal(t, 1, x.whole)
 }
 
+// TestMovedPastAWatch: a file is moved after it was told of, and before it is looked for
+// there. That the first look misses it is known.
+func TestMovedPastAWatch(t *testing.T) {
+	w, base := watcher(t)
+	x := newWatched(t, w, base)
+	defer x.close()
+	at := func(p string) string { return filepath.Join(x.dir, p) }
+	require.NoError(t, os.Mkdir(at("a"), 0o755))
+	require.NoError(t, os.Mkdir(at("b"), 0o755))
+	x.capture(t, ^uint64(0), true)
+	require.NoError(t, os.WriteFile(at("a/f"), []byte("made"), 0o600))
+	scan := x.stored.scan()
+	scan.Dirty = x.watch.Take()
+	require.False(t, x.watch.Moved())
+	require.NoError(t, os.Rename(at("a/f"), at("b/f")))
+	captureWith(t, x.d, x.l, scan, 0)
+	_, known := x.l.Entry("b/f")
+	require.False(t, known)
+	require.True(t, x.watch.Moved())
+	x.capture(t, ^uint64(0), true)
+	require.False(t, x.watch.Moved())
+	x.exact(t, t)
+}
+
 // TestWatchOfAHeldFile: a file is written through a descriptor whose name is gone,
 // while it has another one, and the directory that it was opened in is gone as well.
 func TestWatchOfAHeldFile(t *testing.T) {
