@@ -97,8 +97,11 @@ func (ss *Snapshots) RemoveAll(ctx context.Context, t mesh.Tenant, w mesh.Worksp
 	return err
 }
 
-// cut leaves a marker in place of a snapshot, which goes by itself later: a late repeat
-// of the publish that made it is refused till then.
+// removedFor is how long a marker stays: longer than a late repeat of the publish that
+// made the snapshot takes, and than the copy outside of the mesh is out of reach.
+const removedFor = 7 * 24 * time.Hour
+
+// cut leaves a marker in place of a snapshot, which goes by itself later.
 func (ss *Snapshots) cut(ctx context.Context, key, id string) error {
 	var r SnapshotRecord
 	rev, err := ss.last(ctx, key, &r)
@@ -106,7 +109,7 @@ func (ss *Snapshots) cut(ctx context.Context, key, id string) error {
 		return err
 	}
 	m := nats.NewMsg("$KV." + ss.kv.Bucket() + "." + key)
-	m.Header.Set(jetstream.MsgTTLHeader, mesh.TombstoneTTL.String())
+	m.Header.Set(jetstream.MsgTTLHeader, removedFor.String())
 	m.Header.Set("KV-Operation", "DEL")
 	_, err = mesh.Publish(ctx, ss.js, m, rev)
 	return err

@@ -378,7 +378,7 @@ type StatusReply struct {
 // MirrorStatus says how far the copy outside of the mesh is.
 type MirrorStatus struct {
 	URL     string  `json:"url"`
-	Bytes   int64   `json:"bytes"`   // of changes of files that are in no copied commit
+	Bytes   int64   `json:"bytes"`   // of changes of files that are in no copied commit, and about those of memories and records
 	Seconds float64 `json:"seconds"` // since the oldest change that is not copied; 0: all is
 	Paused  bool    `json:"paused,omitempty"`
 	Error   string  `json:"error,omitempty"` // why nothing is copied, or was not the last time

@@ -69,7 +69,7 @@ func Streams(s Storage) []jetstream.StreamConfig {
 		kv.MaxMsgsPerSubject = 1
 		kv.DenyDelete = true
 		kv.AllowRollup = true
-		kv.AllowMsgTTL = bucket == BucketSnapshots // what is left of a removed one goes after TombstoneTTL
+		kv.AllowMsgTTL = bucket == BucketSnapshots // what is left of a removed one goes after a while
 		all = append(all, kv)
 	}
 	return all

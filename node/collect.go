@@ -244,6 +244,11 @@ func (c *collection) copied(ctx context.Context) error {
 	if err := c.n.mirror.claim(ctx); err != nil {
 		return nil //nolint:nilerr // it is another mesh's, or cannot be reached: status says which
 	}
+	if !c.dry {
+		if err := c.n.mirror.bury(ctx, c.tenant); err != nil {
+			return mesh.About("the mirror", err)
+		}
+	}
 	done, err := c.n.mirror.m.Collect(ctx, c.tenant, c.used, c.n.cfg.CollectAge, c.dry)
 	c.reply.Mirror = &mesh.MirrorCollected{Packs: done.Packs, Young: done.Young, Deleted: done.Deleted, Bytes: done.Bytes}
 	if err != nil {

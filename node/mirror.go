@@ -98,12 +98,13 @@ type madeCommit struct {
 
 // source is one stream with what its messages ask for.
 type source struct {
-	stream string
-	files  bool                                                          // the readable copy
-	group  func(m jetstream.Msg) string                                  // what the message is about; "": nothing to copy
-	copy   func(ctx context.Context, what string, m jetstream.Msg) error // of the newest message of what
-	rest   time.Duration                                                 // after something was copied
-	late   bool                                                          // the stream may not exist yet
+	stream  string
+	commits bool                                                          // it is a journal
+	files   bool                                                          // for the readable copy
+	group   func(m jetstream.Msg) string                                  // what the message is about; "": nothing to copy
+	copy    func(ctx context.Context, what string, m jetstream.Msg) error // of the newest message of what
+	rest    time.Duration                                                 // after something was copied
+	late    bool                                                          // the stream may not exist yet
 }
 
 func newMirroring(ctx context.Context, n *Node) (*mirroring, error) {
@@ -131,7 +132,7 @@ func newMirroring(ctx context.Context, n *Node) (*mirroring, error) {
 func (r *mirroring) sources() []source {
 	var all []source
 	for i := range r.n.shards {
-		all = append(all, source{stream: mesh.JournalStream(i), group: ofCommits, copy: r.workspace})
+		all = append(all, source{stream: mesh.JournalStream(i), commits: true, group: ofCommits, copy: r.workspace})
 	}
 	for _, bucket := range []string{mesh.BucketTenants, mesh.BucketWorkspaces, mesh.BucketSnapshots} {
 		all = append(all, source{stream: "KV_" + bucket, group: jetstream.Msg.Subject, copy: r.record})
@@ -147,7 +148,7 @@ func (r *mirroring) sources() []source {
 func (r *mirroring) filesSources() []source {
 	var all []source
 	for i := range r.n.shards {
-		all = append(all, source{stream: mesh.JournalStream(i), files: true, group: ofCommits, copy: r.files})
+		all = append(all, source{stream: mesh.JournalStream(i), commits: true, files: true, group: ofCommits, copy: r.files})
 	}
 	return all
 }
@@ -558,6 +559,15 @@ func (r *mirroring) record(ctx context.Context, subject string, m jetstream.Msg)
 	return r.m.Record(ctx, name, rec)
 }
 
+// bury tells the copy of snapshots that were removed and forgotten while it could not be
+// reached.
+func (r *mirroring) bury(ctx context.Context, t mesh.Tenant) error {
+	return r.m.Bury(ctx, t, func(ctx context.Context, w mesh.Workspace, s mesh.Snapshot) (bool, error) {
+		value, _, err := r.n.kv.Raw(ctx, mesh.BucketSnapshots, fmt.Sprintf("%s.%s.%s", t, w, s))
+		return len(value) == 0, err
+	})
+}
+
 // commit copies a commit that a record names.
 func (r *mirroring) commit(ctx context.Context, t mesh.Tenant, text string, shard int) error {
 	ref, err := objstore.ParseRef(text)
@@ -695,31 +705,43 @@ func (r *mirroring) behind() *mesh.MirrorStatus {
 	return s
 }
 
-// waiting is how much the streams have that is not copied yet, and since when.
-func (r *mirroring) waiting(ctx context.Context, sources []source) (messages uint64, since time.Time, err error) {
+// waiting is how much the streams have that is not copied yet, and since when. The bytes
+// are those of memories and records, as long as others of their stream are on average.
+func (r *mirroring) waiting(ctx context.Context, sources []source) (messages, bytes uint64, since time.Time, err error) {
 	for _, s := range sources {
 		info, err := r.info(ctx, &s)
 		if errors.Is(err, jetstream.ErrStreamNotFound) && s.late {
 			continue
 		}
-		if err != nil {
-			return 0, since, err
+		begun := !errors.Is(err, jetstream.ErrConsumerNotFound) // else all that the stream has is waiting
+		if err != nil && begun {
+			return 0, 0, since, err
 		}
-		n := info.NumPending + uint64(info.NumAckPending)
-		messages += n
-		if n == 0 {
-			continue
+		var n, floor uint64
+		if begun {
+			n, floor = info.NumPending+uint64(info.NumAckPending), info.AckFloor.Stream
+			if n == 0 {
+				continue
+			}
 		}
 		stream, err := r.n.js.Stream(ctx, s.stream)
 		if err != nil {
-			return 0, since, err
+			return 0, 0, since, err
 		}
-		first, err := stream.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(">"))
+		all := stream.CachedInfo().State
+		if !begun {
+			n = all.Msgs
+		}
+		messages += n
+		if !s.commits {
+			bytes += n * all.Bytes / max(all.Msgs, 1)
+		}
+		first, err := stream.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(">"))
 		if err == nil && (since.IsZero() || first.Time.Before(since)) {
 			since = first.Time
 		}
 	}
-	return messages, since, nil
+	return messages, bytes, since, nil
 }
 
 // flushMirror is the last that a node does: what it has committed is copied.
@@ -736,12 +758,13 @@ func (n *Node) flushMirror(ctx context.Context, end time.Time) error {
 func (r *mirroring) status(ctx context.Context, nodes []kv.NodeEntry) *mesh.MirrorStatus {
 	all := r.behind()
 	if all != nil {
-		_, since, err := r.waiting(ctx, r.sources())
+		_, bytes, since, err := r.waiting(ctx, r.sources())
+		all.Bytes += int64(bytes)
 		if !since.IsZero() {
 			all.Seconds = max(all.Seconds, time.Since(since).Seconds())
 		}
 		if r.cfg.Files && err == nil {
-			if _, since, _ = r.waiting(ctx, r.filesSources()); !since.IsZero() {
+			if _, _, since, _ = r.waiting(ctx, r.filesSources()); !since.IsZero() {
 				all.FilesSeconds = time.Since(since).Seconds()
 			}
 		}
@@ -774,7 +797,7 @@ func (r *mirroring) flush(ctx context.Context) error {
 	}
 	close(r.hurry)
 	for {
-		messages, _, err := r.waiting(ctx, r.sources())
+		messages, _, _, err := r.waiting(ctx, r.sources())
 		r.mu.Lock()
 		paused, failure, claimed := r.paused, r.failure(r.sources()), !r.claimed.IsZero()
 		r.mu.Unlock()
@@ -805,7 +828,7 @@ func (r *mirroring) flushFiles(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	for r.cfg.Files && ctx.Err() == nil {
-		messages, _, err := r.waiting(ctx, r.filesSources())
+		messages, _, _, err := r.waiting(ctx, r.filesSources())
 		r.mu.Lock()
 		failure := r.filesFailure()
 		r.mu.Unlock()

@@ -193,6 +193,20 @@ func TestMirrorDown(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
 		r.down.Store(false)
 		eventuallyCopied(t, r, "repo", map[string]string{"f": "one", "g": "two"})
+		behind := func(least int64) {
+			require.Eventually(t, func() bool {
+				var s mesh.StatusReply
+				require.NoError(t, m.Ask(t, mesh.VerbAdminStatus, struct{}{}, &s))
+				return s.Mirror.Bytes >= least && (least > 0 || s.Mirror.Bytes == 0)
+			}, 60*time.Second, 50*time.Millisecond)
+		}
+		behind(0)
+		r.down.Store(true)
+		_, err := m.Client.Memory("agent").Put(ctx, "k", make([]byte, 100<<10))
+		require.NoError(t, err)
+		behind(100 << 10)
+		r.down.Store(false)
+		behind(0)
 		m.StopNode(t)
 	})
 }
@@ -313,6 +327,50 @@ func TestMirrorOfRemoved(t *testing.T) {
 		require.NoError(t, ws.WriteFile(ctx, "g", []byte("two"), 0))
 		eventuallyCopied(t, r, "repo", map[string]string{"g": "two"})
 		require.False(t, head().Removed)
+		m.StopNode(t)
+	})
+}
+
+// TestMirrorBuries: a snapshot that was removed, and forgotten before the copy could be
+// reached, is not restored: collecting tells the copy of it.
+func TestMirrorBuries(t *testing.T) {
+	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
+		r := directory(t)
+		m.StopNode(t)
+		m.SetMirror(node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon}, long)
+		m.StartNode(t)
+		ctx, ws := t.Context(), m.Client.Workspace("repo")
+		require.NoError(t, ws.WriteFile(ctx, "f", []byte("one"), 0))
+		removed := func(name mesh.Snapshot) (there, removed bool) {
+			b, _, err := objstore.GetSmall(ctx, r, mirror.SnapshotName(nodetest.Tenant, "repo", name))
+			var rec mirror.Record
+			if err == nil {
+				require.NoError(t, json.Unmarshal(b, &rec))
+			}
+			return err == nil, rec.Removed
+		}
+		for _, name := range []string{"kept", "dropped"} {
+			_, err := ws.CreateSnapshot(ctx, name, "")
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { there, _ := removed(mesh.Snapshot(name)); return there }, 60*time.Second, 50*time.Millisecond)
+		}
+		name := mirror.SnapshotName(nodetest.Tenant, "repo", "dropped")
+		before, _, err := objstore.GetSmall(ctx, r, name)
+		require.NoError(t, err)
+		require.NoError(t, ws.RemoveSnapshot(ctx, "dropped"))
+		require.Eventually(t, func() bool { _, gone := removed("dropped"); return gone }, 60*time.Second, 50*time.Millisecond)
+		_, version, err := objstore.GetSmall(ctx, r, name)
+		require.NoError(t, err)
+		require.NoError(t, objstore.PutSmall(ctx, r, name, before, version)) // as if nobody had told it
+		var reply mesh.CollectReply
+		req := mesh.CollectRequest{ID: mesh.NewID(), Tenant: nodetest.Tenant, KeepLast: 1, KeepWithinMS: 1}
+		for !reply.Done {
+			require.NoError(t, m.Ask(t, mesh.VerbAdminCollect, req, &reply))
+		}
+		_, gone := removed("dropped")
+		require.True(t, gone)
+		there, gone := removed("kept")
+		require.True(t, there && !gone)
 		m.StopNode(t)
 	})
 }

@@ -106,16 +106,8 @@ func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 			c.Memories = append(c.Memories, ns)
 		}
 	}
-	for o, err := range m.remote.List(ctx, below(t)+"snapshots/", "") {
-		if err != nil {
-			return c, err
-		}
-		name, file, _ := strings.Cut(strings.TrimPrefix(o.Name, below(t)+"snapshots/"), "/")
-		w, err := mesh.ParseWorkspace(name)
-		s, err2 := mesh.ParseSnapshot(strings.TrimSuffix(file, ".json"))
-		if err == nil && err2 == nil {
-			c.Snapshots[w] = append(c.Snapshots[w], s)
-		}
+	if err := m.snapshots(ctx, &c); err != nil {
+		return c, err
 	}
 	for name, err := range m.names(ctx, below(t)+"workspaces/") {
 		if err != nil {
@@ -126,6 +118,49 @@ func (m *Mirror) tenant(ctx context.Context, t mesh.Tenant) (Copied, error) {
 		}
 	}
 	return c, nil
+}
+
+// snapshots lists those of a tenant.
+func (m *Mirror) snapshots(ctx context.Context, c *Copied) error {
+	below := below(c.Tenant) + "snapshots/"
+	for o, err := range m.remote.List(ctx, below, "") {
+		if err != nil {
+			return err
+		}
+		name, file, _ := strings.Cut(strings.TrimPrefix(o.Name, below), "/")
+		w, err := mesh.ParseWorkspace(name)
+		s, err2 := mesh.ParseSnapshot(strings.TrimSuffix(file, ".json"))
+		if err == nil && err2 == nil {
+			c.Snapshots[w] = append(c.Snapshots[w], s)
+		}
+	}
+	return nil
+}
+
+// Bury leaves a tombstone in place of each snapshot that the copy has of this mesh and
+// that is gone from it: who removed it may have been forgotten before the copy could be
+// reached.
+func (m *Mirror) Bury(ctx context.Context, t mesh.Tenant, gone func(context.Context, mesh.Workspace, mesh.Snapshot) (bool, error)) error {
+	c := Copied{Tenant: t, Snapshots: map[mesh.Workspace][]mesh.Snapshot{}}
+	if err := m.snapshots(ctx, &c); err != nil {
+		return err
+	}
+	for w, names := range c.Snapshots {
+		for _, s := range names {
+			r, err := m.Snapshot(ctx, t, w, s)
+			is := false
+			if err == nil && !r.Removed && r.Mesh == m.mesh {
+				is, err = gone(ctx, w, s)
+			}
+			if err == nil && is { // a later one of the name has a higher revision
+				err = m.Record(ctx, SnapshotName(t, w, s), Record{Revision: r.Revision + 1, Removed: true})
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Workspace returns what the copy has of a workspace: its record, whose Format is 0 where
