@@ -95,6 +95,35 @@ func TestRecordGolden(t *testing.T) {
 	require.Greater(t, size, len(golden))
 }
 
+// forkRecord is what the journal of a fork begins with: its owner, and the commit of
+// another workspace that its files are.
+func forkRecord() *objstore.Record {
+	return &objstore.Record{
+		Epoch: 42, Number: 1, ID: "4b7b0d3e-4d0c-4a3a-9f0e-6f6d2a1c9b11", Time: recordTime,
+		Ops: []objstore.Op{
+			{Kind: objstore.KindOpen, Node: "n3", Workspace: "fork-id"},
+			{Kind: objstore.KindCheckpoint, Ref: &objstore.Ref{Pack: objstore.IDOf([]byte("pack")), Commit: objstore.IDOf([]byte("commit"))}},
+		},
+	}
+}
+
+// TestForkRecordGolden holds the bytes that the journals of forks begin with.
+func TestForkRecordGolden(t *testing.T) {
+	path := filepath.Join("testdata", "record-2-fork.golden")
+	m, hash, err := forkRecord().Message(subject)
+	require.NoError(t, err)
+	if *update {
+		require.NoError(t, os.WriteFile(path, m.Data, 0o644))
+	}
+	golden, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(golden), string(m.Data))
+	got, err := objstore.DecodeRecord(1240, golden)
+	require.NoError(t, err)
+	require.Equal(t, &objstore.StoredRecord{Record: *forkRecord(), Sequence: 1240, Hash: hash}, got)
+	require.EqualValues(t, 1240, got.LastCheckpoint())
+}
+
 // TestOldRecordGolden: format 1 stays readable.
 func TestOldRecordGolden(t *testing.T) {
 	golden, err := os.ReadFile(filepath.Join("testdata", "record-1.golden"))
