@@ -74,13 +74,20 @@ type mirroring struct {
 	m   *mirror.Mirror
 
 	mu       sync.Mutex
-	claimed  time.Time        // when the copy was last ours
-	paused   error            // why nothing is copied; nil: it is
-	failures map[string]error // of the last try, by name of the source
-	held     map[string]error // readable copies that are held back, by journal
-	hurry    chan struct{}    // closed by flush: nobody rests
+	claimed  time.Time           // when the copy was last ours
+	paused   error               // why nothing is copied; nil: it is
+	failures map[string]error    // of the last try, by name of the source
+	held     map[string]heldBack // readable copies that are held back, by journal
+	hurry    chan struct{}       // closed by flush: nobody rests
 	made     []madeCommit
 	copied   map[memoryKey]uint64 // sequence that a memory's copy has
+}
+
+// heldBack is what this node has seen of a copy that is held back. Whichever node asks the
+// next time sees it again; so what is older than a few times is over.
+type heldBack struct {
+	err error
+	at  time.Time
 }
 
 type memoryKey struct {
@@ -121,7 +128,7 @@ func newMirroring(ctx context.Context, n *Node) (*mirroring, error) {
 	if n.cfg.Mirror.Slice == 0 {
 		n.cfg.Mirror.Slice = restoreSlice
 	}
-	r := &mirroring{n: n, cfg: n.cfg.Mirror, copied: map[memoryKey]uint64{}, failures: map[string]error{}, held: map[string]error{}, hurry: make(chan struct{})}
+	r := &mirroring{n: n, cfg: n.cfg.Mirror, copied: map[memoryKey]uint64{}, failures: map[string]error{}, held: map[string]heldBack{}, hurry: make(chan struct{})}
 	if r.m, err = mirror.New(r.cfg.Remote, id); err != nil {
 		return nil, err
 	}
@@ -230,8 +237,9 @@ func (r *mirroring) failure(sources []source) error {
 
 // filesFailure is why a readable copy is behind, if it is for a reason; r.mu is held.
 func (r *mirroring) filesFailure() error {
+	maps.DeleteFunc(r.held, func(_ string, h heldBack) bool { return time.Since(h.at) > 3*heldRetry })
 	for _, subject := range slices.Sorted(maps.Keys(r.held)) {
-		return r.held[subject]
+		return r.held[subject].err
 	}
 	return r.failure(r.filesSources())
 }
@@ -457,7 +465,7 @@ func (r *mirroring) files(ctx context.Context, subject string, _ jetstream.Msg) 
 	delete(r.held, subject)
 	switch {
 	case errors.As(err, &held):
-		r.held[subject] = err
+		r.held[subject] = heldBack{err, time.Now()}
 		return postponed(heldRetry)
 	case mesh.CodeOf(err) == mesh.CodeBusy:
 		return postponed(filesRetry)
