@@ -22,6 +22,10 @@ const (
 	// hedgeAfter is when an unanswered api request is sent again, to one node
 	// that answered lately: a frozen member of the group swallows its share.
 	hedgeAfter = 300 * time.Millisecond
+	// lookAfter is when is asked whether an owner is still there that has not answered:
+	// what was sent while its process died, nobody refuses. Later looks come each
+	// hedgeAfter.
+	lookAfter = 100 * time.Millisecond
 	// longWait is how long a call that unpacks a whole tree may take.
 	longWait = 10 * time.Minute
 )
@@ -270,7 +274,7 @@ func (c *Client) askOwner(ctx context.Context, m *nats.Msg, gone func(context.Co
 	try, end := context.WithCancelCause(ctx)
 	var asking sync.WaitGroup
 	asking.Add(1)
-	timer := time.AfterFunc(hedgeAfter, func() {
+	timer := time.AfterFunc(lookAfter, func() {
 		defer asking.Done()
 		for try.Err() == nil {
 			if gone(try) {

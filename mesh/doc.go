@@ -113,7 +113,7 @@
 // answered. The next owner knows the answers from the journal. What is made in
 // parts (upload, copy, the commit of a staged file) is settled in the same tenure
 // only. An answer is kept without raw content: a late repeat of an edit gets no diff.
-// A request unanswered for 300 ms is followed by info at the same owner, and again: "no
+// A request unanswered for 100 ms is followed by info at the same owner, and again: "no
 // responders" to that is the end of the try, since the owner is gone.
 //
 // A reading is answered from the owner's disk. One that was frozen or cut off, and does
