@@ -89,6 +89,9 @@ func (b bucket) watch(ctx context.Context, what, keys string, fn func(key string
 		case <-ctx.Done():
 			return ctx.Err()
 		case e, open := <-w.Updates():
+			if !open && ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if !open {
 				return mesh.Errorf(mesh.CodeUnavailable, "the watch on %s ended", what)
 			}

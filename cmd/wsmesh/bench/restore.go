@@ -71,7 +71,13 @@ func restorePair(ctx context.Context, cfg Config, ws *client.Workspace) (_ *pair
 		floor: func(ctx context.Context, i int) error {
 			return exec.CommandContext(ctx, "tar", "-xf", file, "-C", to(i)).Run()
 		},
-		after: func(_ context.Context, i int) error { return lose(dir, to(i+1)) },
+		after: func(ctx context.Context, i int) error {
+			// The answer may have come from the packs, while files are still being made.
+			if _, err := ws.Consistent().Stat(ctx, "."); err != nil {
+				return err
+			}
+			return lose(dir, to(i+1))
+		},
 		check: func(ctx context.Context) error {
 			for i := 0; i < len(names); i += perDirectory {
 				b, err := ws.ReadFile(ctx, names[i])
