@@ -28,6 +28,15 @@
 // and retryable. A command that ran and ended with a status other than 0 is no
 // failure.
 //
+// # Resources
+//
+// A file is also a resource: wsmesh:///PATH, percent-encoded, of at most MaxResource
+// bytes, as text or, where it is none, as a blob. Over standard input and output a client
+// can subscribe to files and directories, in every revision of the protocol, and hears of
+// each at most once in DefaultNoticeEvery that it was changed: by requests of anybody, and
+// by commands when that is captured. What it may have missed it is told of too. Over HTTP
+// there are no sessions to tell; a program there watches with package client.
+//
 // # HTTP
 //
 // POST /mcp is the streamable HTTP transport without sessions, in every revision of

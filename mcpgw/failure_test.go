@@ -76,7 +76,7 @@ func TestOneNextMove(t *testing.T) {
 }
 
 func TestRefusedTokenIsForThePerson(t *testing.T) {
-	x := &tools{t: t, server: newServer("test", slog.New(slog.DiscardHandler))}
+	x := &tools{t: t, server: newServer("test", slog.New(slog.DiscardHandler), nil)}
 	x.who.client = func(ctx context.Context) (*client.Client, error) {
 		return client.Dial(ctx, client.Config{Token: "abc"})
 	}

@@ -100,7 +100,7 @@ func newFront(cfg HTTPConfig) *front {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &front{cfg: cfg, slots: mesh.NewSlots(DefaultMaxCalls), bodies: newBudget(DefaultBodies), routes: http.NewServeMux()}
-	mcpServer := newServer(cfg.Version, cfg.Log)
+	mcpServer := newServer(cfg.Version, cfg.Log, nil)
 	f.mcp = server.NewStreamableHTTPServer(
 		mcpServer,
 		server.WithStateLess(true),

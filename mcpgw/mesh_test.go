@@ -30,7 +30,7 @@ type tools struct {
 
 func toolsOf(t *testing.T, c *client.Client) *tools {
 	t.Helper()
-	x := &tools{t: t, server: newServer("test", slog.New(slog.DiscardHandler)), schemas: map[string]*jsonschema.Resolved{}, ws: c.Workspace(DefaultWorkspace)}
+	x := &tools{t: t, server: newServer("test", slog.New(slog.DiscardHandler), nil), schemas: map[string]*jsonschema.Resolved{}, ws: c.Workspace(DefaultWorkspace)}
 	x.who = caller{client: func(context.Context) (*client.Client, error) { return c, nil }}
 	for name, tool := range x.server.ListTools() {
 		var s jsonschema.Schema

@@ -27,14 +27,20 @@ const instructions = "Tools on a workspace: one directory tree and the commands 
 // the version of the gateway only.
 const toolsTTL = time.Minute
 
-// newServer makes the MCP server that both transports share.
-func newServer(version string, log *slog.Logger) *server.MCPServer {
+// newServer makes the MCP server that both transports share. n tells the client what
+// changes, over a transport with a session; else nil.
+func newServer(version string, log *slog.Logger, n *notices) *server.MCPServer {
 	hooks := &server.Hooks{}
+	if n != nil {
+		n.hook(hooks)
+	}
 	s := server.NewMCPServer(
 		serverName, version,
 		server.WithTitle("wsmesh workspace"),
 		server.WithInstructions(instructions),
 		server.WithToolCapabilities(false),
+		server.WithResourceCapabilities(n != nil, false),
+		server.WithResourceRecovery(),
 		server.WithMethodCacheHints(mcp.MethodToolsList, toolsTTL.Milliseconds(), mcp.CacheScopePrivate),
 		server.WithHooks(hooks),
 		server.WithToolHandlerMiddleware(unknownTool),
@@ -49,6 +55,7 @@ func newServer(version string, log *slog.Logger) *server.MCPServer {
 	addLists(s)
 	addSnapshots(s)
 	addMemory(s)
+	addResources(s)
 	return s
 }
 

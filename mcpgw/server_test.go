@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // What models and clients are told is an interface: names, schemas and hints
 // change by intention only.
 func TestToolsAreAsDescribed(t *testing.T) {
-	s := newServer("test", slog.New(slog.DiscardHandler))
+	s := newServer("test", slog.New(slog.DiscardHandler), nil)
 	answer := s.HandleMessage(t.Context(), json.RawMessage(`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`))
 	var list struct {
 		Result struct{ Tools []json.RawMessage }

@@ -45,13 +45,18 @@ func ServeStdio(ctx context.Context, in io.Reader, out io.Writer, cfg StdioConfi
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := server.NewStdioServer(newServer(cfg.Version, cfg.Log))
+	who := caller{client: cfg.Client, workspace: cfg.Workspace, scope: cfg.Scope}
+	ctx, cancel := context.WithCancel(ctx)
+	n := newNotices(ctx, who)
+	defer n.done.Wait()
+	defer cancel()
+	s := server.NewStdioServer(newServer(cfg.Version, cfg.Log, n))
 	for _, option := range []server.StdioOption{
 		server.WithErrorLogger(slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug)),
 		server.WithWorkerPoolSize(DefaultStdioCalls),
 		server.WithQueueSize(DefaultStdioQueue),
 		server.WithStdioContextFunc(func(ctx context.Context) context.Context {
-			return withCaller(ctx, caller{client: cfg.Client, workspace: cfg.Workspace, scope: cfg.Scope})
+			return withCaller(ctx, who)
 		}),
 	} {
 		option(s)
