@@ -215,7 +215,7 @@ func (n *notices) note(c *client.Change) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for s, p := range n.subscribed {
-		if c == nil || c.Kind == client.ChangeResync || touches(c.Path, p) || c.To != "" && touches(c.To, p) {
+		if c == nil || c.Kind == client.ChangeResync || touches(c, c.Path, p) || c.To != "" && touches(c, c.To, p) {
 			n.changed[s] = true
 		}
 	}
@@ -227,10 +227,10 @@ func (n *notices) note(c *client.Change) {
 	}
 }
 
-// touches reports whether a change at one path changes what is at another one: it is the
-// same, or one is below the other.
-func touches(changed, p string) bool {
-	return changed == p || below(changed, p) || below(p, changed)
+// touches reports whether a change at one path changes what is at another one: that is the
+// same, or above it, or goes or comes with it.
+func touches(c *client.Change, changed, p string) bool {
+	return changed == p || below(changed, p) || below(p, changed) && c.Kind != mesh.ChangeAttr
 }
 
 func below(p, dir string) bool { return dir == "." || strings.HasPrefix(p, dir+"/") }

@@ -163,7 +163,7 @@ func testResources(t *testing.T, version string) {
 	require.False(t, h.of(odd)())
 	nodetest.Commands(t)
 	h.forget()
-	require.NoError(t, ws.Command(ctx, "sh", "-c", "echo more >> d/odd*").Run())
+	require.NoError(t, ws.Command(ctx, "sh", "-c", `for f in d/odd*; do echo more >> "$f"; done`).Run())
 	eventually(odd)
 
 	if ended != nil {
