@@ -147,7 +147,7 @@ func testResources(t *testing.T, version string) {
 	}
 	eventually := func(uri string) {
 		t.Helper()
-		require.Eventually(t, h.of(uri), 30*time.Second, 10*time.Millisecond, uri)
+		require.Eventually(t, h.of(uri), 10*time.Second, 10*time.Millisecond, uri)
 	}
 	subscribe(odd, "wsmesh:///sub")
 	require.NoError(t, ws.WriteFile(ctx, "other", []byte("not in the view"), 0))
