@@ -142,6 +142,7 @@ func testResources(t *testing.T, version string) {
 		for _, uri := range uris {
 			var req mcp.SubscribeRequest
 			req.Params.URI = uri
+			//lint:ignore SA1019 it is what clients of earlier revisions do
 			require.NoError(t, c.Subscribe(ctx, req))
 		}
 	}
@@ -172,6 +173,7 @@ func testResources(t *testing.T, version string) {
 	} else {
 		var req mcp.UnsubscribeRequest
 		req.Params.URI = odd
+		//lint:ignore SA1019 as above
 		require.NoError(t, c.Unsubscribe(ctx, req))
 	}
 	h.forget()
