@@ -101,6 +101,7 @@ func (c *cluster) failover(t *testing.T, name string, runs *runs, other *client.
 		{Workspace: c.workspace(), Dir: name, Seed: c.rand.Uint64(), Writers: 8, Commands: true},
 		{Workspace: other, Dir: name, Seed: c.rand.Uint64(), Writers: 2},
 	}
+	require.NoError(t, c.workspace().MkdirAll(t.Context(), "marks", 0o777)) // before the commands that need it
 	var theirs History
 	ctx, stop := context.WithCancel(t.Context())
 	var beside sync.WaitGroup
@@ -108,7 +109,6 @@ func (c *cluster) failover(t *testing.T, name string, runs *runs, other *client.
 	for range 4 {
 		beside.Go(func() { runs.run(ctx) })
 	}
-	require.NoError(t, c.workspace().MkdirAll(t.Context(), "marks", 0o777))
 	before, lose := runs.ended.Load(), c.rand.IntN(3) == 0
 	var killed time.Duration
 	calls := during(t, work[0], acknowledged, 0, func(goesOn func()) {
@@ -163,7 +163,7 @@ func (r *runs) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		id := string(mesh.NewExecID())
 		for {
-			cmd := r.ws.Command(context.WithoutCancel(ctx), "sh", "-c", `mktemp "marks/$0.XXXXXXXX"; sleep 0.02`, id)
+			cmd := r.ws.Command(context.WithoutCancel(ctx), "sh", "-c", `mktemp "marks/$0.XXXXXXXX" && sleep 0.02`, id)
 			cmd.ID = id
 			err := cmd.Run()
 			if cmd.Final() == nil && mesh.CodeOf(err) == mesh.CodeLost {
