@@ -23,11 +23,12 @@ import (
 type owners struct {
 	epoch  atomic.Uint64          // where the router sends requests
 	gone   atomic.Bool            // the router knows no such workspace
-	answer map[uint64]mesh.Answer // of the owner in a tenure
+	answer map[uint64]mesh.Answer // of the owner in a tenure, to all but info
 	subs   map[uint64]*nats.Subscription
 }
 
-// newOwners starts them and a client whose calls take at most wait.
+// newOwners starts them and a client whose calls take at most wait. That the client asks
+// whether an owner is still there is no matter of the answers.
 func newOwners(t *testing.T, wait time.Duration, o *owners) *client.Client {
 	t.Helper()
 	m := meshtest.Server(t)
@@ -42,7 +43,12 @@ func newOwners(t *testing.T, wait time.Duration, o *owners) *client.Client {
 	require.NoError(t, err)
 	o.subs = map[uint64]*nats.Subscription{}
 	for epoch, answer := range o.answer {
-		o.subs[epoch], err = r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", mesh.Epoch(epoch)), "", answer)
+		o.subs[epoch], err = r.Subscribe(t.Context(), mesh.OwnerWildcard("acme", "w", mesh.Epoch(epoch)), "", func(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+			if req.Verb == mesh.VerbInfo {
+				return &mesh.Reply{Args: struct{}{}}, nil
+			}
+			return answer(ctx, req)
+		})
 		require.NoError(t, err)
 	}
 	t.Cleanup(r.Wait)
