@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -29,6 +30,27 @@ var noNetwork = [][]byte{
 	[]byte("failed to establish a new connection: ["), // pip
 }
 
+// farConnect is how curl, and git through it, say that they could not connect to a
+// machine, for whatever reason. Where there is no network and it is another machine,
+// there is but one.
+var farConnect = regexp.MustCompile(`failed to connect to (\S+) port \d+`)
+
+// foundNone reports whether a program says that it found no network.
+func foundNone(stderr []byte) bool {
+	said := bytes.ToLower(stderr)
+	for _, words := range noNetwork {
+		if bytes.Contains(said, words) {
+			return true
+		}
+	}
+	for _, m := range farConnect.FindAllSubmatch(said, -1) {
+		if host := string(m[1]); host != "localhost" && host != "::1" && !strings.HasPrefix(host, "127.") {
+			return true
+		}
+	}
+	return false
+}
+
 // NetworkHint says what the network may have had to do with a command that failed,
 // and which flag would grant more; "" when nothing speaks for that. stderr is the
 // end of what the command wrote there. It is a guess from a program's words where
@@ -46,12 +68,9 @@ func NetworkHint(final *mesh.Final, stderr []byte) string {
 	if final.Net != "none" {
 		return ""
 	}
-	said := bytes.ToLower(stderr)
-	for _, words := range noNetwork {
-		if bytes.Contains(said, words) {
-			return "the command had no network, which may be why it failed; hosts are granted with --net allow:HOST,… or --net full, " +
-				"as far as the operator does (dev --net)"
-		}
+	if foundNone(stderr) {
+		return "the command had no network, which may be why it failed; hosts are granted with --net allow:HOST,… or --net full, " +
+			"as far as the operator does (dev --net)"
 	}
 	return ""
 }
