@@ -55,7 +55,7 @@ func wrongs(s mesh.Storage) []wrong {
 		}},
 		{mesh.PackStream(0), "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 }},
 		{mesh.PackStream(0), "discard policy per subject", func(c *jetstream.StreamConfig) { c.DiscardNewPerSubject = false }},
-		{mesh.PackStream(1), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
+		{mesh.ExecLogStream(1), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
 		{"KV_" + mesh.BucketOwners, "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 }},
 		{"KV_" + mesh.BucketTenants, "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
 		{mesh.MemoryStream(0), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
@@ -98,6 +98,10 @@ func testEnsure(t *testing.T, js jetstream.JetStream, s mesh.Storage) {
 	require.NoError(t, mesh.EnsureStreams(ctx, js, s), "streams that exist as wanted are fine")
 	require.NoError(t, mesh.EnsureStreams(ctx, js, mesh.Storage{Shards: 1, Replicas: s.Replicas}))
 
+	require.NoError(t, js.DeleteStream(ctx, mesh.PackStream(1)))
+	require.NoError(t, createWrong(ctx, js, s, wrong{stream: mesh.PackStream(1), change: func(c *jetstream.StreamConfig) { c.AllowDirect = false }}))
+	require.NoError(t, mesh.EnsureStreams(ctx, js, s), "as earlier versions made it")
+
 	for _, w := range wrongs(s) {
 		t.Run(w.stream+"/"+w.setting, func(t *testing.T) {
 			if err := js.DeleteStream(ctx, w.stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -136,7 +140,7 @@ func TestStreamsKeepThePromises(t *testing.T) {
 		c := info.Config
 		require.Equal(t, jetstream.FileStorage, c.Storage, c.Name)
 		require.Equal(t, jetstream.DiscardNew, c.Discard, c.Name)
-		require.False(t, c.AllowDirect, c.Name)
+		require.Equal(t, c.Name == mesh.PackStream(0), c.AllowDirect, c.Name)
 		require.False(t, c.MirrorDirect, c.Name)
 		require.Negative(t, c.MaxMsgs, c.Name)
 		require.Negative(t, c.MaxBytes, c.Name)

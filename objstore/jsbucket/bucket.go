@@ -7,9 +7,11 @@
 // stores it again finds some of its parts there already. Each publish expects
 // that its subject is empty, and is repeated until its answer is definite.
 //
-// Reads go to the stream's leader: a replica may not have yet what was
-// acknowledged. A read that gets no answer, as in an election of the leader, is
-// asked again for mesh.DefaultSettle; then it is CodeUnavailable.
+// Whether a pack is there says the stream's leader: a replica may not have yet what
+// was acknowledged. The other parts may come from any replica, since a part never
+// changes, and from the leader where that one has none. A read that gets no answer,
+// as in an election of the leader, is asked again for mesh.DefaultSettle; then it is
+// CodeUnavailable.
 package jsbucket
 
 import (
@@ -157,14 +159,14 @@ func (b *Bucket) get(ctx context.Context, id objstore.ID, offset int64, n int) (
 
 // part returns one part of a pack, whose length it has checked.
 func (b *Bucket) part(ctx context.Context, id objstore.ID, l layout, i int64, end []byte) ([]byte, error) {
-	subject, want := mesh.PackSubject(b.shard, b.tenant, id, int(i)), l.part
+	subject, want, read := mesh.PackSubject(b.shard, b.tenant, id, int(i)), l.part, b.readAny
 	if i == int64(l.parts-1) {
-		subject, want = mesh.PackEndSubject(b.shard, b.tenant, id), l.size-i*l.part
+		subject, want, read = mesh.PackEndSubject(b.shard, b.tenant, id), l.size-i*l.part, b.read
 		if end != nil {
 			return end, nil
 		}
 	}
-	m, err := b.read(ctx, subject)
+	m, err := read(ctx, subject)
 	if err != nil {
 		b.known.Remove(id)
 		return nil, err
@@ -199,12 +201,32 @@ func layoutOf(m *jetstream.RawStreamMsg) (layout, error) {
 	return layout{parts: parts, part: part, size: int64(parts-1)*part + int64(len(m.Data))}, nil
 }
 
-// read returns the message of a subject as the leader has it.
-func (b *Bucket) read(ctx context.Context, subject string) (m *jetstream.RawStreamMsg, err error) {
+// readAny returns the message of a subject as a replica has it, or else the leader.
+func (b *Bucket) readAny(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
 	if err := b.reads.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	defer b.reads.Release(1)
+	if b.stream.CachedInfo().Config.AllowDirect { // a stream of an earlier version has none
+		try, cancel := context.WithTimeout(ctx, readTry)
+		defer cancel()
+		if m, err := b.stream.GetLastMsgForSubject(try, subject); err == nil {
+			return m, nil
+		}
+	}
+	return b.readLeader(ctx, subject)
+}
+
+// read returns the message of a subject as the leader has it.
+func (b *Bucket) read(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	if err := b.reads.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer b.reads.Release(1)
+	return b.readLeader(ctx, subject)
+}
+
+func (b *Bucket) readLeader(ctx context.Context, subject string) (m *jetstream.RawStreamMsg, err error) {
 	err = b.ask(ctx, func(ctx context.Context) error {
 		m, err = mesh.LastMessage(ctx, b.js.Conn(), mesh.PackStream(b.shard), subject)
 		return err

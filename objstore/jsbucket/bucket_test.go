@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,6 +61,7 @@ func TestBucket(t *testing.T) {
 			})
 			t.Run("incomplete", func(t *testing.T) { testIncomplete(t, js) })
 			t.Run("parts", func(t *testing.T) { testOnlyThePartsNeeded(t, js) })
+			t.Run("replicas", func(t *testing.T) { testReplicas(t, js) })
 			t.Run("tenants", func(t *testing.T) { testTenants(t, js) })
 			t.Run("damaged", func(t *testing.T) { testDamaged(t, js) })
 			t.Run("corrupted", func(t *testing.T) { testCorrupted(t, js) })
@@ -121,14 +123,75 @@ func testOnlyThePartsNeeded(t *testing.T, js jetstream.JetStream) {
 		{"its first byte", mesh.MaxMessage - 1, 2, true},
 		{"its last byte", 2*mesh.MaxMessage - 1, 1, true},
 	} {
-		got, err := b.Get(t.Context(), id, int64(c.offset), c.n)
 		if c.missing {
-			require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), c.name)
+			requireCode(t, mesh.CodeNotFound, func() error {
+				_, err := b.Get(t.Context(), id, int64(c.offset), c.n)
+				return err
+			})
 			continue
 		}
+		got, err := b.Get(t.Context(), id, int64(c.offset), c.n)
 		require.NoError(t, err, c.name)
 		require.Len(t, got, c.n, c.name)
 	}
+}
+
+// requireCode does something until all replicas have what was changed behind the back
+// of a bucket.
+func requireCode(t *testing.T, code mesh.Code, do func() error) {
+	t.Helper()
+	require.Eventually(t, func() bool { return mesh.CodeOf(do()) == code }, 10*time.Second, 10*time.Millisecond)
+}
+
+// replica is a JetStream whose direct reads an oldReplica answers.
+type replica struct {
+	jetstream.JetStream
+	old *oldReplica
+}
+
+func (r *replica) Stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
+	r.old.Stream, err = r.JetStream.Stream(ctx, name)
+	return r.old, err
+}
+
+// oldReplica answers as a replica does that has heard of nothing new: with what it has
+// answered once, or with nothing.
+type oldReplica struct {
+	jetstream.Stream
+	has sync.Map
+	new bool // it has what is new
+}
+
+func (o *oldReplica) GetLastMsgForSubject(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	if m, ok := o.has.Load(subject); ok {
+		return m.(*jetstream.RawStreamMsg), nil
+	}
+	if !o.new {
+		return nil, jetstream.ErrMsgNotFound
+	}
+	m, err := o.Stream.GetLastMsgForSubject(ctx, subject)
+	if err == nil {
+		o.has.Store(subject, m)
+	}
+	return m, err
+}
+
+// testReplicas: a part that a replica has not is read from the leader, and what a
+// replica has still of a pack that is deleted does not bring it back.
+func testReplicas(t *testing.T, js jetstream.JetStream) {
+	o := &oldReplica{}
+	b := open(t, &replica{js, o}, "replicas")
+	id, data := buckettest.Object(11, 3*mesh.MaxMessage+1)
+	require.NoError(t, b.Put(t.Context(), id, data))
+	requireObject(t, b, id, len(data))
+	o.new = true
+	requireObject(t, b, id, len(data))
+	require.NoError(t, open(t, js, "replicas").Delete(t.Context(), id))
+	for _, c := range []struct{ offset, n int }{{-1, 1}, {0, len(data)}} { // b knows how it was cut
+		_, err := b.Get(t.Context(), id, int64(c.offset), c.n)
+		require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(err), "%v", err)
+	}
+	requireMissing(t, b, id)
 }
 
 func testTenants(t *testing.T, js jetstream.JetStream) {
@@ -176,30 +239,30 @@ func testCorrupted(t *testing.T, js jetstream.JetStream) {
 	packs, err := w.Flush(t.Context())
 	require.NoError(t, err)
 	read := func() error {
-		s := newStore()
-		r, err := s.Reader(t.Context(), packs...)
+		r, err := newStore().Reader(t.Context(), packs...)
 		require.NoError(t, err)
 		got, err := r.Blob(t.Context(), c.ID)
 		if err == nil {
 			require.Equal(t, c.ID, objstore.IDOf(got))
-			return s.CheckStored(t.Context(), packs[0])
 		}
-		require.Equal(t, mesh.CodeOf(err), mesh.CodeOf(s.CheckStored(t.Context(), packs[0])))
 		return err
 	}
+	check := func() error { return newStore().CheckStored(t.Context(), packs[0]) }
 	require.NoError(t, read())
+	require.NoError(t, check())
 	stream, err := js.Stream(t.Context(), mesh.PackStream(0))
 	require.NoError(t, err)
 	subject := mesh.PackSubject(0, tenant, packs[0], 1)
 	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject)))
-	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(read()))
+	requireCode(t, mesh.CodeNotFound, read)
+	requireCode(t, mesh.CodeNotFound, check)
 	m := nats.NewMsg(subject)
 	m.Data = make([]byte, mesh.MaxMessage)
 	_, err = mesh.Publish(t.Context(), js, m, 0)
 	require.NoError(t, err)
-	err = read()
-	require.Equal(t, mesh.CodeInternal, mesh.CodeOf(err), "%v", err)
-	require.Contains(t, err.Error(), packs[0].String())
+	requireCode(t, mesh.CodeInternal, read)
+	requireCode(t, mesh.CodeInternal, check)
+	require.ErrorContains(t, read(), packs[0].String())
 }
 
 // lossy loses the answers of the next publishes: they are stored, and the writer

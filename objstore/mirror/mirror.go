@@ -60,7 +60,7 @@ import (
 const Format = 1
 
 // copies is how many packs are copied at a time, of up to 8 MiB each in memory.
-const copies = 3
+const copies = 4
 
 // swaps bounds how often a compare-and-set that others get ahead of is tried again.
 const swaps = 20

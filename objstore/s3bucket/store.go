@@ -162,7 +162,7 @@ func bounded(ctx context.Context, bytes int64) (context.Context, context.CancelF
 func (s *Store) Put(ctx context.Context, name string, body io.Reader, size int64, how objstore.PutOptions) (string, error) {
 	bound, cancel := bounded(ctx, size)
 	defer cancel()
-	version, err := s.put(bound, name, &exact{r: body, rest: size}, size, how)
+	version, err := s.put(bound, name, body, size, how)
 	return version, s.translate(ctx, "put "+name, err)
 }
 
@@ -171,7 +171,7 @@ func (s *Store) put(ctx context.Context, name string, body io.Reader, size int64
 		if how.If != nil {
 			return "", mesh.Errorf(mesh.CodeTooLarge, "a condition on more than %d bytes", objstore.MaxSmall)
 		}
-		out, err := s.large.UploadObject(ctx, &transfermanager.UploadObjectInput{Bucket: &s.at.Bucket, Key: s.key(name), Body: body, Metadata: how.Meta}, func(o *transfermanager.Options) {
+		out, err := s.large.UploadObject(ctx, &transfermanager.UploadObjectInput{Bucket: &s.at.Bucket, Key: s.key(name), Body: &exact{r: body, rest: size}, Metadata: how.Meta}, func(o *transfermanager.Options) {
 			o.PartSizeBytes = max(partBytes, size/maxParts+1)
 		})
 		if err != nil {
@@ -179,11 +179,15 @@ func (s *Store) put(ctx context.Context, name string, body io.Reader, size int64
 		}
 		return aws.ToString(out.ETag), nil
 	}
-	data := make([]byte, size) // what can be read again can be tried again
-	if _, err := io.ReadFull(body, data); err != nil && size > 0 {
-		return "", err
+	again, ok := body.(*bytes.Reader) // what can be read again can be tried again
+	if !ok || int64(again.Len()) != size {
+		data := make([]byte, size)
+		if _, err := io.ReadFull(&exact{r: body, rest: size}, data); err != nil && size > 0 {
+			return "", err
+		}
+		again = bytes.NewReader(data)
 	}
-	in := &s3.PutObjectInput{Bucket: &s.at.Bucket, Key: s.key(name), Body: bytes.NewReader(data), Metadata: how.Meta}
+	in := &s3.PutObjectInput{Bucket: &s.at.Bucket, Key: s.key(name), Body: again, Metadata: how.Meta}
 	switch {
 	case how.If == nil:
 	case *how.If == "":
