@@ -209,26 +209,8 @@ func (n *Node) moveWorkspace(ctx context.Context, req *mesh.Request) (*mesh.Repl
 	if record.Dir != "" {
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "workspace %s is a directory of its node's machine, and stays there", a.Workspace)
 	}
-	if err := n.checkHeir(ctx, &record, a.Node); err != nil {
-		return nil, err
-	}
-	reply, err := n.router.Move(ctx, a.Tenant, a.Workspace, a.Node, a.FromDead)
+	reply, err := n.router.Move(ctx, &record, a.Node, a.FromDead)
 	return &mesh.Reply{Args: reply}, err
-}
-
-// checkHeir refuses a node that would not take the workspace.
-func (n *Node) checkHeir(ctx context.Context, record *kv.WorkspaceRecord, to mesh.Node) error {
-	r, err := n.kv.Nodes.Get(ctx, to)
-	if err != nil || r.Revision == 0 {
-		return err // a node that is not there does not answer either
-	}
-	if miss := record.Missing(r.Zone, r.Labels, r.Driver); miss != "" {
-		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s; wsmesh status shows what nodes have", to, record.Name, miss)
-	}
-	if r.Unfit != "" {
-		return mesh.Errorf(mesh.CodeConflict, "node %s takes no workspace now: %s", to, r.Unfit)
-	}
-	return nil
 }
 
 // forgetAfter is how long status goes on showing a node that is gone without a word.

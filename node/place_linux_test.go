@@ -187,6 +187,10 @@ func TestAnUnfitNodeIsPassedOver(t *testing.T) {
 	b, err = only.ReadFile(ctx, "f")
 	require.NoError(t, err, "no other node can have it")
 	require.Equal(t, "kept", string(b))
+	require.Eventually(t, func() bool { // it is closed at once, and that is another matter
+		_, err := only.ReadFile(ctx, "f")
+		return err == nil && m.Move(t, "only", "n2") == nil
+	}, 30*time.Second, time.Millisecond, "it is there already")
 	require.NoError(t, os.Symlink(bwrap, ours))
 	waitFor("")
 	require.NoError(t, m.Move(t, "w", "n2"))

@@ -190,8 +190,10 @@ func (r *Router) openElsewhere(ctx context.Context, need mesh.Need, open mesh.No
 // is, the caller asks again. dead says that an owner who does not answer never will:
 // it is passed over then, and if it lives after all, finds itself fenced out.
 // CodeUnavailable: node to does not answer. CodeBusy: the owner does not. CodeConflict:
-// it does, although it is called dead, or node to is full.
-func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to mesh.Node, dead bool) (reply mesh.WorkspaceMoveReply, err error) {
+// it does, although it is called dead, or node to is full or unfit. CodeUnsupported: it
+// has not what the workspace needs.
+func (r *Router) Move(ctx context.Context, record *kv.WorkspaceRecord, to mesh.Node, dead bool) (reply mesh.WorkspaceMoveReply, err error) {
+	t, w := record.Tenant, record.Name
 	if !r.Answers(ctx, to) {
 		return reply, mesh.Errorf(mesh.CodeUnavailable, "node %s does not answer; wsmesh status shows those that do", to)
 	}
@@ -199,31 +201,35 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 	if err != nil {
 		return reply, fmt.Errorf("move %s/%s: %w", t, w, err)
 	}
-	held := epoch != 0 && !owner.Released
-	if !held || owner.Node != to {
-		if err := r.hasRoom(ctx, to); err != nil {
-			return reply, err
+	tenure := mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch}
+	state, silence := mesh.PingNotMe, error(nil)
+	if epoch != 0 && !owner.Released {
+		state, silence = r.ping(ctx, owner.Node, tenure)
+	}
+	if owner.Node == to && silence == nil {
+		switch state {
+		case mesh.PingOpen: // whatever it takes now: it has this one
+			return mesh.WorkspaceMoveReply{Done: true, Node: to, Epoch: epoch}, nil
+		case mesh.PingOpening:
+			return reply, nil
 		}
 	}
-	if held {
-		tenure := mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch}
-		state, err := r.ping(ctx, owner.Node, tenure)
-		switch {
-		case err == nil && state == mesh.PingOpening:
-			return reply, nil
-		case err == nil && state == mesh.PingOpen && owner.Node == to:
-			return mesh.WorkspaceMoveReply{Done: true, Node: to, Epoch: epoch}, nil
-		case err == nil && state == mesh.PingOpen && dead:
-			return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
-		case err == nil && state == mesh.PingOpen:
-			err = r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
-			if retrySafe(err) {
-				err = nil // its tenure has ended since it said that it was open
-			}
-			return reply, err
-		case err != nil && !errors.Is(err, nats.ErrNoResponders) && !dead && !r.silent(ctx, owner.Node):
-			return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
+	if err := r.takes(ctx, record, to); err != nil {
+		return reply, err
+	}
+	switch {
+	case silence == nil && state == mesh.PingOpening:
+		return reply, nil
+	case silence == nil && state == mesh.PingOpen && dead:
+		return reply, mesh.Errorf(mesh.CodeConflict, "node %s, which hosts workspace %s, answers; move it without --from-dead", owner.Node, w)
+	case silence == nil && state == mesh.PingOpen:
+		err = r.request(ctx, mesh.NodeSubject(owner.Node, mesh.VerbNodeMove), mesh.NodeMoveRequest{NodePingRequest: tenure, To: to}, nil)
+		if retrySafe(err) {
+			err = nil // its tenure has ended since it said that it was open
 		}
+		return reply, err
+	case silence != nil && !errors.Is(silence, nats.ErrNoResponders) && !dead && !r.silent(ctx, owner.Node):
+		return reply, mesh.Errorf(mesh.CodeBusy, "node %s, which hosts workspace %s, does not answer; if it is dead for certain, move the workspace with --from-dead", owner.Node, w)
 	}
 	var route mesh.Route
 	err = r.request(ctx, mesh.NodeSubject(to, mesh.VerbNodeOpen), mesh.NodeOpenRequest{Tenant: t, Workspace: w, After: epoch}, &route)
@@ -236,14 +242,20 @@ func (r *Router) Move(ctx context.Context, t mesh.Tenant, w mesh.Workspace, to m
 	return reply, err
 }
 
-// hasRoom refuses a node that opens no further workspace, as far as its record tells.
-func (r *Router) hasRoom(ctx context.Context, n mesh.Node) error {
-	entry, err := r.cfg.Nodes.Get(ctx, n)
+// takes refuses a node that would not take a workspace, as far as its record tells.
+func (r *Router) takes(ctx context.Context, record *kv.WorkspaceRecord, to mesh.Node) error {
+	n, err := r.cfg.Nodes.Get(ctx, to)
 	if err != nil {
 		return err
 	}
-	if entry.Room != (mesh.NodeRoom{}) && entry.Room.Workspaces <= 0 {
-		return mesh.Errorf(mesh.CodeConflict, "node %s has as many workspaces open as it may; wsmesh status shows what room nodes have", n)
+	if miss := record.Missing(n.Zone, n.Labels, n.Driver); miss != "" {
+		return mesh.Errorf(mesh.CodeUnsupported, "node %s has not what workspace %s needs: %s; wsmesh status shows what nodes have", to, record.Name, miss)
+	}
+	switch {
+	case n.Unfit != "":
+		return mesh.Errorf(mesh.CodeConflict, "node %s takes no workspace now: %s", to, n.Unfit)
+	case n.Room != (mesh.NodeRoom{}) && n.Room.Workspaces <= 0:
+		return mesh.Errorf(mesh.CodeConflict, "node %s has as many workspaces open as it may; wsmesh status shows what room nodes have", to)
 	}
 	return nil
 }
