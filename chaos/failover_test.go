@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,7 +118,9 @@ func (c *cluster) failover(t *testing.T, name string, runs *runs, other *client.
 		time.Sleep(time.Duration(c.rand.IntN(300)) * time.Millisecond) // the instant is the experiment
 		began := time.Now()
 		owner.Kill()
-		require.NoError(t, c.workspace().WriteFile(t.Context(), name+"-first", []byte(name), 0o644))
+		if err := c.workspace().WriteFile(t.Context(), name+"-first", []byte(name), 0o644); err != nil {
+			require.NoError(t, err, c.Log())
+		}
 		took.first = time.Since(began)
 		goesOn()
 		runs.look(t, c)
@@ -129,10 +132,9 @@ func (c *cluster) failover(t *testing.T, name string, runs *runs, other *client.
 	})
 	stop()
 	beside.Wait()
-	for _, call := range calls {
-		took.stall = max(took.stall, call.End-call.Start)
-	}
-	t.Logf("%s: first success after %s, longest call %s, all back after %s", name, ms(took.first), ms(took.stall), ms(killed))
+	longest := slices.MaxFunc(calls, func(a, b Call) int { return cmp.Compare(a.End-a.Start, b.End-b.Start) })
+	took.stall = longest.End - longest.Start
+	t.Logf("%s: first success after %s, longest call %s (%s), all back after %s", name, ms(took.first), ms(took.stall), longest.Kind, ms(killed))
 	content, err := c.workspace().ReadFile(t.Context(), name+"-first")
 	require.NoError(t, err)
 	require.Equal(t, name, string(content))

@@ -153,7 +153,9 @@ func (w *Workspace) try(ctx context.Context, k call, t *tries, out any) (content
 	if mesh.CodeOf(err) == mesh.CodeDeadline && !t.unknown {
 		t.unknown, t.silent = true, route.Epoch
 	}
-	t.last = err
+	if t.last = err; errors.Is(err, nats.ErrNoResponders) {
+		t.last = mesh.Errorf(mesh.CodeUnavailable, "the node that hosted workspace %s is gone, and no other one has opened it in time; try again", w.name)
+	}
 	c.routes.Remove(w.name)
 	return nil, true, nil
 }
