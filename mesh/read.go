@@ -21,9 +21,13 @@ func LastMessage(ctx context.Context, conn *nats.Conn, stream, subject string) (
 	return readMessage(ctx, conn, stream, messageRequest{LastFor: subject})
 }
 
-// messagesAtOnce is how many messages Messages asks for at a time. Of the largest
-// frames of output that is 512 KiB.
-const messagesAtOnce = 8
+// What Messages asks for at a time: so many messages at first, which of the largest
+// frames of output are 512 KiB, and more of small ones, as many as are that together.
+const (
+	messagesAtFirst = 8
+	messagesAtOnce  = 64
+	messageBytes    = 512 << 10
+)
 
 // Messages yields the messages of one subject between two sequences, both included,
 // in their order, as the stream's leader has them; less where it has no more. It asks
@@ -35,10 +39,10 @@ const messagesAtOnce = 8
 // are before it, and where one found none, what was found behind that is not used.
 func Messages(ctx context.Context, conn *nats.Conn, stream, subject string, from, last uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
 	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
-		for n := messagesAtOnce; from <= last; {
+		for n := messagesAtFirst; from <= last; {
 			n = int(min(uint64(n), last-from+1))
 			batch, err := readBatch(ctx, conn, stream, subject, from, n)
-			found := 0
+			found, size := 0, 1
 			for _, m := range batch {
 				if m.Sequence < from {
 					continue // as the one before
@@ -49,7 +53,7 @@ func Messages(ctx context.Context, conn *nats.Conn, stream, subject string, from
 				if !yield(m, nil) {
 					return
 				}
-				from, found = m.Sequence+1, found+1
+				from, found, size = m.Sequence+1, found+1, size+len(m.Data)
 			}
 			if errors.Is(err, jetstream.ErrMsgNotFound) {
 				return
@@ -58,10 +62,10 @@ func Messages(ctx context.Context, conn *nats.Conn, stream, subject string, from
 				yield(nil, err)
 				return
 			}
-			if found < n {
-				n = found
+			if found == n {
+				n = min(2*n, messagesAtOnce, max(messagesAtFirst, found*messageBytes/size))
 			} else {
-				n = min(2*n, messagesAtOnce)
+				n = found
 			}
 		}
 	}

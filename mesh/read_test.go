@@ -36,14 +36,14 @@ func TestMessages(t *testing.T) {
 			_, err := js.PublishMsg(ctx, msg)
 			require.NoError(t, err)
 		}
-		for i := range 60 {
+		const last = 200
+		for i := range last {
 			to := 0 // has a stretch of the stream for itself
 			if i < 40 {
 				to = rand.IntN(3)
 			}
 			publish(subject(to), bytes.Repeat([]byte{byte(i), '"'}, i)[:max(0, 2*i-1)])
 		}
-		const last = 60
 		for i := range 4 { // the last one has none
 			for _, from := range []uint64{1, 2, 17, 39, last, last + 1} {
 				var want, got []*jetstream.RawStreamMsg
