@@ -14,7 +14,8 @@ import (
 )
 
 // A workspace moves to another node without a long pause because that one copies its
-// files before it has it, from the last commit and the journal, while the owner goes on.
+// files before it has it, from the last commit and the journal, while the owner goes on,
+// or while it is made sure that there is none any more.
 // The copy lies where a tenure there would have left its tree, with its ledger: who
 // opens the workspace then brings the one that is there up to date, whoever has left it.
 
@@ -72,7 +73,24 @@ func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace
 	}
 }
 
-// endCopies gives up the copy of one workspace, which is opened here now, or all of them.
+// awaitCopy waits for the copy of a workspace, which is opened here now: what it has made
+// need not be made again. How it ends is seen by what it leaves.
+func (n *Node) awaitCopy(ctx context.Context, k key) error {
+	n.mu.Lock()
+	c := n.copies[k]
+	n.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.done:
+		return nil
+	}
+}
+
+// endCopies gives up the copy of one workspace, or all of them.
 func (n *Node) endCopies(which func(key) bool) {
 	n.mu.Lock()
 	var ending []*copying
@@ -106,7 +124,11 @@ func (w *workspace) copyFiles(ctx context.Context) (err error) {
 	}
 	w.fenced, w.journal = *last, &journal{subject: subject, end: *last}
 	w.fenced.Checkpoint = last.LastCheckpoint()
+	if w.ahead, err = w.node.readJournal(ctx, w.streams.journal, subject, w.fenced.Checkpoint, last.Sequence); err != nil {
+		return err
+	}
 	p, err := w.readPast(ctx)
+	w.ahead = nil
 	if err != nil || !p.saysFiles() {
 		return err
 	}

@@ -369,7 +369,11 @@ func writeSynced(path string, content []byte) error {
 }
 
 // discardTree discards all that the node keeps of the workspace.
-func (w *workspace) discardTree() error { return w.discard(w.dir()) }
+func (w *workspace) discardTree() error {
+	own := key{w.tenant, w.name}
+	w.node.endCopies(func(k key) bool { return k == own })
+	return w.discard(w.dir())
+}
 
 // hostError hides the host's paths from the tenant and shows them to the
 // operator.

@@ -2,9 +2,12 @@ package node_test
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -219,7 +222,10 @@ func TestAMoveIsCopiedAhead(t *testing.T) {
 	require.NoError(t, ws.WriteFile(ctx, "f", []byte("kept"), 0))
 	require.NoError(t, m.Move(t, "w", "n2"))
 	data := t.TempDir()
-	m.AddNode(t, "n3", func(c *node.Config) { c.Data = data }) // which has never had it
+	var said lines
+	m.AddNode(t, "n3", func(c *node.Config) { // which has never had it
+		c.Data, c.Log = data, slog.New(slog.NewTextHandler(&said, nil))
+	})
 	cmd := ws.Command(ctx, "sh", "-c", "until test -e go; do sleep 0.02; done; echo went")
 	require.NoError(t, cmd.Start())
 	moved := make(chan error, 1)
@@ -237,10 +243,60 @@ func TestAMoveIsCopiedAhead(t *testing.T) {
 	require.NoError(t, ws.WriteFile(ctx, "go", nil, 0))
 	require.NoError(t, cmd.Wait())
 	require.NoError(t, <-moved)
+	require.Equal(t, 1, strings.Count(said.String(), "workspace restored"), "the copy was made more than once:\n%s", said.String())
 	b, err := ws.ReadFile(ctx, "go")
 	require.NoError(t, err)
 	require.Empty(t, b)
 	info, err = ws.Info(ctx)
 	require.NoError(t, err)
 	require.Equal(t, mesh.Node("n3"), info.Node)
+}
+
+// While it is made sure that an owner is gone, the next one copies the files: when it opens
+// the workspace, they are there.
+func TestATakeoverIsCopiedAhead(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	m.StopNode(t)
+	var said lines
+	m.AddNode(t, "n2", func(c *node.Config) {
+		c.Log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	ctx, ws := t.Context(), m.Client.Workspace("repo")
+	records, epoch, gone := silentOwner(t, m)
+	require.NoError(t, gone.Unsubscribe())
+	for i := 0; !strings.Contains(said.String(), "the local tree is what the journal says"); i++ {
+		require.Less(t, i, 20, "no copy was there in time: %s", said.String())
+		if i > 0 {
+			info, err := ws.Info(ctx)
+			require.NoError(t, err)
+			epoch, err = records.Owners.Take(ctx, nodetest.Tenant, "repo", "silent", "i", info.Epoch)
+			require.NoError(t, err)
+		}
+		b, err := ws.ReadFile(ctx, "f")
+		require.NoError(t, err)
+		require.Equal(t, "1", string(b))
+	}
+	info, err := ws.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, mesh.Node("n2"), info.Node)
+	require.Greater(t, info.Epoch, epoch)
+	require.NoError(t, ws.WriteFile(ctx, "f", []byte("2"), 0))
+}
+
+// lines is what a logger has said.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

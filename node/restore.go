@@ -124,8 +124,6 @@ func placeOf(c *objstore.Commit) objstore.Place {
 // record of this tenure: nobody else can change that any more. It opens the tree,
 // or leaves the workspace without files and says why in damage.
 func (w *workspace) restore(ctx context.Context) error {
-	own := key{w.tenant, w.name}
-	w.node.endCopies(func(k key) bool { return k == own })
 	f := newFileState(w)
 	err := w.restoreInto(ctx, f)
 	switch code := mesh.CodeOf(err); {
@@ -156,6 +154,9 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 		return err
 	}
 	f.resume(p)
+	if err := w.node.awaitCopy(ctx, key{w.tenant, w.name}); err != nil {
+		return err
+	}
 	host := w.record.Dir != ""
 	if !host {
 		f.listen()
@@ -292,6 +293,9 @@ func (f *fileState) restoreTree(ctx context.Context, base *objstore.Reader) erro
 	}
 	if err := os.Rename(aside, w.treePath()); err != nil {
 		return w.hostError("put the restored tree in place", err)
+	}
+	if st, err := d.Stat("."); err == nil {
+		f.ledger.Seen(".", st, 0) // the move has changed that, and nothing else
 	}
 	if err := writeSynced(w.idFile(), []byte(w.record.ID)); err != nil {
 		return w.hostError("write the workspace's id", err)
@@ -431,7 +435,7 @@ func (f *fileState) save() error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(tree.Save(file, h), file.Sync(), file.Close())
+	err = errors.Join(tree.Save(file, h), file.Close()) // not synced: after a start of the machine nobody trusts it
 	if err == nil {
 		err = os.Rename(f.w.ledgerFile()+".new", f.w.ledgerFile())
 	}

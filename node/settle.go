@@ -33,15 +33,16 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	if c := last.LastCheckpoint(); c != 0 {
 		first = min(first, c)
 	}
-	ids, read, err := n.journalExecs(ctx, s.journal, subject, first, from, last.Sequence)
+	read, err := n.readJournal(ctx, s.journal, subject, first, last.Sequence)
 	if err != nil {
 		return nil, nil, err
 	}
+	begin := slices.IndexFunc(read, func(m *jetstream.RawStreamMsg) bool { return m.Sequence >= from })
 	var open []mesh.ExecID
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
-	for _, id := range ids {
+	for _, id := range execsIn(read[begin:]) {
 		if time.Since(id.Time()) > mesh.DefaultLogAge {
 			continue // its log is gone
 		}
@@ -63,18 +64,26 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	return open, read, err
 }
 
-// journalExecs reads the records first..to of one journal, and the execs that those
-// from..to name.
-func (n *Node) journalExecs(ctx context.Context, stream jetstream.Stream, subject string, first, from, to uint64) ([]mesh.ExecID, []*jetstream.RawStreamMsg, error) {
-	var ids []mesh.ExecID
+// readJournal reads the records of one journal from the first one at or after a sequence
+// to that at to, which is there.
+func (n *Node) readJournal(ctx context.Context, stream jetstream.Stream, subject string, first, to uint64) ([]*jetstream.RawStreamMsg, error) {
 	var read []*jetstream.RawStreamMsg
-	for raw, err := range mesh.Messages(ctx, n.js.Conn(), stream.CachedInfo().Config.Name, subject, first, to) {
+	for raw, err := range mesh.Messages(ctx, n.js.Conn(), stream.CachedInfo().Config.Name, subject, max(first, 1), to) {
 		if err != nil {
-			return nil, nil, fmt.Errorf("read the journal: %w", unavailable(err))
+			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
 		}
-		if read = append(read, raw); raw.Sequence < from {
-			continue
-		}
+		read = append(read, raw)
+	}
+	if len(read) == 0 || read[len(read)-1].Sequence != to {
+		return nil, fmt.Errorf("read the journal: %w", unavailable(jetstream.ErrMsgNotFound))
+	}
+	return read, nil
+}
+
+// execsIn returns the execs that records name.
+func execsIn(records []*jetstream.RawStreamMsg) []mesh.ExecID {
+	var ids []mesh.ExecID
+	for _, raw := range records {
 		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
 		if err != nil {
 			continue // its execs are settled when somebody asks for them
@@ -86,11 +95,8 @@ func (n *Node) journalExecs(ctx context.Context, stream jetstream.Stream, subjec
 			}
 		}
 	}
-	if len(read) == 0 || read[len(read)-1].Sequence != to {
-		return nil, nil, fmt.Errorf("read the journal: %w", unavailable(jetstream.ErrMsgNotFound))
-	}
 	slices.Sort(ids)
-	return slices.Compact(ids), read, nil
+	return slices.Compact(ids)
 }
 
 // readAhead is a journal whose end has been read already.

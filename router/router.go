@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -89,7 +90,7 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 		}
 		var gone mesh.Node // does not answer, or not for long
 		if epoch != 0 && !owner.Released {
-			state, err := r.ping(ctx, owner.Node, mesh.NodePingRequest{Tenant: t, Workspace: w, Epoch: epoch})
+			state, err := r.pingOwner(ctx, record, owner.Node, epoch)
 			switch {
 			case err == nil && state == mesh.PingOpen:
 				return mesh.Route{Node: owner.Node, Epoch: epoch}, nil
@@ -127,6 +128,26 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 			return mesh.Route{}, mesh.Errorf(mesh.CodeBusy, "workspace %s is changing hands; try again", w)
 		}
 	}
+}
+
+// pingOwner is ping of who owns a workspace. While it is made sure that nobody is there, who
+// would get the workspace copies its files already: the copy is what the next tenure begins
+// with, and else a copy that nobody needs. It changes nothing of anybody else.
+func (r *Router) pingOwner(ctx context.Context, record *kv.WorkspaceRecord, owner mesh.Node, epoch mesh.Epoch) (string, error) {
+	var copying sync.WaitGroup
+	defer copying.Wait()
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel() // who copies goes on
+	return r.pingUntil(ctx, owner, mesh.NodePingRequest{Tenant: record.Tenant, Workspace: record.Name, Epoch: epoch}, func() {
+		if record.Dir != "" {
+			return
+		}
+		copying.Go(func() {
+			if to, err := r.Heir(asking, record, owner); err == nil {
+				_ = r.CopyAhead(asking, to, record.Tenant, record.Name) // what is not copied, the next tenure makes
+			}
+		})
+	})
 }
 
 // refusal is the error of a node that does not open a workspace for a reason of its own:
@@ -307,6 +328,11 @@ func (r *Router) Answers(ctx context.Context, n mesh.Node) bool {
 // ping asks a node for the state of a workspace. nats.ErrNoResponders means,
 // after the pauses of deadAfter, that the node is gone.
 func (r *Router) ping(ctx context.Context, n mesh.Node, p mesh.NodePingRequest) (string, error) {
+	return r.pingUntil(ctx, n, p, func() {})
+}
+
+// pingUntil is ping, and calls missing once when the first ping finds no responder.
+func (r *Router) pingUntil(ctx context.Context, n mesh.Node, p mesh.NodePingRequest, missing func()) (string, error) {
 	for try := 0; ; try++ {
 		var reply mesh.NodePingReply
 		one, cancel := context.WithTimeout(ctx, pingTime)
@@ -314,6 +340,9 @@ func (r *Router) ping(ctx context.Context, n mesh.Node, p mesh.NodePingRequest) 
 		cancel()
 		if !errors.Is(err, nats.ErrNoResponders) || try == len(deadAfter) {
 			return reply.State, err
+		}
+		if try == 0 {
+			missing()
 		}
 		if pause(ctx, deadAfter[try]) != nil {
 			return "", ctx.Err()
