@@ -27,6 +27,9 @@ const (
 	capturePasses = 3
 	// maxCaptureExecs bounds the commands that history names for one capture.
 	maxCaptureExecs = 4
+	// maxCaptureOp is how large what a record says of one file may be: with the names of
+	// the packs that it is in, it fits.
+	maxCaptureOp = maxRecord / 3 * 2
 )
 
 // beginning is when processes began: what could not be seen to change since is read
@@ -66,7 +69,8 @@ func (x *run) capture(final *mesh.Final) {
 		return
 	case mesh.DurabilityAsync:
 		x.workspace.background.Go(func() {
-			if _, err := f.capture(x.workspace.tenure, x.since, x.command.ID); err != nil {
+			found, err := f.capture(x.workspace.tenure, x.since, x.command.ID)
+			if err = errors.Join(err, x.unkept(&found)); err != nil {
 				x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
 			}
 		})
@@ -77,6 +81,9 @@ func (x *run) capture(final *mesh.Final) {
 	final.CaptureUS = time.Since(began).Microseconds()
 	final.Files, final.Bytes, final.Position = found.files, found.bytes, found.sequence
 	if err == nil {
+		err = x.unkept(&found)
+	}
+	if err == nil {
 		return
 	}
 	x.workspace.log.Warn("files not captured", "exec", string(x.command.ID), "err", err)
@@ -84,6 +91,19 @@ func (x *run) capture(final *mesh.Final) {
 		final.ErrorCode = mesh.CodeOf(err)
 		final.ErrorText = fmt.Sprintf("the command ended with status %d, but what it changed is not stored: %s", final.Code, mesh.AsError(err).Text)
 	}
+}
+
+// unkept is the error of the first name that is not stored and that the command may have
+// changed. What others leave that cannot be stored fails no command: they could not
+// even see it.
+func (x *run) unkept(found *captured) error {
+	for i := range found.unkept {
+		u := &found.unkept[i]
+		if mesh.Inside(x.command.scope, u.Path) && u.Since(x.since.tick) {
+			return mesh.About(fmt.Sprintf("%.200q", mesh.Below(x.command.scope, mesh.Path(u.Path))), u.Why)
+		}
+	}
+	return nil
 }
 
 const (
@@ -122,6 +142,7 @@ type captured struct {
 	files    int
 	bytes    int64
 	sequence uint64 // of the last record that has it; 0: nothing had changed
+	unkept   []dirtree.Unkept
 }
 
 // captures are the scans of one workspace. One serves all who asked before it
@@ -275,7 +296,7 @@ func (f *pass) run(ctx context.Context) (again bool, err error) {
 			f.watch.Return(dirty)
 		}
 	}()
-	scan := dirtree.Scan{Skip: f.isEphemeral, Since: r.since.captures, Until: number, Tick: r.since.tick, Quiet: r.quiet, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
+	scan := dirtree.Scan{Skip: f.isEphemeral, Since: r.since.captures, Until: number, Tick: r.since.tick, Quiet: r.quiet, MaxOp: maxCaptureOp, Dirty: dirty, Content: store.put, Workers: objstore.DefaultWorkers()}
 	tree := f.ledger.Snapshot()
 	found, err := f.dir.Changes(ctx, &scan, tree)
 	if err != nil {
@@ -310,7 +331,8 @@ func (f *pass) run(ctx context.Context) (again bool, err error) {
 	}
 	f.moved = f.renames.Load() != renamed
 	again = again || f.moved
-	left = again || found.Left > 0
+	f.sum.unkept = append(f.sum.unkept, found.Unkept...)
+	left = again || found.Left > 0 || len(found.Unkept) > 0 // who ends later is told as well
 	if !found.Moved && !f.moved && found.Left == 0 {
 		r.since.tick = tick // what was read is read again only if it has changed since
 	}

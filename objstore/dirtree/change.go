@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
@@ -28,6 +29,8 @@ type Scan struct {
 	// Content stores the data of a file, of so many bytes, and returns its chunks;
 	// or keeps it as one chunk that is returned. Called by several workers.
 	Content func(ctx context.Context, r io.Reader, size int64) ([]objstore.Chunk, []byte, error)
+	// MaxOp is how large an op may be, as objstore.Op.Size counts; 0: any.
+	MaxOp int
 	// Quiet makes a scan leave out a file that has changed less than so long ago: it may
 	// be written to still.
 	Quiet time.Duration
@@ -38,10 +41,22 @@ type Scan struct {
 // Changed is what Changes has found.
 type Changed struct {
 	Changes []Change
-	Left    int  // names that were being written to, or went away, which a later scan finds
-	Moved   bool // names may have gone from where they were looked at later to where that was done before
-	Whole   bool // every name was looked at
+	Left    int      // names that were being written to, or went away, which a later scan finds
+	Unkept  []Unkept // names that no op says
+	Moved   bool     // names may have gone from where they were looked at later to where that was done before
+	Whole   bool     // every name was looked at
 }
+
+// Unkept is a name that cannot be kept as it is, or a directory that cannot be looked into:
+// what the ledger has of it stays.
+type Unkept struct {
+	Path  string
+	Ctime Timespec    // when it was changed last
+	Why   *mesh.Error // CodeDenied: this process may not read it; CodeTooLarge: over MaxOp
+}
+
+// Since reports whether it may have been changed at t or later.
+func (u *Unkept) Since(t Timespec) bool { return !u.Ctime.before(t) }
 
 // Change is one thing that a ledger says and a directory does not.
 type Change struct {

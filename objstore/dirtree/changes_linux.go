@@ -35,7 +35,7 @@ func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, err
 	}
 	found = d.complete(found, &tree)
 	slices.SortFunc(found, func(a, b difference) int { return comparePaths(a.path, b.path) })
-	c := &changes{d: d, ctx: ctx, s: s, tree: tree, first: map[inode]*difference{}, lead: map[inode]*difference{}, taken: map[*node]inode{}, touched: map[string]bool{}}
+	c := &changes{d: d, ctx: ctx, s: s, tree: tree, first: map[inode]*difference{}, unkeptFiles: map[inode]*mesh.Error{}, lead: map[inode]*difference{}, taken: map[*node]inode{}, touched: map[string]bool{}}
 	if err := c.read(found); err != nil {
 		return Changed{}, err
 	}
@@ -43,7 +43,7 @@ func (d *Dir) Changes(ctx context.Context, s *Scan, tree Snapshot) (Changed, err
 		c.decide(&found[i])
 	}
 	c.times(found)
-	return Changed{Changes: append(append(c.puts, c.removes...), c.dirs...), Left: c.left, Moved: moved || c.vanished.Load(), Whole: whole}, nil
+	return Changed{Changes: append(append(c.puts, c.removes...), c.dirs...), Left: c.left, Unkept: c.unkept, Moved: moved || c.vanished.Load(), Whole: whole}, nil
 }
 
 // comparePaths sorts as a walk goes: what is in a directory follows it.
@@ -114,6 +114,9 @@ type changes struct {
 	removes []Change
 	dirs    []Change
 	left    int // names that were left out
+	unkept  []Unkept
+
+	unkeptFiles map[inode]*mesh.Error // with several names, and why
 
 	vanished atomic.Bool // one of them went away
 }
@@ -124,7 +127,7 @@ func (c *changes) read(found []difference) error {
 	g.SetLimit(max(1, c.s.Workers))
 	for i := range found {
 		f := &found[i]
-		if f.gone {
+		if f.gone || f.unkept != nil {
 			continue
 		}
 		if f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 {
@@ -169,8 +172,9 @@ func (c *changes) inspect(ctx context.Context, f *difference) error {
 			return fmt.Errorf("%.200q: %w", f.path, err)
 		}
 	}
-	if mesh.CodeOf(err) != mesh.CodeConflict {
-		return fmt.Errorf("%.200q: %w", f.path, err)
+	if mesh.CodeOf(err) == mesh.CodeDenied {
+		f.unkept = errUnreadable
+		return nil
 	}
 	c.d.note(f.path, "it is being written to")
 	return nil
@@ -188,7 +192,11 @@ func (c *changes) inspectOnce(ctx context.Context, f *difference) error {
 	if err != nil {
 		return err
 	}
-	f.st, f.entry, f.data = statOf(&st), &e, nil
+	f.st, f.data = statOf(&st), nil
+	if !c.fits(f, &e) {
+		return nil
+	}
+	f.entry = &e
 	if e.Type != objstore.TypeFile || e.DataSize() == 0 {
 		return nil
 	}
@@ -197,7 +205,21 @@ func (c *changes) inspectOnce(ctx context.Context, f *difference) error {
 		return err
 	}
 	e.Content, f.data, err = c.s.Content(ctx, io.LimitReader(r, e.DataSize()+1), e.DataSize())
-	return errors.Join(err, r.Close())
+	if err = errors.Join(err, r.Close()); err == nil && !c.fits(f, &e) {
+		f.entry = nil
+	}
+	return err
+}
+
+// fits notes that a name cannot be kept where its op would be too large: what one
+// command leaves keeps nothing else from being stored.
+func (c *changes) fits(f *difference, e *objstore.Entry) bool {
+	op := objstore.Op{Path: mesh.Path(f.path), Entry: e, Data: f.data}
+	if n := op.Size(); c.s.MaxOp > 0 && n > c.s.MaxOp {
+		f.unkept = mesh.Errorf(mesh.CodeTooLarge, "its %d holes, %d parts and its attributes would take %d bytes of a record, which has room for %d; copy it without holes (cp --sparse=never), or make several files of it", len(e.Holes), len(e.Content), n, c.s.MaxOp)
+		return false
+	}
+	return true
 }
 
 // decide turns what was found into ops.
@@ -213,6 +235,14 @@ func (c *changes) decide(f *difference) {
 			c.link(f, lead)
 			return
 		}
+		if f.unkept == nil {
+			f.unkept = c.unkeptFiles[key]
+		}
+		c.unkeptFiles[key] = f.unkept
+	}
+	if f.unkept != nil {
+		c.unkept = append(c.unkept, Unkept{f.path, f.st.Ctime, f.unkept})
+		return
 	}
 	if f.entry == nil {
 		c.left++ // or it was not read because of another name, which was not read either

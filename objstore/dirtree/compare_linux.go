@@ -24,9 +24,10 @@ type difference struct {
 	node *node // what the ledger says, nil for a new name
 	gone bool
 
-	entry *objstore.Entry // what it is now; nil where that is not known
-	data  []byte
-	fresh bool // it is put, and not changed
+	entry  *objstore.Entry // what it is now; nil where that is not known
+	data   []byte
+	fresh  bool        // it is put, and not changed
+	unkept *mesh.Error // why it is not known, if it is not for a while only
 }
 
 // comparer looks at every name of a directory, in several directories at once:
@@ -177,8 +178,11 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 		}
 		names, stats, err = c.d.describe(dir.path, buf)
 	}
+	if err = translate(dir.path, err); mesh.CodeOf(err) == mesh.CodeDenied && dir.path != "." {
+		return []difference{{path: dir.path, st: dir.st, node: dir.node, unkept: errUnreadable}}, nil, nil
+	}
 	if err != nil {
-		return nil, nil, translate(dir.path, err)
+		return nil, nil, err
 	}
 	var known map[string]*node
 	if dir.node != nil {
@@ -203,6 +207,8 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 	}
 	return found, dirs, nil
 }
+
+var errUnreadable = mesh.Errorf(mesh.CodeDenied, "the node may not read it; let its owner do so (chmod u+rX)")
 
 // vanished reports whether a name is not what it was when it was described, or was not
 // when a call on it failed: somebody moves or removes it, or what is above it.

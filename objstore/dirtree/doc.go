@@ -16,7 +16,9 @@
 // directories the extended attributes user.*, POSIX access control lists and file
 // capabilities. Not kept are owners, since who owns a tree is decided where it
 // is restored, and sockets and devices, which have no content: Note is told of
-// those.
+// those. What this process may not read, and what no op has room for, such as a file
+// with tens of thousands of holes, is not kept either, and Changes tells of it: it
+// keeps nothing else from being found.
 //
 // No link leads either of them out of the directory. Linux only: elsewhere Open
 // fails with CodeUnsupported.

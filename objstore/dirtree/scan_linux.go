@@ -91,12 +91,17 @@ func (d *Dir) open(p string, flags int, mode uint32) (*os.File, error) {
 		Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	}
-	for {
+	for try := 1; ; {
 		fd, err := unix.Openat2(int(d.root.Fd()), p, &how)
-		if err == nil {
+		switch {
+		case err == nil:
 			return os.NewFile(uintptr(fd), p), nil
-		}
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN) && try < tries:
+			try++
+		case errors.Is(err, unix.EAGAIN): // a process holds a lease on it, and may for as long as it likes
+			return nil, mesh.Errorf(mesh.CodeConflict, "%.200q is leased by a process that may write to it", p)
+		default:
 			return nil, translate(p, err)
 		}
 	}
@@ -365,7 +370,7 @@ func xattrsBy(full string, list func(string, []byte) (int, error), get func(stri
 		n, err = list(full, b)
 	}
 	if err != nil {
-		return nil, err
+		return nil, attributeError(err)
 	}
 	names := strings.Split(string(b[:n]), "\x00")
 	slices.Sort(names)
@@ -376,11 +381,20 @@ func xattrsBy(full string, list func(string, []byte) (int, error), get func(stri
 		value := make([]byte, objstore.MaxXattr)
 		n, err := get(full, name, value)
 		if err != nil {
-			return nil, err
+			return nil, attributeError(err)
 		}
 		all = append(all, objstore.Xattr{Name: name, Value: string(value[:n])})
 	}
 	return all, nil
+}
+
+// attributeError is an error of reading attributes, some of which have come or gone
+// since they were listed.
+func attributeError(err error) error {
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ERANGE) {
+		return mesh.Errorf(mesh.CodeConflict, "its attributes change while they are read")
+	}
+	return err
 }
 
 // translate gives an error of the file system a code and the path in the tree.
