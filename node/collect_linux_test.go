@@ -154,7 +154,7 @@ func TestCollectOnDoubt(t *testing.T) {
 
 // Collecting goes on beside writers, and takes nothing from them.
 func TestCollectBesideWriters(t *testing.T) {
-	const age = 10 * time.Second // far above what one write and one commit take
+	const age = 16 * time.Second // far above what one write and one commit take to be recorded
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{CollectAge: age})
 	ctx := t.Context()
 	deleted, enough := atomic.Int64{}, int64(10)

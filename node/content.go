@@ -34,7 +34,8 @@ func (n *Node) content(ctx context.Context, t mesh.Tenant, shard int) (*objstore
 	if err != nil {
 		return nil, err
 	}
-	s, err := objstore.New(bucket, objstore.Config{WriterLife: min(objstore.MaxWriterLife, n.cfg.CollectAge/2)})
+	// Most of the age is for the record that names what a writer has stored.
+	s, err := objstore.New(bucket, objstore.Config{WriterLife: min(objstore.MaxWriterLife, n.cfg.CollectAge/4)})
 	if err == nil {
 		n.stores.Add(k, s)
 	}
