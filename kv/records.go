@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -365,8 +366,9 @@ func (ts *Tenants) PutToken(ctx context.Context, r TokenRecord) error {
 	return err
 }
 
-// RevokeToken records that a token is revoked, since the first time that it was; CodeNotFound
-// for an id of none. What the servers let in is another thing.
+// RevokeToken records that a token is revoked, since the first time that it was, and not
+// before it was issued, by whatever clock; CodeNotFound for an id of none. What the servers
+// let in is another thing.
 func (ts *Tenants) RevokeToken(ctx context.Context, id mesh.TokenID) (TokenRecord, error) {
 	all, err := ts.ListTokens(ctx)
 	if err != nil {
@@ -383,10 +385,12 @@ func (ts *Tenants) RevokeToken(ctx context.Context, id mesh.TokenID) (TokenRecor
 		if err == nil && rev == 0 {
 			err = mesh.Errorf(mesh.CodeNotFound, "token %s is not on record any more", id)
 		}
-		if err != nil || !r.Revoked.IsZero() {
+		if err != nil || !r.Revoked.Before(r.Issued) {
 			return r, err
 		}
-		r.Revoked = time.Now().UTC()
+		if r.Revoked = time.Now().UTC(); r.Revoked.Before(r.Issued) {
+			r.Revoked = r.Issued
+		}
 		if _, err = ts.set(ctx, key, r, rev); !errors.Is(err, mesh.ErrRefused) {
 			return r, err
 		}
@@ -405,10 +409,7 @@ func (ts *Tenants) ListTokens(ctx context.Context) ([]TokenRecord, error) {
 		return nil
 	})
 	slices.SortFunc(all, func(a, b TokenRecord) int {
-		if c := strings.Compare(string(a.Tenant), string(b.Tenant)); c != 0 {
-			return c
-		}
-		return a.Issued.Compare(b.Issued)
+		return cmp.Or(strings.Compare(string(a.Tenant), string(b.Tenant)), a.Issued.Compare(b.Issued), strings.Compare(string(a.ID), string(b.ID)))
 	})
 	return all, err
 }

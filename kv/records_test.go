@@ -190,4 +190,19 @@ func TestTokens(t *testing.T) {
 	tenants, err := s.Tenants.List(ctx)
 	require.NoError(t, err)
 	require.Len(t, tenants, 3, "a token is no tenant")
+
+	// A server lets in what was issued after it was revoked, by whatever clocks.
+	ahead := token("acme", "3333333333333333", 0)
+	ahead.Issued = time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	early := token("acme", "4444444444444444", 0)
+	early.Revoked = early.Issued.Add(-time.Second) // as another version has recorded it
+	for _, r := range []kv.TokenRecord{ahead, early} {
+		require.NoError(t, s.Tenants.PutToken(ctx, r))
+		got, err := s.Tenants.RevokeToken(ctx, r.ID)
+		require.NoError(t, err)
+		require.False(t, got.Revoked.Before(r.Issued))
+		again, err := s.Tenants.RevokeToken(ctx, r.ID)
+		require.NoError(t, err)
+		require.Equal(t, got, again)
+	}
 }

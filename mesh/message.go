@@ -304,12 +304,15 @@ type TokenEntry struct {
 // TokenRevokeRequest records that a token is revoked; without an id it asks which are. The
 // operator tells the servers.
 type TokenRevokeRequest struct {
-	ID TokenID `json:"id,omitempty"`
+	ID    TokenID `json:"id,omitempty"`
+	After TokenID `json:"after,omitempty"` // the last one of the page before
 }
 
-// TokenRevokeReply is every token that is revoked and has not expired.
+// TokenRevokeReply is a page of the tokens that are revoked and have not expired, by any
+// clock of the mesh.
 type TokenRevokeReply struct {
 	Revoked []RevokedToken `json:"revoked"`
+	More    bool           `json:"more,omitempty"`
 }
 
 // RevokedToken says whom servers must not let in any more.
@@ -324,9 +327,15 @@ type TokenIssueReply struct {
 	Token string `json:"token"`
 }
 
-// TokenListReply is every token on record, sorted by tenant and time.
+// TokenListRequest asks for a page of the tokens on record.
+type TokenListRequest struct {
+	After TokenID `json:"after,omitempty"` // the last one of the page before
+}
+
+// TokenListReply is a page of the tokens on record, sorted by tenant and time.
 type TokenListReply struct {
 	Tokens []TokenEntry `json:"tokens"`
+	More   bool         `json:"more,omitempty"`
 }
 
 // NodeStatus describes a live node.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +44,7 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	case mesh.VerbAdminRestore:
 		return n.answerRestore(ctx, req)
 	case mesh.VerbAdminTokenList:
-		return n.listTokens(ctx)
+		return n.listTokens(ctx, req)
 	default:
 		return nil, mesh.Errorf(mesh.CodeUnsupported, "unknown operator request %.40q", req.Verb)
 	}
@@ -299,21 +300,51 @@ func (n *Node) revokeToken(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 			return nil, err
 		}
 	}
-	all, err := n.kv.Tenants.ListTokens(ctx)
-	reply := mesh.TokenRevokeReply{Revoked: []mesh.RevokedToken{}}
-	for _, r := range all {
-		if !r.Revoked.IsZero() && (r.Expires.IsZero() || time.Now().Before(r.Expires)) {
-			reply.Revoked = append(reply.Revoked, mesh.RevokedToken{TokenEntry: tokenEntry(r), User: r.User})
-		}
+	page, more, err := n.tokenPage(ctx, a.After, func(r *kv.TokenRecord) bool {
+		return !r.Revoked.IsZero() && (r.Expires.IsZero() || time.Now().Before(r.Expires.Add(auth.RevokedLonger)))
+	})
+	reply := mesh.TokenRevokeReply{Revoked: []mesh.RevokedToken{}, More: more}
+	for _, r := range page {
+		reply.Revoked = append(reply.Revoked, mesh.RevokedToken{TokenEntry: tokenEntry(r), User: r.User})
 	}
 	return &mesh.Reply{Args: reply}, err
 }
 
-func (n *Node) listTokens(ctx context.Context) (*mesh.Reply, error) {
-	records, err := n.kv.Tenants.ListTokens(ctx)
-	reply := mesh.TokenListReply{Tokens: []mesh.TokenEntry{}}
-	for _, r := range records {
+func (n *Node) listTokens(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.TokenListRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
+	page, more, err := n.tokenPage(ctx, a.After, func(*kv.TokenRecord) bool { return true })
+	reply := mesh.TokenListReply{Tokens: []mesh.TokenEntry{}, More: more}
+	for _, r := range page {
 		reply.Tokens = append(reply.Tokens, tokenEntry(r))
 	}
 	return &mesh.Reply{Args: reply}, err
+}
+
+// tokenPage is a page of the tokens on record that are wanted, behind one.
+func (n *Node) tokenPage(ctx context.Context, after mesh.TokenID, wanted func(*kv.TokenRecord) bool) (page []kv.TokenRecord, more bool, err error) {
+	all, err := n.kv.Tenants.ListTokens(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	if after != "" {
+		i := slices.IndexFunc(all, func(r kv.TokenRecord) bool { return r.ID == after })
+		if i < 0 {
+			return nil, false, mesh.Errorf(mesh.CodeConflict, "token %.60q was removed while tokens were listed; list them again", after)
+		}
+		all = all[i+1:]
+	}
+	size := 0
+	for i := range all {
+		if !wanted(&all[i]) {
+			continue
+		}
+		if size += 6*len(all[i].Scope) + 400; size > mesh.MaxMessage {
+			return page, true, nil
+		}
+		page = append(page, all[i])
+	}
+	return page, false, nil
 }

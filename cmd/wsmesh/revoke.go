@@ -89,28 +89,41 @@ func (t *target) keepOut(cmd *cobra.Command) error {
 func (r *revoker) revoke(ctx context.Context, id mesh.TokenID) error {
 	told := -1
 	for {
-		var reply mesh.TokenRevokeReply
-		if err := r.ask(ctx, mesh.VerbAdminTokenRevoke, mesh.TokenRevokeRequest{ID: id}, &reply); err != nil {
+		users, err := r.recorded(ctx, id)
+		if err != nil {
 			return err
 		}
-		if len(reply.Revoked) == told {
+		if len(users) == told {
 			return nil
 		}
-		told = len(reply.Revoked)
-		var users []auth.Revoked
-		for _, e := range reply.Revoked {
-			u := auth.Revoked{User: e.User, At: *e.Revoked}
-			if e.Expires != nil {
-				u.Expires = *e.Expires
-			}
-			users = append(users, u)
-		}
+		told = len(users)
 		keys, err := auth.Revoke(r.keys, users)
 		if err != nil {
 			return local(err)
 		}
 		if err := r.tell(ctx, keys); err != nil {
 			return fmt.Errorf("the token is recorded as revoked; do this again: %w", err)
+		}
+	}
+}
+
+// recorded records that a token is revoked, if there is an id, and returns all that are.
+func (r *revoker) recorded(ctx context.Context, id mesh.TokenID) (users []auth.Revoked, err error) {
+	for req := (mesh.TokenRevokeRequest{ID: id}); ; {
+		var reply mesh.TokenRevokeReply
+		if err := r.ask(ctx, mesh.VerbAdminTokenRevoke, req, &reply); err != nil {
+			return nil, err
+		}
+		for _, e := range reply.Revoked {
+			u := auth.Revoked{User: e.User, At: *e.Revoked}
+			if e.Expires != nil {
+				u.Expires = *e.Expires
+			}
+			users = append(users, u)
+			req = mesh.TokenRevokeRequest{After: e.ID}
+		}
+		if !reply.More {
+			return users, nil
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -133,6 +134,27 @@ func (i *tokenIssue) run(cmd *cobra.Command) error {
 	return err
 }
 
+// tokens are all that are on record.
+func (t *target) tokens(ctx context.Context) (all []mesh.TokenEntry, err error) {
+	o, err := t.operator()
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	for more := true; more; {
+		var req mesh.TokenListRequest
+		if len(all) > 0 {
+			req.After = all[len(all)-1].ID
+		}
+		var reply mesh.TokenListReply
+		if err := o.ask(ctx, mesh.VerbAdminTokenList, req, &reply); err != nil {
+			return nil, err
+		}
+		all, more = append(all, reply.Tokens...), reply.More
+	}
+	return all, nil
+}
+
 func newTokenLs() *cobra.Command {
 	var t target
 	var asJSON bool
@@ -141,12 +163,12 @@ func newTokenLs() *cobra.Command {
 		Short: "List the tokens on record; none is shown itself",
 		Args:  between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var reply mesh.TokenListReply
-			if err := t.request(cmd.Context(), mesh.VerbAdminTokenList, struct{}{}, &reply); err != nil {
+			all, err := t.tokens(cmd.Context())
+			if err != nil {
 				return err
 			}
 			out := newOutput(cmd, asJSON, "ID", "TENANT", "WORKSPACE", "SCOPE", "ISSUED", "EXPIRES")
-			for _, e := range reply.Tokens {
+			for _, e := range all {
 				expires := "never"
 				switch {
 				case e.Revoked != nil:

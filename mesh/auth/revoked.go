@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ import (
 // RevokedDir is the directory beside the key file with a file for each user of a revoked
 // token, so that a mesh whose servers have lost everything does not let them in again.
 const RevokedDir = "revoked"
+
+// RevokedLonger is how long after a token has expired it is still told to be revoked:
+// clocks differ.
+const RevokedLonger = time.Hour
 
 // Revoked is a user whom no server lets in.
 type Revoked struct {
@@ -50,6 +55,11 @@ func revoke(dir string, users []Revoked) (*Keys, error) {
 			return nil, fileError("write "+RevokedDir, err)
 		}
 	}
+	if len(users) > 0 {
+		if err := errors.Join(syncDir(filepath.Join(dir, RevokedDir)), syncDir(dir)); err != nil {
+			return nil, fileError("write "+RevokedDir, err)
+		}
+	}
 	return loadOrCreate(dir)
 }
 
@@ -77,7 +87,7 @@ func readRevoked(dir string) (all []Revoked, err error) {
 		if json.Unmarshal(b, &r) != nil || r.User != f.Name() {
 			return nil, mesh.Errorf(mesh.CodeInvalid, "%s/%s is damaged; restore it from a backup (without it a revoked token could be used again)", RevokedDir, f.Name())
 		}
-		if !r.Expires.IsZero() && time.Now().After(r.Expires.Add(time.Hour)) { // clocks differ
+		if !r.Expires.IsZero() && time.Now().After(r.Expires.Add(RevokedLonger)) {
 			_ = os.Remove(path)
 			continue
 		}
@@ -86,7 +96,7 @@ func readRevoked(dir string) (all []Revoked, err error) {
 	return all, nil
 }
 
-// writeRevoked replaces the file of a user in one step.
+// writeRevoked replaces the file of a user in one step, where it is not what it should be.
 func writeRevoked(dir string, r Revoked) error {
 	b, err := json.Marshal(r)
 	if err == nil {
@@ -95,20 +105,21 @@ func writeRevoked(dir string, r Revoked) error {
 	if err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	if now, err := os.ReadFile(filepath.Join(dir, r.User)); err == nil && bytes.Equal(now, b) {
+		return nil
+	}
 	f, err := os.CreateTemp(dir, r.User+".*") // 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, r.User)); err != nil {
-		return err
-	}
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return os.Rename(f.Name(), filepath.Join(dir, r.User))
 }

@@ -1,0 +1,69 @@
+package node_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/wsmesh/wsmesh/kv"
+	"github.com/wsmesh/wsmesh/mesh"
+	"github.com/wsmesh/wsmesh/mesh/meshtest"
+	"github.com/wsmesh/wsmesh/node/nodetest"
+)
+
+// TestManyTokens: there may be more than a message has room for, and still each one can be
+// seen and revoked. What has just expired by the node's clock is told too: it may be good
+// yet by a server's.
+func TestManyTokens(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	js, err := jetstream.New(m.Streams(t))
+	require.NoError(t, err)
+	store, err := kv.Open(t.Context(), js)
+	require.NoError(t, err)
+	const many = 400
+	want := map[mesh.TokenID]bool{}
+	now := time.Now().UTC().Truncate(time.Second)
+	for i := range many {
+		r := kv.TokenRecord{ID: mesh.NewTokenID(), User: "U", Tenant: nodetest.Tenant, Workspace: "repo", Scope: mesh.Path(strings.Repeat("s", 390)), Issued: now, Revoked: now}
+		switch i {
+		case 0:
+			r.Expires = now.Add(-2 * time.Hour)
+		case 1:
+			r.Expires = now.Add(-time.Minute)
+		}
+		want[r.ID] = i > 0
+		require.NoError(t, store.Tenants.PutToken(t.Context(), r))
+	}
+
+	revoked, pages := map[mesh.TokenID]bool{}, 0
+	for req, more := (mesh.TokenRevokeRequest{}), true; more; pages++ {
+		var reply mesh.TokenRevokeReply
+		require.NoError(t, m.Ask(t, mesh.VerbAdminTokenRevoke, req, &reply))
+		for _, e := range reply.Revoked {
+			require.False(t, revoked[e.ID], "twice")
+			revoked[e.ID] = true
+			req.After = e.ID
+		}
+		more = reply.More
+	}
+	require.Greater(t, pages, 1)
+	listed := map[mesh.TokenID]bool{}
+	for req, more := (mesh.TokenListRequest{}), true; more; {
+		var reply mesh.TokenListReply
+		require.NoError(t, m.Ask(t, mesh.VerbAdminTokenList, req, &reply))
+		for _, e := range reply.Tokens {
+			require.False(t, listed[e.ID], "twice")
+			listed[e.ID] = true
+			req.After = e.ID
+		}
+		more = reply.More
+	}
+	for id, told := range want {
+		require.True(t, listed[id])
+		require.Equal(t, told, revoked[id])
+	}
+	requireCode(t, mesh.CodeConflict, m.Ask(t, mesh.VerbAdminTokenList, mesh.TokenListRequest{After: "none"}, nil))
+}
