@@ -73,6 +73,7 @@ func Limits() map[string]int64 {
 		"kv.DefaultMemoryBytes":        kv.DefaultMemoryBytes,
 		"kv.DefaultMemoryKeys":         kv.DefaultMemoryKeys,
 		"mirror.GuardedFiles":          mirror.GuardedFiles,
+		"mirror.MaxExtra":              mirror.MaxExtra,
 		"mirror.MaxHoles":              mirror.MaxHoles,
 		"mesh.DefaultLogAge_ms":        mesh.DefaultLogAge.Milliseconds(),
 		"mesh.DefaultMaxInFlight":      mesh.DefaultMaxInFlight,

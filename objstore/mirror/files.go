@@ -22,6 +22,10 @@ const (
 	// MaxHoles is how many bytes of holes a file may have that is in it: there they are
 	// zeros, and cost as much as any bytes.
 	MaxHoles = 1 << 30
+	// MaxExtra is how many bytes it may have more than the files take: of their holes,
+	// and of their further names, of which each is a whole file there. A command makes
+	// any number of both for nothing.
+	MaxExtra = 10 << 30
 	// GuardedFiles is how few files may always be removed from it at once. More than
 	// these, and more than half of all, are held back until the next commit.
 	GuardedFiles = 100
@@ -41,13 +45,21 @@ type Files struct {
 	By        string       `json:"by"`        // id of that work
 	Objects   int          `json:"objects"`
 	Links     int          `json:"links"`          // further names of files among them
+	Extra     int64        `json:"extra"`          // bytes, see MaxExtra
 	Held      uint64       `json:"held,omitempty"` // of the head that removes so much that the next one must too
 }
 
-// HeldBack is the error of a copy that is not made before the next commit says so too.
-type HeldBack struct{ Remove, Of int }
+// HeldBack is the error of a copy that is not made before the next commit says so too, or
+// has less Extra.
+type HeldBack struct {
+	Remove, Of int
+	Extra      int64
+}
 
 func (e *HeldBack) Error() string {
+	if e.Extra > 0 {
+		return fmt.Sprintf("holes and further names of its files are %d bytes, more than the %d that the readable copy may have; it stays as it was until they are less", e.Extra, MaxExtra)
+	}
 	return fmt.Sprintf("its last commit removes %d of %d files; the readable copy keeps them until the next commit", e.Remove, e.Of)
 }
 
@@ -136,6 +148,13 @@ func (c *filesCopy) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	extra := d.extra
+	if old != nil {
+		extra += c.state.Extra
+	}
+	if begun.IsZero() && extra > MaxExtra {
+		return &HeldBack{Extra: extra}
+	}
 	of := c.state.Objects
 	if begun.IsZero() && !c.head.Removed && n > GuardedFiles && n > of/2 && of > 0 && (c.state.Held == 0 || c.state.Held == c.head.Sequence) {
 		if c.state.Held == 0 {
@@ -167,7 +186,7 @@ func (c *filesCopy) pass(ctx context.Context) error {
 	if old == nil {
 		c.state.Objects, c.state.Links = 0, 0
 	}
-	c.state.Objects, c.state.Links = c.state.Objects+d.objects, c.state.Links+d.links
+	c.state.Objects, c.state.Links, c.state.Extra = c.state.Objects+d.objects, c.state.Links+d.links, extra
 	c.state.Ref, c.state.To, c.state.Held = c.state.To, objstore.Ref{}, 0
 	if begun.IsZero() || begun == c.head.Ref {
 		c.state.Sequence = c.head.Sequence
@@ -425,6 +444,7 @@ type filesDiff struct {
 	whole bool
 
 	objects, links int             // how many more now has; set by count
+	extra          int64           // likewise
 	overflow       map[string]bool // of now, where there is no old; set by count
 }
 
@@ -439,7 +459,7 @@ func (d *filesDiff) count(ctx context.Context, removals func(context.Context) it
 		return err == nil
 	}
 	w.run()
-	d.objects, d.links = w.objects, w.links
+	d.objects, d.links, d.extra = w.objects, w.links, w.extra
 	for _, removeErr := range removals(ctx) {
 		if err == nil {
 			err = removeErr
@@ -486,6 +506,7 @@ type filesWalk struct {
 	*filesDiff
 	ctx            context.Context
 	objects, links int
+	extra          int64
 	yield          func(fileChange, error) bool
 }
 
@@ -526,6 +547,7 @@ func (w *filesWalk) name(p string, a, b *objstore.Entry) error {
 		w.objects++
 	}
 	w.links += links(b) - links(a)
+	w.extra += extra(b, y, after) - extra(a, x, before)
 	if (f.remove != "" || f.put != "") && !w.yield(f, nil) {
 		return errEnough
 	}
@@ -577,6 +599,18 @@ func directory(e *objstore.Entry) *objstore.Entry {
 		return e
 	}
 	return nil
+}
+
+// extra is how many bytes more an object has than its name takes in a tree, where file is
+// what the name e stands for.
+func extra(e, file *objstore.Entry, object string) int64 {
+	switch {
+	case object == "" || file.Type != objstore.TypeFile:
+		return 0
+	case e.Type == objstore.TypeLink:
+		return file.Size
+	}
+	return file.Size - file.DataSize()
 }
 
 func links(e *objstore.Entry) int {

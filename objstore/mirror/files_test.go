@@ -347,6 +347,47 @@ func TestFilesGuard(t *testing.T) {
 	require.Empty(t, shown(t, at))
 }
 
+// TestFilesExtra: holes and further names of files cost a tenant nothing, and would fill the
+// place of the copy.
+func TestFilesExtra(t *testing.T) {
+	at, from := remote(t), source(t)
+	m := newMirror(t, at, "m")
+	small := map[string]file{"a": text("x"), "b": {kind: objstore.TypeLink, data: "a"}, "c": {kind: objstore.TypeFile, data: "x", before: 9}}
+	require.NoError(t, follow(t, m, 1, made(t, from, small), from))
+	state, err := m.FilesState(t.Context(), tenant, workspace)
+	require.NoError(t, err)
+	require.EqualValues(t, 1+9, state.Extra)
+
+	holes, names := maps.Clone(small), maps.Clone(small)
+	for i := range 10 {
+		holes[fmt.Sprint("d/", i)] = file{kind: objstore.TypeFile, data: "x", before: mirror.MaxHoles}
+		names[fmt.Sprint("d/", i)] = file{kind: objstore.TypeLink, data: "c"}
+	}
+	names["c"] = file{kind: objstore.TypeFile, data: "x", before: mirror.MaxHoles}
+	sequence := uint64(1)
+	for extra, files := range map[int64]map[string]file{10*mirror.MaxHoles + 10: holes, 11*mirror.MaxHoles + 10 + 1: names} {
+		sequence++
+		ref := made(t, from, files)
+		_, err := m.Commit(t.Context(), tenant, workspace, mirror.Head{Workspace: "id", Epoch: 1, Sequence: sequence, Ref: ref}, from)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		m.Step = func(string) { cancel() } // where it is begun, nothing more is written
+		var held *mirror.HeldBack
+		require.ErrorAs(t, m.CopyFiles(ctx, tenant, workspace, sequence, from), &held)
+		require.Equal(t, mirror.HeldBack{Extra: extra}, *held)
+		require.Contains(t, held.Error(), "stays as it was")
+		require.Len(t, shown(t, at), len(small))
+	}
+	m.Step = func(string) {}
+	small["e"] = text("y")
+	require.NoError(t, follow(t, m, 9, made(t, from, small), from))
+	require.Len(t, shown(t, at), len(small))
+	require.NoError(t, follow(t, m, 10, made(t, from, map[string]file{"a": text("x")}), from))
+	state, err = m.FilesState(t.Context(), tenant, workspace)
+	require.NoError(t, err)
+	require.Zero(t, state.Extra)
+}
+
 // TestFilesOfTwo: of two that copy at the same time one finds out, and what it may have
 // written late does not stay.
 func TestFilesOfTwo(t *testing.T) {
