@@ -1,6 +1,9 @@
 package mesh
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Requests and replies of the verbs for files.
 
@@ -10,9 +13,24 @@ type FileInfo struct {
 	Type     string    `json:"type"`               // file dir symlink fifo socket device
 	Size     int64     `json:"size"`               // bytes
 	Mode     uint32    `json:"mode"`               // permission bits with setuid, setgid and sticky (as chmod has them)
-	ModTime  time.Time `json:"mtime"`              // nanoseconds
+	ModTime  time.Time `json:"mtime"`              // nanoseconds; between the years 0 and 9999
 	Target   Path      `json:"target,omitempty"`   // of a symlink
 	Revision string    `json:"revision,omitempty"` // changes whenever the content may have changed
+}
+
+// MarshalJSON implements json.Marshaler. Some file systems take any 64 bits for a time; what
+// JSON has no text for is the first or last time that it has one for.
+func (f FileInfo) MarshalJSON() ([]byte, error) {
+	type plain FileInfo
+	switch year := f.ModTime.UTC().Year(); {
+	case year < 0:
+		f.ModTime = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	case year > 9999:
+		f.ModTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	default:
+		f.ModTime = f.ModTime.UTC()
+	}
+	return json.Marshal(plain(f))
 }
 
 // StatRequest asks for one name. Follow resolves a final symlink.

@@ -327,8 +327,7 @@ func (d *Dir) Stat(p string) (Stat, error) {
 
 // SetTime gives a name of the directory a time of modification.
 func (d *Dir) SetTime(p string, at time.Time) error {
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(at.UnixNano())}
 	return d.in(p, func(dir int, name string) error {
-		return unix.UtimesNanoAt(dir, name, ts, unix.AT_SYMLINK_NOFOLLOW)
+		return unix.UtimesNanoAt(dir, name, timesOf(&objstore.Entry{ModTime: at}), unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
