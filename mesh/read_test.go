@@ -33,7 +33,7 @@ func TestMessages(t *testing.T) {
 			if len(data)%2 == 1 {
 				msg.Header.Set("A", `with "data":"quotes"`)
 			}
-			_, err := js.PublishMsg(ctx, msg)
+			_, err := js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(40)) // a stream that was just made has no leader yet
 			require.NoError(t, err)
 		}
 		const last = 200

@@ -92,7 +92,7 @@ func TestCommandsGoByTheSettings(t *testing.T) {
 // command runs or somebody comes back.
 func TestWhatBecomesOfUnusedWorkspaces(t *testing.T) {
 	nodetest.Commands(t)
-	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Idle: 300 * time.Millisecond, Sweep: 200 * time.Millisecond})
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Idle: time.Second, Sweep: 200 * time.Millisecond})
 	ctx, c := t.Context(), m.Client
 	stop := m.AddNode(t, "n2", func(c *node.Config) { c.Labels = map[string]string{"n": "2"} })
 	for name, s := range map[string]mesh.Settings{
@@ -116,14 +116,16 @@ func TestWhatBecomesOfUnusedWorkspaces(t *testing.T) {
 	stop()
 	left := func(want ...string) {
 		t.Helper()
+		var last []string
 		require.Eventually(t, func() bool {
 			var names []string
 			for w, err := range c.Workspaces(ctx) {
 				require.NoError(t, err)
 				names = append(names, string(w.Name))
 			}
+			last = names
 			return slices.Equal(want, names)
-		}, 30*time.Second, 50*time.Millisecond, "%v", want)
+		}, time.Minute, 50*time.Millisecond, "%v are to be left, not %v", want, &last)
 	}
 	left("busy", "close", "long")
 	require.Eventually(t, func() bool { return m.Opened(t, "n1") == 1 }, 30*time.Second, 50*time.Millisecond)
