@@ -201,6 +201,13 @@ type WorkspaceDirRequest struct {
 	Settings            // without Zone and Labels: it is where its directory is
 }
 
+// WorkspaceConfirmRequest lets the readable copy of a workspace lose what its last commit
+// has removed, and the mirror holds back. CodeNotFound says that nothing is held back.
+type WorkspaceConfirmRequest struct {
+	Tenant    Tenant    `json:"tenant"`
+	Workspace Workspace `json:"workspace"`
+}
+
 // WorkspaceMoveRequest asks for a workspace to be on a node. It is asked again until
 // the reply says that it is.
 type WorkspaceMoveRequest struct {

@@ -98,8 +98,9 @@ const (
 	VerbAdminTokenList    = "token-list"
 	VerbAdminWorkspaceDir = "workspace-dir" // create a workspace in a directory of the node's host
 	VerbAdminMove         = "workspace-move"
-	VerbAdminRestore      = "restore" // make the mesh of its copy
-	VerbAdminCollect      = "collect" // delete a tenant's packs that nothing refers to
+	VerbAdminConfirm      = "workspace-confirm" // let its readable copy lose what is held back
+	VerbAdminRestore      = "restore"           // make the mesh of its copy
+	VerbAdminCollect      = "collect"           // delete a tenant's packs that nothing refers to
 )
 
 // OwnerSubject addresses the owner of a workspace in one tenure:

@@ -41,6 +41,8 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 		return n.moveWorkspace(ctx, req)
 	case mesh.VerbAdminCollect:
 		return n.answerCollect(ctx, req)
+	case mesh.VerbAdminConfirm:
+		return nil, n.confirmFiles(ctx, req)
 	case mesh.VerbAdminRestore:
 		return n.answerRestore(ctx, req)
 	case mesh.VerbAdminTokenList:

@@ -73,6 +73,7 @@ type mirroring struct {
 	cfg MirrorConfig
 	m   *mirror.Mirror
 
+	claiming sync.Mutex // one claims at a time, for all
 	mu       sync.Mutex
 	claimed  time.Time           // when the copy was last ours
 	paused   error               // why nothing is copied; nil: it is
@@ -246,6 +247,8 @@ func (r *mirroring) filesFailure() error {
 
 // claim makes sure that the copy is this mesh's.
 func (r *mirroring) claim(ctx context.Context) error {
+	r.claiming.Lock()
+	defer r.claiming.Unlock()
 	r.mu.Lock()
 	recent := time.Since(r.claimed) < claimAge
 	r.mu.Unlock()
@@ -471,6 +474,30 @@ func (r *mirroring) files(ctx context.Context, subject string, _ jetstream.Msg) 
 		return postponed(filesRetry)
 	}
 	return err
+}
+
+// confirmFiles lets a readable copy lose what is held back. The node that looks at it next
+// goes on with it.
+func (n *Node) confirmFiles(ctx context.Context, req *mesh.Request) error {
+	var a mesh.WorkspaceConfirmRequest
+	if err := req.Args(&a); err != nil {
+		return err
+	}
+	t, err := mesh.ParseTenant(string(a.Tenant))
+	if err != nil {
+		return err
+	}
+	w, err := mesh.ParseWorkspace(string(a.Workspace))
+	if err != nil {
+		return err
+	}
+	if n.mirror == nil {
+		return mesh.Errorf(mesh.CodeUnsupported, "node %s has no mirror; start the nodes with --s3 URL", n.cfg.Name)
+	}
+	if err := n.mirror.claim(ctx); err != nil {
+		return err
+	}
+	return n.mirror.m.ConfirmFiles(ctx, t, w)
 }
 
 // head is what the end of a journal says that the copy should have; nil: nothing yet.

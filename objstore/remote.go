@@ -70,6 +70,7 @@ type Object struct {
 type PutOptions struct {
 	Meta map[string]string // ASCII, 2 KiB at most
 	If   *string           // the Version that is there now, "" for no object; nil: whatever there is
+	Sum  ID                // SHA-256 of the bytes where the caller knows it: a driver may have the server check it; zero: unknown
 }
 
 // MaxSmall bounds the objects that GetSmall reads.
@@ -116,7 +117,7 @@ func (b *RemotePacks) name(id ID) string {
 
 // Put implements Bucket.
 func (b *RemotePacks) Put(ctx context.Context, id ID, data []byte) error {
-	_, err := b.r.Put(ctx, b.name(id), bytes.NewReader(data), int64(len(data)), PutOptions{})
+	_, err := b.r.Put(ctx, b.name(id), bytes.NewReader(data), int64(len(data)), PutOptions{Sum: id})
 	return err
 }
 

@@ -16,7 +16,7 @@ import (
 
 func newWorkspace() *cobra.Command {
 	cmd := &cobra.Command{Use: "workspace", Short: "List, create, remove and describe workspaces", RunE: needsSubcommand}
-	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceSet(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover(), newWorkspaceMove())
+	cmd.AddCommand(newWorkspaceLs(), newWorkspaceCreate(), newWorkspaceSet(), newWorkspaceRm(), newWorkspaceInfo(), newWorkspaceVerify(), newWorkspaceRecover(), newWorkspaceMove(), newWorkspaceConfirm())
 	return cmd
 }
 
@@ -165,18 +165,11 @@ func newWorkspaceMove() *cobra.Command {
 			"node is not waited for: that is for one that is frozen or cut off, and finds itself shut out if it comes back.",
 		Args: between(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := mesh.WorkspaceMoveRequest{Tenant: mesh.Tenant(tenant), Workspace: mesh.Workspace(args[0]), Node: mesh.Node(args[1]), FromDead: dead}
-			if tenant == "" {
-				cfg, err := t.ownConfig()
-				if err != nil {
-					return err
-				}
-				token, err := mesh.ParseToken(cfg.Token)
-				if err != nil {
-					return err
-				}
-				req.Tenant = token.Tenant
+			of, err := t.tenantOr(tenant)
+			if err != nil {
+				return err
 			}
+			req := mesh.WorkspaceMoveRequest{Tenant: of, Workspace: mesh.Workspace(args[0]), Node: mesh.Node(args[1]), FromDead: dead}
 			o, err := t.operator()
 			if err != nil {
 				return err
@@ -201,6 +194,50 @@ func newWorkspaceMove() *cobra.Command {
 	t.bindOwn(cmd)
 	cmd.Flags().StringVar(&tenant, "tenant", "", "`TENANT` of the workspace (default that of DIR/client.json)")
 	cmd.Flags().BoolVar(&dead, "from-dead", false, "its node is dead for certain: do not wait for it")
+	return cmd
+}
+
+// tenantOr is the tenant that is named, or else that of DIR/client.json.
+func (t *target) tenantOr(named string) (mesh.Tenant, error) {
+	if named != "" {
+		return mesh.Tenant(named), nil
+	}
+	cfg, err := t.ownConfig()
+	if err != nil {
+		return "", err
+	}
+	token, err := mesh.ParseToken(cfg.Token)
+	if err != nil {
+		return "", err
+	}
+	return token.Tenant, nil
+}
+
+func newWorkspaceConfirm() *cobra.Command {
+	var t target
+	var tenant string
+	cmd := &cobra.Command{
+		Use:   "confirm W",
+		Short: "Let its readable copy lose what the last commit has removed (operator)",
+		Long: "Let the readable copy of a workspace at the mirror lose what its last commit has removed. A commit that removes\n" +
+			"more than half of many files is held back there until the next commit, or until this is called; wsmesh status\n" +
+			"tells. The files go within half a minute.",
+		Args: between(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of, err := t.tenantOr(tenant)
+			if err != nil {
+				return err
+			}
+			o, err := t.operator()
+			if err != nil {
+				return err
+			}
+			defer o.Close()
+			return o.ask(cmd.Context(), mesh.VerbAdminConfirm, mesh.WorkspaceConfirmRequest{Tenant: of, Workspace: mesh.Workspace(args[0])}, nil)
+		},
+	}
+	t.bindOwn(cmd)
+	cmd.Flags().StringVar(&tenant, "tenant", "", "`TENANT` of the workspace (default that of DIR/client.json)")
 	return cmd
 }
 

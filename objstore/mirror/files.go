@@ -44,14 +44,17 @@ type Files struct {
 	To        objstore.Ref `json:"to"`        // what somebody makes of it now, or has died at; zero: nothing
 	By        string       `json:"by"`        // id of that work
 	Objects   int          `json:"objects"`
-	Links     int          `json:"links"`          // further names of files among them
-	Extra     int64        `json:"extra"`          // bytes, see MaxExtra
-	Held      uint64       `json:"held,omitempty"` // of the head that removes so much that the next one must too
+	Links     int          `json:"links"`                // further names of files among them
+	Extra     int64        `json:"extra"`                // bytes, see MaxExtra
+	Held      uint64       `json:"held,omitempty"`       // of the head that removes so much that the next one must too
+	HeldFiles int          `json:"held_files,omitempty"` // that it removes
+	Confirmed bool         `json:"confirmed,omitempty"`  // that somebody says so as well
 }
 
 // HeldBack is the error of a copy that is not made before the next commit says so too, or
-// has less Extra.
+// ConfirmFiles does, or has less Extra.
 type HeldBack struct {
+	Workspace  mesh.Workspace
 	Remove, Of int
 	Extra      int64
 }
@@ -60,7 +63,7 @@ func (e *HeldBack) Error() string {
 	if e.Extra > 0 {
 		return fmt.Sprintf("holes and further names of its files are %d bytes, more than the %d that the readable copy may have; it stays as it was until they are less", e.Extra, MaxExtra)
 	}
-	return fmt.Sprintf("its last commit removes %d of %d files; the readable copy keeps them until the next commit", e.Remove, e.Of)
+	return fmt.Sprintf("its last commit removes %d of %d files; the readable copy keeps them until the next commit, or until: wsmesh workspace confirm %s", e.Remove, e.Of, e.Workspace)
 }
 
 func filesStateName(t mesh.Tenant, w mesh.Workspace) string {
@@ -90,7 +93,7 @@ func (m *Mirror) CopyFiles(ctx context.Context, t mesh.Tenant, w mesh.Workspace,
 	if h.Mesh != m.mesh || h.Sequence < least {
 		return mesh.Errorf(mesh.CodeBusy, "its commit is not copied yet")
 	}
-	c := &filesCopy{m: m, at: workspaceBelow(t, w), name: filesStateName(t, w), head: h, from: from}
+	c := &filesCopy{m: m, workspace: w, at: workspaceBelow(t, w), name: filesStateName(t, w), head: h, from: from}
 	if c.copied, err = m.Store(t); err != nil {
 		return err
 	}
@@ -101,6 +104,9 @@ func (m *Mirror) CopyFiles(ctx context.Context, t mesh.Tenant, w mesh.Workspace,
 		c.state = Files{Format: Format, Mesh: m.mesh, Workspace: h.Workspace}
 	}
 	for c.state.Sequence < h.Sequence || !c.state.To.IsZero() {
+		if c.state.Held == h.Sequence && !c.meant() && c.state.To.IsZero() && !h.Removed {
+			return c.heldBack()
+		}
 		if err := c.pass(ctx); err != nil {
 			return err
 		}
@@ -108,14 +114,48 @@ func (m *Mirror) CopyFiles(ctx context.Context, t mesh.Tenant, w mesh.Workspace,
 	return nil
 }
 
+// ConfirmFiles lets the readable copy of a workspace lose what its last commit has removed,
+// and a HeldBack has told of. CodeNotFound says that nothing is held back.
+func (m *Mirror) ConfirmFiles(ctx context.Context, t mesh.Tenant, w mesh.Workspace) error {
+	for range swaps {
+		var f Files
+		version, err := getJSON(ctx, m.remote, filesStateName(t, w), &f)
+		switch {
+		case err != nil:
+			return err
+		case f.Mesh != m.mesh || f.Held == 0:
+			return mesh.Errorf(mesh.CodeNotFound, "nothing is held back of the readable copy of %s/%s", t, w)
+		}
+		f.Confirmed, f.By = true, mesh.NewID()
+		b, err := json.Marshal(&f)
+		if err != nil {
+			return err
+		}
+		if err := objstore.PutSmall(ctx, m.remote, filesStateName(t, w), b, version); mesh.CodeOf(err) != mesh.CodeConflict {
+			return err
+		}
+	}
+	return mesh.Errorf(mesh.CodeBusy, "the readable copy of %s/%s is written all the time", t, w)
+}
+
 // filesCopy is the work on one readable copy.
 type filesCopy struct {
 	m            *Mirror
+	workspace    mesh.Workspace
 	at, name     string // what names begin with; name of the state
 	head         Head
 	from, copied *objstore.Store
 	state        Files
 	version      string // of the state
+}
+
+// meant reports whether a removal of so much has been said twice.
+func (c *filesCopy) meant() bool {
+	return c.state.Confirmed || c.state.Held != 0 && c.state.Held != c.head.Sequence
+}
+
+func (c *filesCopy) heldBack() error {
+	return &HeldBack{Workspace: c.workspace, Remove: c.state.HeldFiles, Of: c.state.Objects}
 }
 
 // pass makes the copy equal to the head, or to what somebody has begun before.
@@ -153,15 +193,11 @@ func (c *filesCopy) pass(ctx context.Context) error {
 		extra += c.state.Extra
 	}
 	if begun.IsZero() && extra > MaxExtra {
-		return &HeldBack{Extra: extra}
+		return &HeldBack{Workspace: c.workspace, Extra: extra}
 	}
-	of := c.state.Objects
-	if begun.IsZero() && !c.head.Removed && n > GuardedFiles && n > of/2 && of > 0 && (c.state.Held == 0 || c.state.Held == c.head.Sequence) {
-		if c.state.Held == 0 {
-			c.state.Held = c.head.Sequence
-			err = c.save(ctx)
-		}
-		return firstOf(err, &HeldBack{Remove: n, Of: of})
+	if begun.IsZero() && !c.head.Removed && n > GuardedFiles && n > c.state.Objects/2 && c.state.Objects > 0 && !c.meant() {
+		c.state.Held, c.state.HeldFiles = c.head.Sequence, n
+		return firstOf(c.save(ctx), c.heldBack())
 	}
 	if c.state.To = begun; begun.IsZero() {
 		c.state.To = c.head.Ref
@@ -187,7 +223,7 @@ func (c *filesCopy) pass(ctx context.Context) error {
 		c.state.Objects, c.state.Links = 0, 0
 	}
 	c.state.Objects, c.state.Links, c.state.Extra = c.state.Objects+d.objects, c.state.Links+d.links, extra
-	c.state.Ref, c.state.To, c.state.Held = c.state.To, objstore.Ref{}, 0
+	c.state.Ref, c.state.To, c.state.Held, c.state.HeldFiles, c.state.Confirmed = c.state.To, objstore.Ref{}, 0, 0, false
 	if begun.IsZero() || begun == c.head.Ref {
 		c.state.Sequence = c.head.Sequence
 	}

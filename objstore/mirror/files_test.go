@@ -326,7 +326,7 @@ func TestFilesGuard(t *testing.T) {
 	for range 2 {
 		var held *mirror.HeldBack
 		require.ErrorAs(t, follow(t, m, 2, few, from), &held)
-		require.Equal(t, mirror.HeldBack{Remove: len(files) - 1, Of: len(files)}, *held)
+		require.Equal(t, mirror.HeldBack{Workspace: workspace, Remove: len(files) - 1, Of: len(files)}, *held)
 		require.Len(t, shown(t, at), len(files))
 	}
 	require.NoError(t, follow(t, m, 3, all, from), "they are back")
@@ -334,16 +334,30 @@ func TestFilesGuard(t *testing.T) {
 	require.NoError(t, follow(t, m, 5, few, from))
 	require.Len(t, shown(t, at), 2)
 
-	// What is as good as unknown is guarded as well.
+	// Or somebody says that it is meant, for this time.
+	missing := m.ConfirmFiles(t.Context(), tenant, workspace)
+	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(missing), "%v", missing)
 	require.NoError(t, follow(t, m, 6, all, from))
+	require.Error(t, follow(t, m, 7, few, from))
+	other := newMirror(t, at, "other")
+	missing = other.ConfirmFiles(t.Context(), tenant, workspace)
+	require.Equal(t, mesh.CodeNotFound, mesh.CodeOf(missing), "%v", missing)
+	for range 2 {
+		require.NoError(t, m.ConfirmFiles(t.Context(), tenant, workspace))
+	}
+	require.NoError(t, follow(t, m, 7, few, from))
+	require.Len(t, shown(t, at), 2)
+
+	// What is as good as unknown is guarded as well.
+	require.NoError(t, follow(t, m, 8, all, from))
 	state := readable + "files.json"
 	b, version, err := objstore.GetSmall(t.Context(), at, state)
 	require.NoError(t, err)
 	require.NoError(t, objstore.PutSmall(t.Context(), at, state, bytes.ReplaceAll(b, []byte(all.Commit.String()), []byte(strings.Repeat("0", 64))), version))
-	require.Error(t, follow(t, m, 7, few, from))
+	require.Error(t, follow(t, m, 9, few, from))
 	require.Len(t, shown(t, at), len(files))
 	// Removing the workspace is meant.
-	require.NoError(t, follow(t, m, 8, objstore.Ref{}, nil))
+	require.NoError(t, follow(t, m, 10, objstore.Ref{}, nil))
 	require.Empty(t, shown(t, at))
 }
 
@@ -374,7 +388,7 @@ func TestFilesExtra(t *testing.T) {
 		m.Step = func(string) { cancel() } // where it is begun, nothing more is written
 		var held *mirror.HeldBack
 		require.ErrorAs(t, m.CopyFiles(ctx, tenant, workspace, sequence, from), &held)
-		require.Equal(t, mirror.HeldBack{Extra: extra}, *held)
+		require.Equal(t, mirror.HeldBack{Workspace: workspace, Extra: extra}, *held)
 		require.Contains(t, held.Error(), "stays as it was")
 		require.Len(t, shown(t, at), len(small))
 	}

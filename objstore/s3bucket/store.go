@@ -28,11 +28,14 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -195,7 +198,7 @@ func (s *Store) put(ctx context.Context, name string, body io.Reader, size int64
 	default:
 		in.IfMatch = how.If
 	}
-	out, err := s.client.PutObject(ctx, in)
+	out, err := s.client.PutObject(ctx, in, summed(how.Sum))
 	if how.If != nil && statusOf(err) == http.StatusNotFound && apiCode(err) != noSuchBucket {
 		return "", mesh.Errorf(mesh.CodeConflict, "no object is there")
 	}
@@ -203,6 +206,24 @@ func (s *Store) put(ctx context.Context, name string, body io.Reader, size int64
 		return "", err
 	}
 	return aws.ToString(out.ETag), nil
+}
+
+// summed has a request signed with the SHA-256 of its body that is known already, which
+// the server checks. Over TLS the SDK signs none.
+func summed(sum objstore.ID) func(*s3.Options) {
+	known := middleware.FinalizeMiddlewareFunc("KnownPayloadHash", func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+		if r, ok := in.Request.(*smithyhttp.Request); ok && !r.IsHTTPS() {
+			ctx = v4.SetPayloadHash(ctx, sum.String())
+		}
+		return next.HandleFinalize(ctx, in)
+	})
+	return func(o *s3.Options) {
+		if !sum.IsZero() {
+			o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
+				return stack.Finalize.Insert(known, "ComputePayloadHash", middleware.Before)
+			})
+		}
+	}
 }
 
 // exact fails where a content is shorter than it was said to be.

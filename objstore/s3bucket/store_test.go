@@ -1,9 +1,14 @@
 package s3bucket_test
 
 import (
+	"encoding/pem"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +41,35 @@ func remote(t *testing.T, url string) {
 	for o, err := range open(t, "s3://bucket?endpoint="+url).List(t.Context(), "", "") {
 		require.NoError(t, err)
 		require.Fail(t, "left", "%s", o.Name)
+	}
+}
+
+// TestSum: a server is told the sum of what comes, and refuses other bytes; over TLS, where
+// nothing is signed that way, it does no harm.
+func TestSum(t *testing.T) {
+	s3test.Setenv(t)
+	plain := s3test.Start(t).URL()
+	at, err := url.Parse(plain)
+	require.NoError(t, err)
+	secure := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(at))
+	t.Cleanup(secure.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600))
+	t.Setenv("AWS_CA_BUNDLE", ca)
+	for _, url := range []string{plain, secure.URL} {
+		s := open(t, "s3://bucket/sum?endpoint="+url)
+		put := func(data string, sum objstore.ID) error {
+			_, err := s.Put(t.Context(), "x", strings.NewReader(data), int64(len(data)), objstore.PutOptions{Sum: sum})
+			return err
+		}
+		require.NoError(t, put("one", objstore.IDOf([]byte("one"))))
+		if url == plain {
+			err := put("two", objstore.IDOf([]byte("one")))
+			require.Equal(t, mesh.CodeInvalid, mesh.CodeOf(err), "%v", err)
+		}
+		data, _, err := objstore.GetSmall(t.Context(), s, "x")
+		require.NoError(t, err)
+		require.Equal(t, "one", string(data))
 	}
 }
 
