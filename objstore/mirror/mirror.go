@@ -36,8 +36,9 @@
 // CopyFiles keeps the files of a workspace's head as objects of their own, for people and
 // for other tools; nothing is restored from it. The bytes are the file's, its metadata say
 // mode (octal), mtime (seconds since 1970) and, with symlink: true, that the bytes are a
-// link's target. An empty directory is an object whose name ends with a slash; FIFOs are
-// left out, and each further name of a file is a file. In names, a byte that is of no
+// link's target. An empty directory is an object whose name ends with a slash; FIFOs and
+// files with more than MaxHoles are left out, and each further name of a file is a file;
+// where holes and such names are more than MaxExtra it stays as it was. In names, a byte that is of no
 // UTF-8, a control character or a percent sign is %XX. What has a longer name than S3 or
 // a file system takes is files-overflow/<SHA-256 of its path>, beside an object .path
 // that holds the path.
