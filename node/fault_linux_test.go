@@ -313,7 +313,7 @@ func TestDeepPaths(t *testing.T) {
 		if deeper {
 			// A command goes deeper than any path can say.
 			script := "import os, sys\nfor _ in range(4200 // (len(sys.argv[1]) + 1)): os.mkdir(sys.argv[1]); os.chdir(sys.argv[1])\nopen('f', 'w').write('deeper')"
-			require.NoError(t, ws.Command(ctx, "python3", "-c", script, name).Run())
+			requireCode(t, mesh.CodeTooLarge, ws.Command(ctx, "python3", "-c", script, name).Run())
 			for e, err := range ws.Search(ctx, mesh.SearchRequest{Path: mesh.Path(name)}) {
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(e.Path), mesh.MaxPathBytes)

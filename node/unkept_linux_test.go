@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,8 +33,9 @@ func TestWhatCannotBeKept(t *testing.T) {
 		}
 		require.NoError(t, f.Close())
 
-		beside := u2.Command(t.Context(), "sh", "-c", "until [ -e go ]; do sleep 0.05; done; echo 4 > h")
+		beside := u2.Command(t.Context(), "sh", "-c", "touch begun; until [ -e go ]; do sleep 0.05; done; echo 4 > h")
 		require.NoError(t, beside.Start())
+		require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(hostTree(m), "users/u2/begun")); return err == nil }, 30*time.Second, 10*time.Millisecond)
 		err = run(u1, "mv torn torn2; echo 1 > f")
 		requireCode(t, mesh.CodeTooLarge, err)
 		require.ErrorContains(t, err, `"torn2": its 19999 holes`)

@@ -52,7 +52,7 @@ type Changed struct {
 type Unkept struct {
 	Path  string
 	Ctime Timespec    // when it was changed last
-	Why   *mesh.Error // CodeDenied: this process may not read it; CodeTooLarge: over MaxOp
+	Why   *mesh.Error // CodeDenied: this process may not read it; CodeTooLarge: over MaxOp, or its path is too long
 }
 
 // Since reports whether it may have been changed at t or later.

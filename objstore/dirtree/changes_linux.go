@@ -230,7 +230,7 @@ func (c *changes) decide(f *difference) {
 		return
 	}
 	key := inode{f.st.Dev, f.st.Ino}
-	if f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 {
+	if f.st.kind() == objstore.TypeFile && f.st.Nlink > 1 && f.unkept != errTooLong { // its other names may be kept
 		if lead := c.lead[key]; lead != nil {
 			c.link(f, lead)
 			return

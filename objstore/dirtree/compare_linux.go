@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -208,6 +209,11 @@ func (c *comparer) look(dir directory, buf []byte) (found []difference, dirs []d
 	return found, dirs, nil
 }
 
+// tooLong is a name that no request could name.
+func tooLong(p string, st Stat) difference { return difference{path: p, st: st, unkept: errTooLong} }
+
+var errTooLong = mesh.Errorf(mesh.CodeTooLarge, "its path is longer than %d bytes", mesh.MaxPathBytes)
+
 var errUnreadable = mesh.Errorf(mesh.CodeDenied, "the node may not read it; let its owner do so (chmod u+rX)")
 
 // vanished reports whether a name is not what it was when it was described, or was not
@@ -223,7 +229,11 @@ func (d *Dir) vanished(p string, described Stat, err error) bool {
 func (c *comparer) name(p string, now Stat, n *node, found *[]difference) (kept, into bool) {
 	isDir := now.kind() == objstore.TypeDir
 	skipped := isDir && c.skipped(p)
-	if now.kind() == 0 || len(p) > mesh.MaxPathBytes || skipped && dirNode(n) == nil {
+	if now.kind() == 0 || skipped && dirNode(n) == nil {
+		return false, false
+	}
+	if len(p) > mesh.MaxPathBytes {
+		*found = append(*found, tooLong(p, now))
 		return false, false
 	}
 	if skipped {
@@ -303,7 +313,7 @@ func statOf(st *unix.Stat_t) Stat {
 // ledger last knew it.
 func (d *Dir) Differs(ctx context.Context, s *Scan, tree Snapshot) (bool, error) {
 	found, _, _, err := d.compare(ctx, s, tree)
-	return len(found) > 0, err
+	return slices.ContainsFunc(found, func(f difference) bool { return f.unkept != errTooLong }), err
 }
 
 // Describe tells a ledger how the file system describes its names, in a directory

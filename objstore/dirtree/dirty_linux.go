@@ -274,7 +274,10 @@ func (s *suspects) judge() error {
 			continue // the directory itself is always looked at
 		}
 		if len(path.Dir(p)) > mesh.MaxPathBytes {
-			continue // not kept
+			if x := s.names[p]; !x.gone {
+				c.found = append(c.found, tooLong(p, x.st))
+			}
+			continue
 		}
 		if dir := c.tree.find(path.Dir(p)); dir == nil || dir.entry.Type != objstore.TypeDir {
 			return errUnclear

@@ -3,6 +3,7 @@ package dirtree_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,45 @@ func TestUnkept(t *testing.T) {
 	}
 	capture(t, d, l, stored)
 	require.Equal(t, describe(t, dir), describe(t, restored(t, t, l.Snapshot(), stored)))
+}
+
+// TestUnkeptPaths: what is deeper than a path can say is told of, and not its other names.
+func TestUnkeptPaths(t *testing.T) {
+	dir, stored, l := t.TempDir(), contents{}, dirtree.NewLedger()
+	d := openDir(t, dir)
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	name := strings.Repeat("d", 250)
+	for range 16 {
+		require.NoError(t, unix.Mkdirat(fd, name, 0o755))
+		next, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(fd))
+		fd = next
+	}
+	defer func() { require.NoError(t, unix.Close(fd)) }()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644))
+	capture(t, d, l, stored)
+	require.NoError(t, unix.Linkat(unix.AT_FDCWD, filepath.Join(dir, "f"), fd, name, 0))
+	for range 2 {
+		found, err := d.Changes(t.Context(), stored.scan(), l.Snapshot())
+		require.NoError(t, err)
+		require.Zero(t, found.Left)
+		require.Len(t, found.Unkept, 1)
+		require.Equal(t, mesh.CodeTooLarge, found.Unkept[0].Why.Code)
+		require.Len(t, found.Unkept[0].Path, 17*251-1)
+		for i := range found.Changes {
+			c := &found.Changes[i]
+			require.LessOrEqual(t, len(c.Op.Path), mesh.MaxPathBytes)
+			l.Apply(&c.Op, time.Now())
+			l.Seen(string(c.Op.Path), c.Seen, 0)
+		}
+	}
+	differs, err := d.Differs(t.Context(), &dirtree.Scan{}, l.Snapshot())
+	require.NoError(t, err)
+	require.False(t, differs, "of what is kept")
+	_, kept := l.Entry("f")
+	require.True(t, kept)
 }
 
 // holes makes a file with so many holes.
