@@ -66,6 +66,7 @@ type fileState struct {
 	bytes     int                     // of them
 	changed   time.Time               // of the last op
 	answers   []objstore.Answer
+	answered  int                 // bytes of the answers
 	oldest    time.Time           // when the first op came that is in no commit
 	failure   error               // of the last checkpoint; nil where it was made
 	history   []mesh.HistoryEntry // since the commit, the newest
@@ -156,19 +157,15 @@ const maxAnswerBytes = 1 << 20
 
 // answer keeps the answers of the last DefaultAnswerAge, the newest that fit.
 func (f *fileState) answer(news []objstore.Answer, now time.Time) {
+	size := func(a *objstore.Answer) int { return 64 + len(a.ID) + len(a.Body) }
+	for i := range news {
+		f.answered += size(&news[i])
+	}
 	f.answers = append(f.answers, news...)
-	if len(news) == 0 {
-		return
+	for len(f.answers) > 0 && (f.answered > maxAnswerBytes || now.Sub(f.answers[0].Time) > DefaultAnswerAge) {
+		f.answered -= size(&f.answers[0])
+		f.answers = f.answers[1:]
 	}
-	size, from := 0, len(f.answers)
-	for ; from > 0; from-- {
-		a := &f.answers[from-1]
-		size += 64 + len(a.ID) + len(a.Body)
-		if size > maxAnswerBytes || now.Sub(a.Time) > DefaultAnswerAge {
-			break
-		}
-	}
-	f.answers = f.answers[from:]
 }
 
 // knows reports whether the journal has a path as it is on the disk now. What it
