@@ -215,8 +215,15 @@ func TestWipedAndRestored(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "v", string(e.Value))
 
-	files := "s3://" + s3test.Bucket + "/p/tenants/dev/workspaces/main/files/plain/?endpoint=" + server.URL()
-	out, err := box.Run(ctx, "workspace", "create", "pulled", "--from", files)
+	// The readable copy is the tree, but for what an object cannot be.
+	at := "s3://" + s3test.Bucket + "/p/tenants/dev/workspaces/main/files/"
+	out, err := box.Run(ctx, "workspace", "create", "whole", "--from", at+"?endpoint="+server.URL())
+	require.NoError(t, err, out)
+	const alike = `cd odd; find . ! -type d ! -name pipe -printf '%P|%y|%m|%s|%T@|%l\n' | sed 's/^exec|f|4/exec|f|/' | LC_ALL=C sort; find . -type d -empty -printf '%P|%y\n' | LC_ALL=C sort; chmod 600 file again a/b/third; find . -type f -exec sha256sum {} + | LC_ALL=C sort; chmod 0 file again a/b/third`
+	require.Equal(t, run(other, "main", alike), run(other, "whole", alike))
+
+	files := at + "plain/?endpoint=" + server.URL()
+	out, err = box.Run(ctx, "workspace", "create", "pulled", "--from", files)
 	require.NoError(t, err, out)
 	require.Equal(t, "after", read(other.Workspace("pulled"), "d/f"))
 	info, err := other.Workspace("pulled").Stat(ctx, "d/f")

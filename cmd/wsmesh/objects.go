@@ -17,6 +17,7 @@ import (
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirbucket"
+	"github.com/wsmesh/wsmesh/objstore/mirror"
 	"github.com/wsmesh/wsmesh/objstore/s3bucket"
 )
 
@@ -44,14 +45,29 @@ func below(at string) string {
 	return u.String()
 }
 
-// openObjects opens what is at a URL. For reading it makes nothing there.
+// openObjects opens what is at a URL. For reading it makes nothing there, and all that is
+// below a directory of a mirror's readable copy has the names that the files have.
 func openObjects(ctx context.Context, at string, reading bool) (objects, error) {
+	o, root, dir, err := openAt(ctx, at, reading)
+	if err != nil || !reading || o.name != "" {
+		return o, err
+	}
+	files, err := mirror.OpenFiles(ctx, root, dir)
+	if err == nil && files != nil {
+		o.r = files
+	}
+	return o, err
+}
+
+// openAt returns the objects at a URL as they are, and the remote and the directory in it
+// that they are in.
+func openAt(ctx context.Context, at string, reading bool) (o objects, root objstore.Remote, dir string, err error) {
 	u, err := url.Parse(at)
 	switch {
 	case err != nil || !isURL(at):
-		return objects{}, mesh.Errorf(mesh.CodeInvalid, "%.200q is no URL of objects; write s3://BUCKET/NAME or file:///DIR/NAME, with %%20 for a space and so on", at)
+		return objects{}, nil, "", mesh.Errorf(mesh.CodeInvalid, "%.200q is no URL of objects; write s3://BUCKET/NAME or file:///DIR/NAME, with %%20 for a space and so on", at)
 	case u.Fragment != "":
-		return objects{}, mesh.Errorf(mesh.CodeInvalid, "%.200q has a #, behind which nothing is a name; write %%23 for one in a name", at)
+		return objects{}, nil, "", mesh.Errorf(mesh.CodeInvalid, "%.200q has a #, behind which nothing is a name; write %%23 for one in a name", at)
 	case u.Scheme == "file":
 		return openFileURL(u, at, reading)
 	}
@@ -59,39 +75,40 @@ func openObjects(ctx context.Context, at string, reading bool) (objects, error) 
 	u.Path, u.RawPath = "/", ""
 	r, err := s3Remote(s3bucket.Open(ctx, u.String()))
 	if err != nil {
-		return objects{}, err
+		return objects{}, nil, "", err
 	}
-	return objects{url: at, r: objstore.Below(r, dir), name: name}, nil
+	return objects{url: at, r: objstore.Below(r, dir), name: name}, r, dir, nil
 }
 
 // openFileURL is openObjects of a file:// URL. The metadata of files are at the root of
 // their store.
-func openFileURL(u *url.URL, at string, reading bool) (objects, error) {
+func openFileURL(u *url.URL, at string, reading bool) (o objects, root objstore.Remote, below string, err error) {
 	if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || !fs.ValidPath(strings.Trim(u.Path, "/")) {
-		return objects{}, mesh.Errorf(mesh.CodeInvalid, "%.200q is not file:///DIR with an absolute path", at)
+		return objects{}, nil, "", mesh.Errorf(mesh.CodeInvalid, "%.200q is not file:///DIR with an absolute path", at)
 	}
 	dir, name := filepath.Split(u.Path)
 	dir = filepath.Clean(dir)
-	root := dirbucket.Root(dir)
-	store := dirbucket.View(root)
+	top := dirbucket.Root(dir)
+	store := dirbucket.View(top)
 	if reading {
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			return objects{}, mesh.Errorf(mesh.CodeNotFound, "there is no local directory %s", dir)
+			return objects{}, nil, "", mesh.Errorf(mesh.CodeNotFound, "there is no local directory %s", dir)
 		}
 	} else {
 		var err error
-		if store, err = dirbucket.OpenStore(root); err != nil {
-			return objects{}, mesh.About(at, err)
+		if store, err = dirbucket.OpenStore(top); err != nil {
+			return objects{}, nil, "", mesh.About(at, err)
 		}
 	}
-	prefix, err := filepath.Rel(root, dir)
+	prefix, err := filepath.Rel(top, dir)
 	if err != nil {
-		return objects{}, local(err)
+		return objects{}, nil, "", local(err)
 	}
 	if prefix += "/"; prefix == "./" {
 		prefix = ""
 	}
-	return objects{url: at, r: objstore.Below(store, filepath.ToSlash(prefix)), name: name}, nil
+	prefix = filepath.ToSlash(prefix)
+	return objects{url: at, r: objstore.Below(store, prefix), name: name}, store, prefix, nil
 }
 
 // missing is what to say where nothing is.
@@ -139,18 +156,18 @@ func (c *crossing) add(name string) error {
 
 // The metadata of objects that say what a file is.
 const (
-	metaMode    = "mode"    // octal with a leading 0; else decimal, as s3fs writes it
+	metaMode    = "mode"    // octal with a leading 0 or of four digits; else decimal, as s3fs writes it
 	metaTime    = "mtime"   // seconds since 1970, with a fraction
 	metaSymlink = "symlink" // "true": the content is the target
 )
 
 // objectMode is an object's mode; other where it has none.
 func objectMode(o objstore.Object, other fs.FileMode) fs.FileMode {
-	base := 10
-	if strings.HasPrefix(o.Meta[metaMode], "0") {
+	text, base := o.Meta[metaMode], 10
+	if strings.HasPrefix(text, "0") || len(text) == len("4755") { // one of s3fs has the type too, and five digits
 		base = 8
 	}
-	m, err := strconv.ParseUint(o.Meta[metaMode], base, 32)
+	m, err := strconv.ParseUint(text, base, 32)
 	if err != nil {
 		return other
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"io/fs"
 	"net/url"
 	"strings"
 	"testing"
@@ -173,5 +174,15 @@ func TestCrossing(t *testing.T) {
 			}
 		}
 		require.Equal(t, crossed, err != nil, "%s: %v", names, err)
+	}
+}
+
+// TestObjectMode: modes are octal, as our readable copy, get and rclone write them, or
+// decimal with the type, as s3fs does.
+func TestObjectMode(t *testing.T) {
+	for text, want := range map[string]fs.FileMode{
+		"0644": 0o644, "0000": 0, "4755": 0o755, "1777": 0o777, "0100640": 0o640, "33188": 0o644, "16877": 0o755, "": 0o600, "x": 0o600, "-644": 0o600,
+	} {
+		require.Equal(t, want, objectMode(objstore.Object{Meta: map[string]string{metaMode: text}}, 0o600), text)
 	}
 }

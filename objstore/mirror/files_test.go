@@ -104,6 +104,30 @@ func shown(t *testing.T, r objstore.Remote) map[string]string {
 	return all
 }
 
+// truly reads the readable copy by the names that its files have.
+func truly(t *testing.T, r objstore.Remote, dir string) map[string]string {
+	t.Helper()
+	view, err := mirror.OpenFiles(t.Context(), r, dir)
+	require.NoError(t, err)
+	require.NotNil(t, view)
+	all := map[string]string{}
+	for o, err := range view.List(t.Context(), "", "") {
+		require.NoError(t, err)
+		if o.Name == "" { // the directory itself
+			continue
+		}
+		data, now, err := view.Get(t.Context(), o.Name, 0, 64<<20)
+		require.NoError(t, err, o.Name)
+		require.Equal(t, o.Name, now.Name)
+		require.NotEmpty(t, now.Meta["mtime"], o.Name)
+		all[o.Name] = string(data)
+		o, err = view.Stat(t.Context(), o.Name)
+		require.NoError(t, err)
+		require.EqualValues(t, len(data), o.Size)
+	}
+	return all
+}
+
 func short(data []byte) any {
 	if len(data) > 100 {
 		return objstore.IDOf(data)
@@ -193,6 +217,30 @@ func TestFiles(t *testing.T) {
 		}
 		require.NoError(t, follow(t, m, 1, made(t, from, files), from))
 		require.Equal(t, want, shown(t, r))
+
+		as := map[string]string{"only-fifo/": "", "linked/hard": "one", "hole": strings.Repeat("\x00", 1<<20) + "end"}
+		for p, f := range files {
+			switch {
+			case f.kind == objstore.TypeDir:
+				as[p+"/"] = ""
+			case f.kind != objstore.TypeFIFO && f.kind != objstore.TypeLink && f.before == 0:
+				as[p] = f.data
+			}
+		}
+		for dir, below := range map[string]string{"": "", "100%25/": "100%/", "odd/": "odd/", "files/": "files/", deep + "/": deep + "/"} {
+			part := map[string]string{}
+			for p, data := range as {
+				if rest, ok := strings.CutPrefix(p, below); ok {
+					part[rest] = data
+				}
+			}
+			require.Equal(t, part, truly(t, r, readable+"files/"+dir), dir)
+		}
+		for _, none := range []string{"", "tenants/", readable, readable + "other/", "tenants/acme/workspaces/none/files/"} {
+			view, err := mirror.OpenFiles(t.Context(), r, none)
+			require.NoError(t, err)
+			require.Nil(t, view, none)
+		}
 
 		// A link shows what its file has, in a directory where nothing else changed.
 		files["a"] = text("another")
