@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"fmt"
 	"context"
 	"testing"
 	"time"
@@ -88,6 +89,25 @@ func TestSilentOwnerKeepsItsWorkspace(t *testing.T) {
 	b, err := m.Client.Workspace("repo").ReadFile(t.Context(), "f")
 	require.NoError(t, err)
 	require.Equal(t, "1", string(b))
+}
+
+// Who asks where a workspace is that is open does not take it from its owner, whichever
+// node is asked.
+func TestALivingOwnerKeepsItsWorkspace(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	m.AddNode(t, "n2")
+	for i := range 4 {
+		name := fmt.Sprintf("w-%d", i)
+		require.NoError(t, m.Client.Workspace(name).WriteFile(t.Context(), "f", []byte("1"), 0))
+		has, err := m.Client.Workspace(name).Info(t.Context())
+		require.NoError(t, err)
+		for range 3 {
+			info, err := m.Connect(t, m.Token(t, nodetest.Tenant)).Workspace(name).Info(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, has.Node, info.Node)
+			require.Equal(t, has.Epoch, info.Epoch)
+		}
+	}
 }
 
 // A silent owner who does not renew its record, while the others renew theirs, is dead.
