@@ -110,12 +110,6 @@ func (c *comparer) provisional(n *node) bool {
 	return n.provisional != 0 && n.provisional >= c.since && n.provisional <= c.until
 }
 
-// before reports whether a file that changed at t cannot have changed at now or later. A
-// file system may know no more than the second.
-func (t Timespec) before(now Timespec) bool {
-	return t.Sec < now.Sec || t.Sec == now.Sec && t.Nsec < now.Nsec && t.Nsec != 0
-}
-
 // Tick is what the time of a file would be that changed now. It goes on some hundred
 // times in a second.
 func Tick() Timespec {

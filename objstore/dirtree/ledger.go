@@ -62,6 +62,12 @@ type Stat struct {
 // Timespec is a time as the file system has it.
 type Timespec struct{ Sec, Nsec int64 }
 
+// before reports whether a file that changed at t cannot have changed at now or later. A
+// file system may know no more than the second.
+func (t Timespec) before(now Timespec) bool {
+	return t.Sec < now.Sec || t.Sec == now.Sec && t.Nsec < now.Nsec && t.Nsec != 0
+}
+
 // NewLedger returns the ledger of an empty directory.
 func NewLedger() *Ledger {
 	root := &node{entry: objstore.Entry{Type: objstore.TypeDir, Mode: 0o700, ModTime: time.Unix(0, 0).UTC()}, children: map[string]*node{}}
