@@ -306,6 +306,8 @@ func do(ctx context.Context, m *client.Memory, in memoryCall) (out memoryAnswer)
 func delay(t *testing.T, m *nodetest.Mesh) *atomic.Int64 {
 	var delayed atomic.Int64
 	var late sync.WaitGroup
+	var mu sync.Mutex
+	over := false // nothing is late any more
 	door, tenant := m.Door(t, "late"), m.DialToken(t, m.Token(t, nodetest.Tenant))
 	change := mesh.APISubject(nodetest.Tenant, mesh.ServiceMemory, mesh.VerbMemoryCommit)
 	_, err := door.QueueSubscribe(change, mesh.APIQueue, func(got *nats.Msg) {
@@ -313,6 +315,11 @@ func delay(t *testing.T, m *nodetest.Mesh) *atomic.Int64 {
 		on.Header, on.Data, on.Reply = got.Header, got.Data, got.Reply
 		if rand.N(10) > 0 {
 			tenant.PublishMsg(on) //nolint:errcheck // the client asks again
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
 			return
 		}
 		delayed.Add(1)
@@ -323,7 +330,12 @@ func delay(t *testing.T, m *nodetest.Mesh) *atomic.Int64 {
 	})
 	require.NoError(t, err)
 	require.NoError(t, door.Flush())
-	t.Cleanup(late.Wait)
+	t.Cleanup(func() {
+		mu.Lock()
+		over = true
+		mu.Unlock()
+		late.Wait()
+	})
 	return &delayed
 }
 
