@@ -175,7 +175,11 @@ func (r *Runner) Check(ctx context.Context) error {
 	if err := r.Refusal(); err != nil {
 		return err
 	}
-	return r.canary(ctx)
+	err := r.canary(ctx)
+	if r.warm != nil {
+		r.warm.retireCanary()
+	}
+	return err
 }
 
 // canary runs /bin/true exactly as a tenant's command would run.

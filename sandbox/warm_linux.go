@@ -238,6 +238,19 @@ func (w *warm) retire(b *box) {
 	}
 }
 
+// retireCanary takes the sandboxes of canaries out of use: each has a directory of its own,
+// that no other command will have.
+func (w *warm) retireCanary() {
+	uid, _ := TenantIDs(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key, b := range w.boxes {
+		if key.uid == uid {
+			w.retire(b)
+		}
+	}
+}
+
 // give takes a sandbox back from a command.
 func (w *warm) give(b *box) {
 	full := b.scratchBytes() > DefaultWarmScratch

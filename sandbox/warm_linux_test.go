@@ -48,6 +48,19 @@ func (b *bench) box(t *testing.T) *box {
 	return nil
 }
 
+// A check keeps no sandbox: a node does one again and again, and they would take the
+// places of tenants'.
+func TestCheckKeepsNothing(t *testing.T) {
+	b := newBwrapBench(t)
+	require.False(t, b.sameSandbox(t))
+	for range 3 {
+		require.NoError(t, b.runner.Check(t.Context()))
+	}
+	n, _ := b.runner.WarmUsage()
+	require.Equal(t, 1, n)
+	require.True(t, b.sameSandbox(t), "the one of a command stays")
+}
+
 func TestWarmKeeps(t *testing.T) {
 	b := newBwrapBench(t)
 	require.False(t, b.sameSandbox(t))

@@ -16,12 +16,13 @@ import (
 	"github.com/wsmesh/wsmesh/mesh/auth"
 )
 
-// adminTime bounds one request of the operator: longer than a node may need
-// to read its registry, short enough for a person to wait.
-const adminTime = 10 * time.Second
+// adminTime bounds one request of the operator: longer than a server needs to find out
+// that a node is frozen, to which it hands all that it gets where no other one is connected
+// to it.
+const adminTime = 20 * time.Second
 
 // adminAgain is when a request that may be asked again first is, unanswered, and then
-// after twice as long each time: a node that is frozen swallows what the servers hand to it.
+// after twice as long each time, up to a second: a node that is frozen swallows what the servers hand to it.
 const adminAgain = 250 * time.Millisecond
 
 // askedAgain are the verbs that may be: done twice is done once.
@@ -127,7 +128,7 @@ func (o *operator) try(ctx context.Context, verb string, m *nats.Msg) (*nats.Msg
 		err   error
 	}
 	results := make(chan result)
-	for wait := adminAgain; ; wait *= 2 {
+	for wait := adminAgain; ; wait = min(2*wait, time.Second) {
 		asking.Go(func() {
 			reply, err := o.conn.RequestMsgWithContext(ctx, m)
 			select {
