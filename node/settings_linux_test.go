@@ -95,23 +95,19 @@ func TestWhatBecomesOfUnusedWorkspaces(t *testing.T) {
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{Idle: time.Second, Sweep: 200 * time.Millisecond})
 	ctx, c := t.Context(), m.Client
 	stop := m.AddNode(t, "n2", func(c *node.Config) { c.Labels = map[string]string{"n": "2"} })
-	for name, s := range map[string]mesh.Settings{
-		"close":  {},
-		"delete": {Idle: "delete"},
-		"keep":   {Idle: "keep=2s"},
-		"long":   {Idle: "keep=7d"},
-		"gone":   {Idle: "keep=2s", Need: mesh.Need{Labels: map[string]string{"n": "2"}}},
-		"busy":   {Idle: "delete"},
-	} {
-		require.NoError(t, c.CreateWorkspaceWith(ctx, name, s))
-	}
 	require.NoError(t, c.CreateWorkspaceWith(ctx, "never-used", mesh.Settings{Idle: "keep=2s"}))
+	require.NoError(t, c.CreateWorkspaceWith(ctx, "gone", mesh.Settings{Need: mesh.Need{Labels: map[string]string{"n": "2"}}}))
 	cmd := c.Workspace("busy").Command(ctx, "sh", "-c", "read x")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	for _, name := range []string{"close", "delete", "keep", "long", "gone"} {
-		require.NoError(t, c.Workspace(name).WriteFile(ctx, "f", []byte("x"), 0))
+	// Used first: who is slow would find none to use.
+	for name, idle := range map[string]string{"close": "close", "delete": "delete", "keep": "keep=2s", "long": "keep=7d", "gone": "keep=2s", "busy": "delete"} {
+		if name != "busy" {
+			require.NoError(t, c.Workspace(name).WriteFile(ctx, "f", []byte("x"), 0))
+		}
+		_, err := c.SetWorkspace(ctx, name, mesh.SettingsChange{Idle: &idle})
+		require.NoError(t, err)
 	}
 	stop()
 	left := func(want ...string) {
@@ -139,7 +135,7 @@ func TestWhatBecomesOfUnusedWorkspaces(t *testing.T) {
 	left("close", "long")
 
 	// Set later, and taken back.
-	keep, stays := "keep=1s", ""
+	keep, stays := "keep=3s", ""
 	require.NoError(t, c.Workspace("again").WriteFile(ctx, "f", []byte("x"), 0))
 	for _, idle := range []*string{&keep, &stays} {
 		_, err = c.SetWorkspace(ctx, "again", mesh.SettingsChange{Idle: idle})

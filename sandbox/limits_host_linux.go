@@ -89,23 +89,7 @@ func (c *cgroups) own(controller string) (string, error) {
 // hierarchies. A predecessor may have run in another branch of them than we do,
 // so all of it is looked through. A cgroup that we are in ourselves stays.
 func (c *cgroups) sweep(prefix string) (swept int, err error) {
-	var dirs []string
-	for _, m := range c.mounts {
-		walk := filepath.WalkDir(m.point, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.IsDir() {
-				// Cgroups come and go while we walk.
-				return nil
-			}
-			if strings.HasPrefix(entry.Name(), prefix) {
-				dirs = append(dirs, path)
-			}
-			if info, err := entry.Info(); err == nil && info.Sys().(*syscall.Stat_t).Nlink <= 2 {
-				return fs.SkipDir // it has none below, and dozens of files
-			}
-			return nil
-		})
-		err = errors.Join(err, walk)
-	}
+	dirs, err := c.named(prefix)
 	err = errors.Join(err, killAll(dirs, 0))
 	// Deepest first: a cgroup with children cannot be removed.
 	for _, dir := range slices.Backward(dirs) {
@@ -116,6 +100,32 @@ func (c *cgroups) sweep(prefix string) (swept int, err error) {
 		swept++
 	}
 	return swept, err
+}
+
+// named returns every cgroup whose name starts with prefix, in all hierarchies. No
+// other node's are looked into: a host may have thousands of them, and none has ours
+// below it.
+func (c *cgroups) named(prefix string) (dirs []string, err error) {
+	for _, m := range c.mounts {
+		walk := filepath.WalkDir(m.point, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() {
+				// Cgroups come and go while we walk.
+				return nil
+			}
+			switch name := entry.Name(); {
+			case strings.HasPrefix(name, prefix):
+				dirs = append(dirs, path)
+			case strings.HasPrefix(name, groupPrefix):
+				return fs.SkipDir
+			}
+			if info, err := entry.Info(); err == nil && info.Sys().(*syscall.Stat_t).Nlink <= 2 {
+				return fs.SkipDir // it has none below, and dozens of files
+			}
+			return nil
+		})
+		err = errors.Join(err, walk)
+	}
+	return dirs, err
 }
 
 func (c *cgroups) inside(dir string) bool {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,16 +37,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func cgroupDirs(host *cgroups, prefix string) (found []string) {
-	for _, m := range host.mounts {
-		_ = filepath.Walk(m.point, func(path string, info os.FileInfo, err error) error {
-			if err == nil && strings.HasPrefix(info.Name(), prefix) {
-				found = append(found, path)
-			}
-			return nil
-		})
-	}
-	return found
+// groupsOf lists the cgroups of the state ids that start with state.
+func groupsOf(t *testing.T, state string) []string {
+	t.Helper()
+	host, err := readCgroups()
+	require.NoError(t, err)
+	dirs, err := host.named(groupPrefix + state)
+	require.NoError(t, err)
+	return dirs
 }
 
 // marked lists the live processes with text in their arguments.

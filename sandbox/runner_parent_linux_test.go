@@ -137,9 +137,7 @@ func TestParentDies(t *testing.T) {
 			neighbour, err := New(t.Context(), Config{Isolation: IsolationNone, StateID: order.state + "x"})
 			require.NoError(t, err)
 			require.NoError(t, neighbour.Close())
-			host, err := readCgroups()
-			require.NoError(t, err)
-			require.NotEmpty(t, cgroupDirs(host, groupPrefix+order.state+"."))
+			require.NotEmpty(t, groupsOf(t, order.state+"."))
 			if isolation == IsolationSoftware {
 				require.NotEmpty(t, marked(order.text))
 			}
@@ -147,7 +145,7 @@ func TestParentDies(t *testing.T) {
 			heir, err := New(t.Context(), Config{Isolation: IsolationNone, StateID: order.state})
 			require.NoError(t, err)
 			require.NoError(t, heir.Close())
-			require.Empty(t, cgroupDirs(host, groupPrefix+order.state+"."))
+			require.Empty(t, groupsOf(t, order.state+"."))
 			require.Empty(t, marked(order.text))
 		})
 	}
