@@ -69,9 +69,7 @@ func (c *cluster) look(t *testing.T) {
 	_, err = c.workspace().Info(t.Context()) // opens it: the journal has a record
 	require.NoError(t, err)
 	for c.shard = 0; c.shard < c.storage.Shards; c.shard++ {
-		stream, err := c.js.Stream(t.Context(), mesh.JournalStream(c.shard))
-		require.NoError(t, err)
-		if _, err := stream.GetLastMsgForSubject(t.Context(), c.journal()); err == nil {
+		if _, err := c.records().Last(t.Context(), c.journal()); err == nil {
 			return
 		}
 	}
@@ -80,6 +78,10 @@ func (c *cluster) look(t *testing.T) {
 
 func (c *cluster) journal() string {
 	return mesh.JournalSubject(c.shard, clusterTenant, clusterWorkspace)
+}
+
+func (c *cluster) records() mesh.Leader {
+	return mesh.AtLeader(c.js.Conn(), mesh.JournalStream(c.shard))
 }
 
 func (c *cluster) workspace() *client.Workspace { return c.client.Workspace(string(clusterWorkspace)) }
@@ -149,11 +151,9 @@ func (c *cluster) missing(ctx context.Context) error {
 // it begins at the first one or behind a commit.
 func (c *cluster) chain(t *testing.T) {
 	t.Helper()
-	stream, err := c.js.Stream(t.Context(), mesh.JournalStream(c.shard))
-	require.NoError(t, err)
-	subject := c.journal()
+	stream, subject := c.records(), c.journal()
 	for try := 0; ; try++ {
-		last, err := stream.GetLastMsgForSubject(t.Context(), subject)
+		last, err := stream.Last(t.Context(), subject)
 		require.NoError(t, err)
 		first, commit := uint64(0), uint64(0)
 		for r, e := range objstore.Chain(t.Context(), stream, subject, objstore.Place{}, last.Sequence) {

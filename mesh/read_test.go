@@ -98,3 +98,93 @@ func TestMessages(t *testing.T) {
 		publishing.Wait()
 	})
 }
+
+// Known yields up to a message that is known what Messages does: whatever replica answers,
+// also directly after the last was stored, where no replica may answer, and beside others'.
+func TestKnown(t *testing.T) {
+	meshtest.Each(t, func(t *testing.T, m *meshtest.Mesh) {
+		ctx := t.Context()
+		js, err := jetstream.New(m.Streams(t))
+		require.NoError(t, err)
+		var readers []*nats.Conn // at each server
+		for range 2 * len(m.Servers) {
+			readers = append(readers, m.Streams(t))
+		}
+		subject := func(i int) string { return fmt.Sprintf("int.v1.journal.00.acme.w%d", i) }
+		cfg := mesh.Streams(mesh.Storage{Shards: 1, Replicas: m.Replicas()})[0]
+		for _, cfg.AllowDirect = range []bool{true, false} {
+			_, err := mesh.EnsureStream(ctx, js, cfg)
+			require.NoError(t, err)
+			publish := func(i int, data []byte) uint64 {
+				msg := nats.NewMsg(subject(i))
+				if msg.Data = data; len(data)%2 == 1 {
+					msg.Header.Set("A", "of its own")
+				}
+				ack, err := js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(40))
+				require.NoError(t, err)
+				return ack.Sequence
+			}
+			publish(0, []byte{0}) // there is a leader now
+			var acks []jetstream.PubAckFuture
+			for i := range 600 { // more than come at a time
+				msg := nats.NewMsg(subject(i % 2))
+				if msg.Data = bytes.Repeat([]byte{byte(i)}, i+1); i%3 == 0 {
+					msg.Header.Set("A", "of its own")
+				}
+				ack, err := js.PublishMsgAsync(msg)
+				require.NoError(t, err)
+				acks = append(acks, ack)
+			}
+			last := [2]uint64{}
+			for i, ack := range acks {
+				select {
+				case stored := <-ack.Ok():
+					last[i%2] = stored.Sequence
+				case err := <-ack.Err():
+					require.NoError(t, err)
+				}
+			}
+			large := publish(0, bytes.Repeat([]byte{1}, 300<<10))
+			large = max(large, publish(0, bytes.Repeat([]byte{2}, 400<<10))) // more than come at a time, too
+			for i, to := range []uint64{large, last[1]} {
+				for _, from := range []uint64{1, 2, 301, to - 1, to, to + 1} {
+					var want, got []*jetstream.RawStreamMsg
+					for raw, err := range mesh.Messages(ctx, js.Conn(), cfg.Name, subject(i), from, to) {
+						require.NoError(t, err)
+						want = append(want, raw)
+					}
+					for raw, err := range mesh.AtLeader(readers[0], cfg.Name).Known(ctx, subject(i), from, to) {
+						require.NoError(t, err)
+						got = append(got, raw)
+					}
+					require.Len(t, got, len(want), "subject %d from %d to %d", i, from, to)
+					for j := range want {
+						require.Equal(t, want[j], got[j])
+					}
+				}
+			}
+			for i := range 40 {
+				to := publish(2, []byte{byte(i)})
+				n := 0
+				for raw, err := range mesh.AtLeader(readers[i%len(readers)], cfg.Name).Known(ctx, subject(2), 1, to) {
+					require.NoError(t, err)
+					require.Equal(t, []byte{byte(n)}, raw.Data)
+					n++
+				}
+				require.Equal(t, i+1, n, "what was acknowledged is not there")
+			}
+			require.NoError(t, mesh.AtLeader(js.Conn(), cfg.Name).Purge(ctx, subject(2), 0))
+			at := mesh.AtLeader(js.Conn(), cfg.Name)
+			end, err := at.Last(ctx, subject(2))
+			require.NoError(t, err)
+			require.Equal(t, []byte{39}, end.Data)
+			require.NoError(t, at.Purge(ctx, subject(2), end.Sequence))
+			first, err := at.Next(ctx, subject(2), 1)
+			require.NoError(t, err)
+			require.Equal(t, end, first)
+			_, err = at.Next(ctx, subject(2), end.Sequence+1)
+			require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+			require.NoError(t, js.DeleteStream(ctx, cfg.Name))
+		}
+	})
+}

@@ -26,9 +26,10 @@ const streamTry = 2 * time.Second
 //
 //   - DiscardNew and no limits per subject: a full stream refuses, it never
 //     drops a record, a claim or an owner;
-//   - AllowDirect off but for packs: any replica may answer a direct read, and an
-//     old answer would be taken for the truth. Of packs a replica has the right
-//     bytes or none, and sends them as they are, where the leader writes base64;
+//   - AllowDirect off but for packs and journals: any replica may answer a direct read,
+//     and an old answer would be taken for the truth. Of packs, and of what comes before
+//     a record that is known, a replica has the right bytes or none, and sends them as
+//     they are, where the leader writes base64 (see Leader.Known);
 //   - republish: clients see what was stored, and nothing else;
 //   - no deduplication by message id is relied on: the expected sequence is it.
 func Streams(s Storage) []jetstream.StreamConfig {
@@ -48,6 +49,7 @@ func Streams(s Storage) []jetstream.StreamConfig {
 			Destination: "ev.v1.{{wildcard(1)}}.{{wildcard(2)}}",
 			HeadersOnly: true,
 		}
+		journal.AllowDirect = true
 		log := base
 		log.Name = ExecLogStream(i)
 		log.Subjects = []string{fmt.Sprintf("int.v1.out.%02d.*.*.*", i)}

@@ -39,7 +39,6 @@ func onBoth(t *testing.T, test func(t *testing.T, m *meshtest.Mesh, js jetstream
 // the same on a cluster, where each costs an election: some of them there.
 func wrongs(s mesh.Storage) []wrong {
 	all := []wrong{
-		{mesh.JournalStream(0), "direct reads", func(c *jetstream.StreamConfig) { c.AllowDirect = true }},
 		{mesh.JournalStream(0), "discard policy", func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }},
 		{mesh.JournalStream(0), "maximum age", func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }},
 		{mesh.JournalStream(0), "messages per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }},
@@ -98,8 +97,10 @@ func testEnsure(t *testing.T, js jetstream.JetStream, s mesh.Storage) {
 	require.NoError(t, mesh.EnsureStreams(ctx, js, s), "streams that exist as wanted are fine")
 	require.NoError(t, mesh.EnsureStreams(ctx, js, mesh.Storage{Shards: 1, Replicas: s.Replicas}))
 
-	require.NoError(t, js.DeleteStream(ctx, mesh.PackStream(1)))
-	require.NoError(t, createWrong(ctx, js, s, wrong{stream: mesh.PackStream(1), change: func(c *jetstream.StreamConfig) { c.AllowDirect = false }}))
+	for _, name := range []string{mesh.PackStream(1), mesh.JournalStream(1)} {
+		require.NoError(t, js.DeleteStream(ctx, name))
+		require.NoError(t, createWrong(ctx, js, s, wrong{stream: name, change: func(c *jetstream.StreamConfig) { c.AllowDirect = false }}))
+	}
 	require.NoError(t, mesh.EnsureStreams(ctx, js, s), "as earlier versions made it")
 
 	for _, w := range wrongs(s) {
@@ -140,7 +141,7 @@ func TestStreamsKeepThePromises(t *testing.T) {
 		c := info.Config
 		require.Equal(t, jetstream.FileStorage, c.Storage, c.Name)
 		require.Equal(t, jetstream.DiscardNew, c.Discard, c.Name)
-		require.Equal(t, c.Name == mesh.PackStream(0), c.AllowDirect, c.Name)
+		require.Equal(t, c.Name == mesh.PackStream(0) || c.Name == mesh.JournalStream(0), c.AllowDirect, c.Name)
 		require.False(t, c.MirrorDirect, c.Name)
 		require.Negative(t, c.MaxMsgs, c.Name)
 		require.Negative(t, c.MaxBytes, c.Name)

@@ -124,7 +124,7 @@ func (w *workspace) copyFiles(ctx context.Context) (err error) {
 	}
 	w.fenced, w.journal = *last, &journal{subject: subject, end: *last}
 	w.fenced.Checkpoint = last.LastCheckpoint()
-	if w.ahead, err = w.node.readJournal(ctx, w.streams.journal, subject, w.fenced.Checkpoint, last.Sequence); err != nil {
+	if w.ahead, err = readJournal(ctx, w.streams.journal, subject, w.fenced.Checkpoint, last.Sequence); err != nil {
 		return err
 	}
 	p, err := w.readPast(ctx)

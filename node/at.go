@@ -237,8 +237,8 @@ func (c checkpointed) checkpointRef() objstore.Ref {
 }
 
 // checkpointRecord reads the record of a checkpoint; ErrGap says that it is not there.
-func checkpointRecord(ctx context.Context, stream jetstream.Stream, subject string, sequence uint64) (c checkpointed, err error) {
-	raw, err := stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(subject))
+func checkpointRecord(ctx context.Context, stream objstore.Messages, subject string, sequence uint64) (c checkpointed, err error) {
+	raw, err := stream.Next(ctx, subject, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence != sequence {
 		return c, fmt.Errorf("%w: checkpoint %d is not there", objstore.ErrGap, sequence)
 	}

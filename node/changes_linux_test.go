@@ -37,10 +37,9 @@ func journalOf(t *testing.T, m *nodetest.Mesh) (all []*objstore.StoredRecord) {
 	t.Helper()
 	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
-	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
-	require.NoError(t, err)
+	stream := mesh.AtLeader(js.Conn(), mesh.JournalStream(0))
 	subject := mesh.JournalSubject(0, "acme", "repo")
-	last, err := stream.GetLastMsgForSubject(t.Context(), subject)
+	last, err := stream.Last(t.Context(), subject)
 	require.NoError(t, err)
 	for try := 1; ; try++ {
 		all, err = nil, nil

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -251,7 +250,7 @@ func (f *fileState) record(ctx context.Context, m *moment, commit objstore.Ref, 
 // the journal; that checkpoint's own record stays. By sequence and never the whole
 // subject: an empty one would take a publish that expects nothing before it.
 func (f *fileState) purge(ctx context.Context, upTo objstore.Place) error {
-	err := f.w.streams.journal.Purge(ctx, jetstream.WithPurgeSubject(f.w.journal.subject), jetstream.WithPurgeSequence(upTo.Sequence+1))
+	err := f.w.streams.journal.Purge(ctx, f.w.journal.subject, upTo.Sequence+1)
 	if err != nil {
 		return fmt.Errorf("purge the journal up to record %d: %w", upTo.Number, unavailable(err))
 	}

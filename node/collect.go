@@ -362,8 +362,8 @@ func (m *marks) workspace(ctx context.Context, r kv.WorkspaceRecord) error {
 			return err
 		}
 	}
-	subject := mesh.JournalSubject(r.Shard, m.tenant, r.Name)
-	end, err := lastRecord(ctx, m.n.shards[r.Shard].journal, subject)
+	journal, subject := m.n.shards[r.Shard].journal, mesh.JournalSubject(r.Shard, m.tenant, r.Name)
+	end, err := lastRecord(ctx, journal, subject)
 	switch {
 	case err != nil:
 		return err
@@ -375,7 +375,7 @@ func (m *marks) workspace(ctx context.Context, r kv.WorkspaceRecord) error {
 		return mesh.Errorf(mesh.CodeBusy, "it is being removed; try again")
 	}
 	var heads []objstore.Ref
-	for raw, err := range mesh.Messages(ctx, m.n.cfg.Store, mesh.JournalStream(r.Shard), subject, 1, end.Sequence) {
+	for raw, err := range journal.Messages(ctx, subject, 1, end.Sequence) {
 		if err != nil {
 			return unavailable(err)
 		}

@@ -50,7 +50,7 @@ func (n *Node) readChanges(ctx context.Context, t mesh.Tenant, req *mesh.Request
 
 // feed reads what a workspace's journal says of its files.
 type feed struct {
-	stream  jetstream.Stream
+	stream  mesh.Leader
 	subject string
 	scope   string
 	at      mesh.ChangeCursor
@@ -105,13 +105,13 @@ func (f *feed) read(ctx context.Context, wait time.Duration) error {
 
 // next is the first record behind the cursor; nil: there is none.
 func (f *feed) next(ctx context.Context) (*objstore.StoredRecord, error) {
-	raw, err := f.stream.GetMsg(ctx, f.at.Sequence+1, jetstream.WithGetMsgSubject(f.subject))
+	raw, err := f.stream.Next(ctx, f.subject, f.at.Sequence+1)
 	return recordOf(raw, err)
 }
 
 // toEnd moves the cursor behind the last record.
 func (f *feed) toEnd(ctx context.Context) error {
-	raw, err := f.stream.GetLastMsgForSubject(ctx, f.subject)
+	raw, err := f.stream.Last(ctx, f.subject)
 	r, err := recordOf(raw, err)
 	if r != nil {
 		f.at.Sequence, f.at.Told = r.Sequence, 0

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -102,7 +101,7 @@ func (w *workspace) deleteAt(ctx context.Context, epoch mesh.Epoch) error {
 
 // purgeBefore takes the records before one out of the journal.
 func (w *workspace) purgeBefore(ctx context.Context, subject string, sequence uint64) error {
-	err := w.streams.journal.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(sequence))
+	err := w.streams.journal.Purge(ctx, subject, sequence)
 	if err != nil {
 		return mesh.About("purge the journal", unavailable(err))
 	}

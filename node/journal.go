@@ -26,7 +26,7 @@ const (
 // goroutine (run) owns the end of the chain and has one publish in flight.
 type journal struct {
 	js      jetstream.JetStream
-	stream  jetstream.Stream
+	stream  mesh.Leader
 	subject string
 	epoch   mesh.Epoch
 	queue   chan *appended
@@ -64,8 +64,8 @@ func (a *appended) size() int {
 // lastRecord reads the last record of a journal at the leader; nil if the
 // workspace never had one. One that cannot be read is known by its headers alone and
 // has no ID: a later record can follow it, and the files cannot be restored.
-func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*objstore.StoredRecord, error) {
-	raw, err := stream.GetLastMsgForSubject(ctx, subject)
+func lastRecord(ctx context.Context, stream mesh.Leader, subject string) (*objstore.StoredRecord, error) {
+	raw, err := stream.Last(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
@@ -89,7 +89,7 @@ func lastRecord(ctx context.Context, stream jetstream.Stream, subject string) (*
 
 // openJournal fences: it appends the open record of this tenure after prev.
 // CodeStale says that a later owner was here first.
-func openJournal(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, subject string, epoch mesh.Epoch, prev *objstore.StoredRecord, ops ...objstore.Op) (*journal, error) {
+func openJournal(ctx context.Context, js jetstream.JetStream, stream mesh.Leader, subject string, epoch mesh.Epoch, prev *objstore.StoredRecord, ops ...objstore.Op) (*journal, error) {
 	j := &journal{
 		js: js, stream: stream, subject: subject, epoch: epoch,
 		queue: make(chan *appended, maxBatch), closed: make(chan struct{}),
@@ -275,7 +275,7 @@ var errOvertaken = mesh.Errorf(mesh.CodeConflict, "an older owner's last record 
 // record that names our predecessor decides. 0 without an error: nothing
 // follows yet, or the leader cannot be read: publish again.
 func (j *journal) settle(ctx context.Context, id string, prev uint64) (uint64, error) {
-	raw, err := j.stream.GetMsg(ctx, prev+1, jetstream.WithGetMsgSubject(j.subject))
+	raw, err := j.stream.Next(ctx, j.subject, prev+1)
 	if err != nil {
 		select {
 		case <-ctx.Done():

@@ -62,8 +62,7 @@ func TestJournalSettlesAnswers(t *testing.T) {
 	js, err := jetstream.New(m.Streams(t))
 	require.NoError(t, err)
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 3}))
-	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
-	require.NoError(t, err)
+	stream := mesh.AtLeader(js.Conn(), mesh.JournalStream(0))
 
 	for _, c := range []struct {
 		name   string
@@ -101,7 +100,7 @@ func TestJournalSettlesAnswers(t *testing.T) {
 					require.NoError(t, err)
 					_, err = openJournal(t.Context(), js, stream, subject, c.next, last, open[0])
 					require.NoError(t, err)
-					require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(last.Sequence+1)))
+					require.NoError(t, stream.Purge(t.Context(), subject, last.Sequence+1))
 				}
 			}
 			ctx, cancel := context.WithCancel(t.Context())
@@ -142,8 +141,7 @@ func TestLateOpener(t *testing.T) {
 			js, err := jetstream.New(m.Streams(t))
 			require.NoError(t, err)
 			require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: m.Replicas()}))
-			stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
-			require.NoError(t, err)
+			stream := mesh.AtLeader(js.Conn(), mesh.JournalStream(0))
 			subject := mesh.JournalSubject(0, "acme", "repo")
 			open := objstore.Op{Kind: objstore.KindOpen}
 			j, err := openJournal(t.Context(), js, stream, subject, 7, nil, open)
@@ -168,8 +166,9 @@ func TestJournalSurvivesItsLeader(t *testing.T) {
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 3}))
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
 	require.NoError(t, err)
+	leader := mesh.AtLeader(js.Conn(), mesh.JournalStream(0))
 	subject := mesh.JournalSubject(0, "acme", "repo")
-	j, err := openJournal(t.Context(), js, stream, subject, 5, nil, objstore.Op{Kind: objstore.KindOpen})
+	j, err := openJournal(t.Context(), js, leader, subject, 5, nil, objstore.Op{Kind: objstore.KindOpen})
 	require.NoError(t, err)
 	begin := j.end.Place()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -197,7 +196,7 @@ func TestJournalSurvivesItsLeader(t *testing.T) {
 	}
 	wg.Wait()
 	seen := map[mesh.Path]int{}
-	for r, err := range objstore.Chain(t.Context(), stream, subject, begin, j.last.Load()) {
+	for r, err := range objstore.Chain(t.Context(), leader, subject, begin, j.last.Load()) {
 		require.NoError(t, err)
 		for _, op := range r.Ops {
 			seen[op.Path]++

@@ -522,7 +522,7 @@ func (r *mirroring) head(ctx context.Context, shard int, t mesh.Tenant, w mesh.W
 		if err != nil || at == 0 {
 			return nil, 0, err
 		}
-		raw, err := journal.GetMsg(ctx, at, jetstream.WithGetMsgSubject(subject))
+		raw, err := journal.Next(ctx, subject, at)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence != at {
 			continue // purged: there is a newer one
 		}
@@ -771,7 +771,7 @@ func (r *mirroring) waiting(ctx context.Context, sources []source) (messages, by
 		if !s.commits {
 			bytes += n * all.Bytes / max(all.Msgs, 1)
 		}
-		first, err := stream.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(">"))
+		first, err := mesh.AtLeader(r.n.cfg.Store, s.stream).Next(ctx, ">", floor+1)
 		if err == nil && (since.IsZero() || first.Time.Before(since)) {
 			since = first.Time
 		}

@@ -147,7 +147,8 @@ type key struct {
 
 // shard is the pair of streams that a workspace lives in.
 type shard struct {
-	journal, log jetstream.Stream
+	journal mesh.Leader
+	log     jetstream.Stream
 }
 
 // New checks the host and the mesh: it locks the data directory (CodeBusy when
@@ -326,10 +327,7 @@ func (n *Node) bindStreams(ctx context.Context) error {
 	}
 	n.memory = kv.NewMemory(n.cfg.Store, n.js, n.cfg.Storage)
 	for i := range n.cfg.Storage.Shards {
-		var s shard
-		if s.journal, err = n.js.Stream(ctx, mesh.JournalStream(i)); err != nil {
-			return err
-		}
+		s := shard{journal: mesh.AtLeader(n.cfg.Store, mesh.JournalStream(i))}
 		if s.log, err = n.js.Stream(ctx, mesh.ExecLogStream(i)); err != nil {
 			return err
 		}

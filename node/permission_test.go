@@ -114,6 +114,7 @@ var subjectTable = []may{
 	{"purge", "$JS.API.STREAM.PURGE.JOURNAL_00", "", "", ""},
 	{"stored message", "$JS.API.STREAM.MSG.GET.JOURNAL_00", "", "", ""},
 	{"direct get", "$JS.API.DIRECT.GET.EXECLOG_00.int.v1.out.00.acme.repo.x", "", "", ""},
+	{"direct get of records", "$JS.API.DIRECT.GET.JOURNAL_00", "", "", ""},
 	{"direct get of content", "$JS.API.DIRECT.GET.PACKS_00.int.v1.pack.00.acme.x.0", "", "", ""},
 	{"consumer", "$JS.API.CONSUMER.CREATE.EXECLOG_00.c", "", "", ""},
 	{"acknowledgement", "$JS.ACK.EXECLOG_00.c.1.2.3.4.5", "", "", ""},

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
@@ -294,7 +293,7 @@ func (r *recovery) lost(ctx context.Context, after uint64) error {
 	w, first := r.w, uint64(math.MaxUint64)
 	var all []mesh.HistoryEntry
 	for seq := uint64(1); seq < w.fenced.Sequence; seq++ {
-		raw, err := w.streams.journal.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(w.fencedSubject()))
+		raw, err := w.streams.journal.Next(ctx, w.fencedSubject(), seq)
 		if err != nil {
 			return unavailable(err)
 		}

@@ -33,7 +33,7 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	if c := last.LastCheckpoint(); c != 0 {
 		first = min(first, c)
 	}
-	read, err := n.readJournal(ctx, s.journal, subject, first, last.Sequence)
+	read, err := readJournal(ctx, s.journal, subject, first, last.Sequence)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,9 +66,9 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 
 // readJournal reads the records of one journal from the first one at or after a sequence
 // to that at to, which is there.
-func (n *Node) readJournal(ctx context.Context, stream jetstream.Stream, subject string, first, to uint64) ([]*jetstream.RawStreamMsg, error) {
+func readJournal(ctx context.Context, stream mesh.Leader, subject string, first, to uint64) ([]*jetstream.RawStreamMsg, error) {
 	var read []*jetstream.RawStreamMsg
-	for raw, err := range mesh.Messages(ctx, n.js.Conn(), stream.CachedInfo().Config.Name, subject, max(first, 1), to) {
+	for raw, err := range stream.Known(ctx, subject, max(first, 1), to) {
 		if err != nil {
 			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
 		}
@@ -101,17 +101,17 @@ func execsIn(records []*jetstream.RawStreamMsg) []mesh.ExecID {
 
 // readAhead is a journal whose end has been read already.
 type readAhead struct {
-	jetstream.Stream
+	mesh.Leader
 	read []*jetstream.RawStreamMsg // in their order, and all that are between
 }
 
-// GetMsg is that of the stream, without asking it for what has been read.
-func (t readAhead) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+// Next is that of the stream, without asking it for what has been read.
+func (t readAhead) Next(ctx context.Context, subject string, seq uint64) (*jetstream.RawStreamMsg, error) {
 	i, found := slices.BinarySearchFunc(t.read, seq, func(m *jetstream.RawStreamMsg, seq uint64) int { return cmp.Compare(m.Sequence, seq) })
 	if found || i > 0 && i < len(t.read) {
 		return t.read[i], nil
 	}
-	return t.Stream.GetMsg(ctx, seq, opts...)
+	return t.Leader.Next(ctx, subject, seq)
 }
 
 // storedFrame is a frame as it was read; frame is nil where the log is empty.

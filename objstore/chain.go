@@ -32,9 +32,9 @@ func (s *StoredRecord) Follows(p Place) bool {
 // last checkpoint.
 var ErrGap = errors.New("the journal has a gap")
 
-// Messages is the part of a jetstream.Stream that reads from the stream's leader.
+// Messages reads from a stream as its leader has it: mesh.Leader.
 type Messages interface {
-	GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error)
+	Next(ctx context.Context, subject string, from uint64) (*jetstream.RawStreamMsg, error)
 }
 
 // Chain yields the records of one journal that follow the one at after, up to and
@@ -60,7 +60,7 @@ func Chain(ctx context.Context, stream Messages, subject string, after Place, la
 
 // next reads the first record of a journal at or after a sequence.
 func next(ctx context.Context, stream Messages, subject string, from uint64) (*StoredRecord, error) {
-	raw, err := stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subject))
+	raw, err := stream.Next(ctx, subject, from)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, fmt.Errorf("%w: nothing at or after %d", ErrGap, from)

@@ -19,6 +19,7 @@ func TestChain(t *testing.T) {
 	require.NoError(t, mesh.EnsureStreams(t.Context(), js, mesh.Storage{Shards: 1, Replicas: 1}))
 	stream, err := js.Stream(t.Context(), mesh.JournalStream(0))
 	require.NoError(t, err)
+	leader := mesh.AtLeader(js.Conn(), mesh.JournalStream(0))
 
 	var places []objstore.Place // of the records 1 to 5
 	at := objstore.Place{}
@@ -37,7 +38,7 @@ func TestChain(t *testing.T) {
 		store(at.Hash)
 	}
 	read := func(after objstore.Place, last uint64) (numbers []uint64, err error) {
-		for r, err := range objstore.Chain(t.Context(), stream, subject, after, last) {
+		for r, err := range objstore.Chain(t.Context(), leader, subject, after, last) {
 			if err != nil {
 				return numbers, err
 			}

@@ -88,7 +88,8 @@ func doorRole(id string) role {
 
 // storeRole reads and writes the streams and talks to other nodes; it never
 // hears a tenant and cannot publish into a tenant's inbox. $JS.FC answers the
-// flow control of watchers, which stall without it; DIRECT reads packs.
+// flow control of watchers, which stall without it; DIRECT reads packs and
+// journals: no other stream allows it.
 func storeRole(id string) role {
 	return role{
 		principal: mesh.PrincipalNode,
@@ -99,7 +100,7 @@ func storeRole(id string) role {
 			// What nodes ask of JetStream, and of any stream: NATS has no wildcard inside a
 			// token. None alters, deletes, copies or moves a stream.
 			"$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.PURGE.*",
-			"$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.DELETE.*", "$JS.API.DIRECT.GET.*.int.v1.pack.>",
+			"$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.DELETE.*", "$JS.API.DIRECT.GET.*", "$JS.API.DIRECT.GET.*.int.v1.pack.>",
 			"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.DELETE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*",
 		},
 		sub: []string{"node.v1.>"},

@@ -143,6 +143,7 @@ var permissions = []struct{ subject, publish, subscribe string }{
 	{"$JS.API.STREAM.PURGE.JOURNAL_00", "store tools", ""},
 	{"$JS.API.STREAM.MSG.GET.JOURNAL_00", "store tools", ""},
 	{"$JS.API.DIRECT.GET.EXECLOG_00.int.v1.out.00.acme.repo.x", "tools", ""},
+	{"$JS.API.DIRECT.GET.JOURNAL_00", "store tools", ""},
 	{"$JS.API.DIRECT.GET.PACKS_00.int.v1.pack.00.acme.x.0", "store tools", ""},
 	{"$JS.API.DIRECT.GET.KV_owners.$KV.owners.acme.repo", "tools", ""},
 	{"$JS.API.CONSUMER.CREATE.EXECLOG_00.c", "store tools", ""},
