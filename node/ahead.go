@@ -25,16 +25,38 @@ const (
 	aheadTime = 10 * time.Minute
 	// aheadTurns is how often is copied what has changed during the copying before.
 	aheadTurns = 2
+	// aheadKept is how long a node remembers a copy that it has made, beside the files.
+	aheadKept = 10 * time.Second
 	// usedLately is how long ago a workspace was used of which a node that stops has its
 	// heir make a copy first.
 	usedLately = time.Minute
 )
 
-// copying is one copy being made.
+// copying is one copy being made, or made a while ago.
 type copying struct {
 	cancel context.CancelFunc
-	done   chan struct{}
-	err    error // set before done is closed
+	known  chan struct{}   // closed when what follows is known, or will not be
+	past   *foreknown      // nil: it is not known
+	done   chan struct{}   // closed at the end
+	err    error           // set before that
+	ledger *dirtree.Ledger // of the copy; nil: there is none
+}
+
+// foreknown is what who makes a copy knows of the journal. Who opens the workspace after
+// the same record need not read it again.
+type foreknown struct {
+	last       objstore.StoredRecord
+	past       *past         // up to that one
+	unfinished []mesh.ExecID // execs that had no final frame; what is final stays so
+}
+
+func (c *copying) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // copyAhead makes a copy of a workspace's files that another node has, as they are now.
@@ -51,17 +73,18 @@ func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace
 	case n.draining:
 		n.mu.Unlock()
 		return mesh.Errorf(mesh.CodeUnavailable, "node %s is stopping", n.cfg.Name)
-	case c == nil:
+	case c == nil || c.ended():
 		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), aheadTime)
-		c = &copying{cancel: cancel, done: make(chan struct{})}
+		c = &copying{cancel: cancel, known: make(chan struct{}), done: make(chan struct{})}
 		n.copies[k] = c
 		n.open.Go(func() {
 			defer cancel()
-			c.err = newWorkspace(n, k).copyFiles(work)
-			n.mu.Lock()
-			delete(n.copies, k)
-			n.mu.Unlock()
+			c.err = newWorkspace(n, k).copyFiles(work, c)
+			if c.past == nil {
+				close(c.known)
+			}
 			close(c.done)
+			time.AfterFunc(aheadKept, func() { n.forgetCopy(k, c) })
 		})
 	}
 	n.mu.Unlock()
@@ -73,12 +96,33 @@ func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace
 	}
 }
 
-// awaitCopy waits for the copy of a workspace, which is opened here now: what it has made
-// need not be made again. How it ends is seen by what it leaves.
-func (n *Node) awaitCopy(ctx context.Context, k key) error {
+func (n *Node) forgetCopy(k key, c *copying) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.copies[k] == c {
+		delete(n.copies, k)
+	}
+}
+
+// copyOf is the copy of a workspace that is being made here or was a moment ago, with what
+// is known of the journal; nil: none.
+func (n *Node) copyOf(ctx context.Context, k key) *copying {
 	n.mu.Lock()
 	c := n.copies[k]
 	n.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-c.known:
+	}
+	return c
+}
+
+// await waits for the end of the copy of a workspace, which is opened here now: what it has
+// made need not be made again.
+func (c *copying) await(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
@@ -90,13 +134,14 @@ func (n *Node) awaitCopy(ctx context.Context, k key) error {
 	}
 }
 
-// endCopies gives up the copy of one workspace, or all of them.
+// endCopies gives up the copy of one workspace, or all of them, and forgets them.
 func (n *Node) endCopies(which func(key) bool) {
 	n.mu.Lock()
 	var ending []*copying
 	for k, c := range n.copies {
 		if which(k) {
 			ending = append(ending, c)
+			delete(n.copies, k)
 		}
 	}
 	n.mu.Unlock()
@@ -108,7 +153,7 @@ func (n *Node) endCopies(which func(key) bool) {
 
 // copyFiles makes the files on this node what the journal says now, without owning the
 // workspace: another one goes on writing it, and nothing but this directory is changed.
-func (w *workspace) copyFiles(ctx context.Context) (err error) {
+func (w *workspace) copyFiles(ctx context.Context, c *copying) (err error) {
 	defer w.endTenure()
 	defer w.endChanges()
 	if err := w.know(ctx); err != nil {
@@ -124,7 +169,8 @@ func (w *workspace) copyFiles(ctx context.Context) (err error) {
 	}
 	w.fenced, w.journal = *last, &journal{subject: subject, end: *last}
 	w.fenced.Checkpoint = last.LastCheckpoint()
-	if w.ahead, err = readJournal(ctx, w.streams.journal, subject, w.fenced.Checkpoint, last.Sequence); err != nil {
+	known := foreknown{last: *last}
+	if known.unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
 		return err
 	}
 	p, err := w.readPast(ctx)
@@ -132,19 +178,26 @@ func (w *workspace) copyFiles(ctx context.Context) (err error) {
 	if err != nil || !p.saysFiles() {
 		return err
 	}
+	known.past = p
+	c.past = &known
+	close(c.known)
 	f := newFileState(w)
 	defer f.close()
 	f.resume(p)
 	if err := f.makeTree(ctx, p, f.place); err != nil {
 		return err
 	}
+	c.ledger = f.ledger
 	return f.save()
 }
 
 // makeTree makes the tree what the journal says: of what is on this node already, if
 // that is known.
 func (f *fileState) makeTree(ctx context.Context, p *past, place objstore.Place) error {
-	left, at := f.left(ctx)
+	left, at := f.copied()
+	if left == nil {
+		left, at = f.left(ctx)
+	}
 	if left != nil && at == place {
 		f.w.log.Debug("the local tree is what the journal says")
 		f.ledger = left
@@ -165,6 +218,22 @@ func (f *fileState) makeTree(ctx context.Context, p *past, place objstore.Place)
 		f.dir.Close()
 	}
 	return f.restoreTree(ctx, base)
+}
+
+// copied opens the tree that was copied ahead for this tenure, by this process, where
+// nobody has written since.
+func (f *fileState) copied() (*dirtree.Ledger, objstore.Place) {
+	c := f.w.copied
+	if c == nil || c.ledger == nil {
+		return nil, objstore.Place{}
+	}
+	d, err := dirtree.Open(f.w.treePath())
+	if err != nil {
+		return nil, objstore.Place{}
+	}
+	_ = os.Remove(f.w.ledgerFile())
+	f.dir = d
+	return c.ledger, c.past.last.Place()
 }
 
 // update brings the tree up to date, which is what its ledger says. What the ledger does

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 	"github.com/wsmesh/wsmesh/objstore/dirtree"

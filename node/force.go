@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"

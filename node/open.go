@@ -210,10 +210,17 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 		}
 	}
 	var unfinished []mesh.ExecID
-	if !empty && last.ID != "" { // the logs of a removed workspace are gone, and with them their ends
-		if unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
-			return err
-		}
+	w.ahead, w.copied = nil, nil
+	switch c := w.node.copyOf(ctx, key{w.tenant, w.name}); {
+	case empty || last.ID == "": // the logs of a removed workspace are gone, and with them their ends
+	case c != nil && c.past != nil && c.past.last.ID == last.ID && c.past.last.Sequence == last.Sequence:
+		w.copied = c
+		unfinished, err = w.node.withoutEnd(ctx, w.streams, c.past.unfinished, w.logSubject)
+	default:
+		unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject)
+	}
+	if err != nil {
+		return err
 	}
 	ops := []objstore.Op{{Kind: objstore.KindOpen, Node: w.node.cfg.Name, Workspace: w.record.ID, Unfinished: unfinished}}
 	switch { // the journal says from now on what the files are

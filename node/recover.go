@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-
 	"github.com/wsmesh/wsmesh/mesh"
 	"github.com/wsmesh/wsmesh/objstore"
 )

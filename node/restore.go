@@ -65,6 +65,11 @@ func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 func (w *workspace) records() readAhead { return readAhead{w.streams.journal, w.ahead} }
 
 func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
+	if c := w.copied; c != nil { // its last record is the one before the open record
+		p := *c.past.past
+		p.records = append(slices.Clone(p.records), &w.fenced)
+		return &p, nil
+	}
 	p, open := &past{}, &w.fenced
 	var after objstore.Place
 	if at := open.LastCheckpoint(); at != 0 {
@@ -154,7 +159,7 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 		return err
 	}
 	f.resume(p)
-	if err := w.node.awaitCopy(ctx, key{w.tenant, w.name}); err != nil {
+	if err := w.node.copyOf(ctx, key{w.tenant, w.name}).await(ctx); err != nil {
 		return err
 	}
 	host := w.record.Dir != ""

@@ -38,11 +38,16 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 		return nil, nil, err
 	}
 	begin := slices.IndexFunc(read, func(m *jetstream.RawStreamMsg) bool { return m.Sequence >= from })
-	var open []mesh.ExecID
+	open, err := n.withoutEnd(ctx, s, execsIn(read[begin:]), logOf)
+	return open, read, err
+}
+
+// withoutEnd returns those of some execs whose log has no final frame.
+func (n *Node) withoutEnd(ctx context.Context, s shard, ids []mesh.ExecID, logOf func(mesh.ExecID) string) (open []mesh.ExecID, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
-	for _, id := range execsIn(read[begin:]) {
+	for _, id := range ids {
 		if time.Since(id.Time()) > mesh.DefaultLogAge {
 			continue // its log is gone
 		}
@@ -61,7 +66,7 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	}
 	err = g.Wait()
 	slices.Sort(open)
-	return open, read, err
+	return open, err
 }
 
 // readJournal reads the records of one journal from the first one at or after a sequence

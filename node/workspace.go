@@ -33,6 +33,7 @@ type workspace struct {
 	journal  *journal
 	fenced   objstore.StoredRecord     // the open record of this tenure
 	ahead    []*jetstream.RawStreamMsg // records before it that were read; until they are applied
+	copied   *copying                  // what was copied ahead of it, up to the record before it; nil: nothing that helps
 	tree     *sandbox.Tree
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise

@@ -88,9 +88,10 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 		if err != nil {
 			return mesh.Route{}, fmt.Errorf("place %s/%s: %w", t, w, err)
 		}
-		var gone mesh.Node // does not answer, or not for long
+		var gone, heir mesh.Node // gone does not answer, or not for long
 		if epoch != 0 && !owner.Released {
-			state, err := r.pingOwner(ctx, record, owner.Node, epoch)
+			var state string
+			state, heir, err = r.pingOwner(ctx, record, owner.Node, epoch)
 			switch {
 			case err == nil && state == mesh.PingOpen:
 				return mesh.Route{Node: owner.Node, Epoch: epoch}, nil
@@ -111,11 +112,14 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 		if epoch != 0 && !stays && gone == "" && !r.Answers(ctx, owner.Node) {
 			gone = owner.Node
 		}
-		asked := epoch != 0 && (stays || gone == "")
-		if asked {
-			route, err = r.open(ctx, owner.Node, open)
+		first := heir // which answered just now
+		if epoch != 0 && (stays || gone == "") {
+			first = owner.Node
 		}
-		if !asked || !stays && mayNext(err) {
+		if first != "" {
+			route, err = r.open(ctx, first, open)
+		}
+		if first == "" || !stays && mayNext(err) {
 			route, err = r.openElsewhere(ctx, record.Need, open, gone, err)
 		}
 		switch code := mesh.CodeOf(err); {
@@ -132,22 +136,28 @@ func (r *Router) place(ctx context.Context, record *kv.WorkspaceRecord) (mesh.Ro
 
 // pingOwner is ping of who owns a workspace. While it is made sure that nobody is there, who
 // would get the workspace copies its files already: the copy is what the next tenure begins
-// with, and else a copy that nobody needs. It changes nothing of anybody else.
-func (r *Router) pingOwner(ctx context.Context, record *kv.WorkspaceRecord, owner mesh.Node, epoch mesh.Epoch) (string, error) {
+// with, and else a copy that nobody needs. It changes nothing of anybody else. heir is who
+// has been asked for it, if anybody.
+func (r *Router) pingOwner(ctx context.Context, record *kv.WorkspaceRecord, owner mesh.Node, epoch mesh.Epoch) (state string, heir mesh.Node, err error) {
 	var copying sync.WaitGroup
-	defer copying.Wait()
 	asking, cancel := context.WithCancel(ctx)
-	defer cancel() // who copies goes on
-	return r.pingUntil(ctx, owner, mesh.NodePingRequest{Tenant: record.Tenant, Workspace: record.Name, Epoch: epoch}, func() {
+	defer cancel()
+	state, err = r.pingUntil(ctx, owner, mesh.NodePingRequest{Tenant: record.Tenant, Workspace: record.Name, Epoch: epoch}, func() {
 		if record.Dir != "" {
 			return
 		}
 		copying.Go(func() {
-			if to, err := r.Heir(asking, record, owner); err == nil {
-				_ = r.CopyAhead(asking, to, record.Tenant, record.Name) // what is not copied, the next tenure makes
+			to, err := r.Heir(asking, record, owner)
+			if err != nil {
+				return
 			}
+			heir = to
+			_ = r.CopyAhead(asking, to, record.Tenant, record.Name) // what is not copied, the next tenure makes
 		})
 	})
+	cancel() // who copies goes on
+	copying.Wait()
+	return state, heir, err
 }
 
 // refusal is the error of a node that does not open a workspace for a reason of its own:
