@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -80,7 +81,9 @@ func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace
 		n.open.Go(func() {
 			defer cancel()
 			c.err = newWorkspace(n, k).copyFiles(work, c)
-			if c.past == nil {
+			select {
+			case <-c.known:
+			default:
 				close(c.known)
 			}
 			close(c.done)
@@ -169,8 +172,8 @@ func (w *workspace) copyFiles(ctx context.Context, c *copying) (err error) {
 	}
 	w.fenced, w.journal = *last, &journal{subject: subject, end: *last}
 	w.fenced.Checkpoint = last.LastCheckpoint()
-	known := foreknown{last: *last}
-	if known.unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject); err != nil {
+	execs, err := w.readEnd(ctx, last, subject)
+	if err != nil {
 		return err
 	}
 	p, err := w.readPast(ctx)
@@ -178,9 +181,14 @@ func (w *workspace) copyFiles(ctx context.Context, c *copying) (err error) {
 	if err != nil || !p.saysFiles() {
 		return err
 	}
-	known.past = p
-	c.past = &known
-	close(c.known)
+	var looking sync.WaitGroup // for their ends, while the files are made
+	defer looking.Wait()
+	looking.Go(func() {
+		defer close(c.known)
+		if open, err := w.withoutEnd(ctx, execs); err == nil {
+			c.past = &foreknown{last: *last, past: p, unfinished: open}
+		}
+	})
 	f := newFileState(w)
 	defer f.close()
 	f.resume(p)

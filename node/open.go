@@ -215,9 +215,12 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	case empty || last.ID == "": // the logs of a removed workspace are gone, and with them their ends
 	case c != nil && c.past != nil && c.past.last.ID == last.ID && c.past.last.Sequence == last.Sequence:
 		w.copied = c
-		unfinished, err = w.node.withoutEnd(ctx, w.streams, c.past.unfinished, w.logSubject)
+		unfinished = c.past.unfinished
 	default:
-		unfinished, w.ahead, err = w.node.unfinished(ctx, w.streams, last, subject, w.logSubject)
+		unfinished, err = w.readEnd(ctx, last, subject)
+	}
+	if err == nil {
+		unfinished, err = w.withoutEnd(ctx, unfinished)
 	}
 	if err != nil {
 		return err

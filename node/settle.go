@@ -17,14 +17,11 @@ import (
 	"github.com/wsmesh/wsmesh/objstore"
 )
 
-// unfinished returns the execs that the journal up to last names and whose log
-// has no final frame. The open record of the last tenure carries what earlier
-// ones left, so only that tenure's records count. All that are read are returned as
-// well: those since the last checkpoint, which the files need.
-func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRecord, subject string, logOf func(mesh.ExecID) string) ([]mesh.ExecID, []*jetstream.RawStreamMsg, error) {
-	if last == nil {
-		return nil, nil, nil
-	}
+// readEnd reads the end of the journal, up to last, and returns the execs that it names.
+// The open record of the last tenure carries what earlier ones left, so only that
+// tenure's records count. It keeps in ahead what it has read: the records since the last
+// checkpoint, which the files need.
+func (w *workspace) readEnd(ctx context.Context, last *objstore.StoredRecord, subject string) (execs []mesh.ExecID, err error) {
 	from := last.Open
 	if from == 0 {
 		from = last.Sequence
@@ -33,17 +30,15 @@ func (n *Node) unfinished(ctx context.Context, s shard, last *objstore.StoredRec
 	if c := last.LastCheckpoint(); c != 0 {
 		first = min(first, c)
 	}
-	read, err := readJournal(ctx, s.journal, subject, first, last.Sequence)
-	if err != nil {
-		return nil, nil, err
+	if w.ahead, err = readJournal(ctx, w.streams.journal, subject, first, last.Sequence); err != nil {
+		return nil, err
 	}
-	begin := slices.IndexFunc(read, func(m *jetstream.RawStreamMsg) bool { return m.Sequence >= from })
-	open, err := n.withoutEnd(ctx, s, execsIn(read[begin:]), logOf)
-	return open, read, err
+	begin := slices.IndexFunc(w.ahead, func(m *jetstream.RawStreamMsg) bool { return m.Sequence >= from })
+	return execsIn(w.ahead[begin:]), nil
 }
 
 // withoutEnd returns those of some execs whose log has no final frame.
-func (n *Node) withoutEnd(ctx context.Context, s shard, ids []mesh.ExecID, logOf func(mesh.ExecID) string) (open []mesh.ExecID, err error) {
+func (w *workspace) withoutEnd(ctx context.Context, ids []mesh.ExecID) (open []mesh.ExecID, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
@@ -52,7 +47,7 @@ func (n *Node) withoutEnd(ctx context.Context, s shard, ids []mesh.ExecID, logOf
 			continue // its log is gone
 		}
 		g.Go(func() error {
-			end, err := lastFrame(ctx, s.log, logOf(id))
+			end, err := lastFrame(ctx, w.streams.log, w.logSubject(id))
 			if err != nil {
 				return err
 			}

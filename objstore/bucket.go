@@ -37,6 +37,13 @@ type Bucket interface {
 	List(ctx context.Context) iter.Seq2[ID, error]
 }
 
+// Replicated is a Bucket with several copies of each object.
+type Replicated interface {
+	// GetKnown is Get of an object that is known to be there, from any copy of it, which
+	// is faster. One that was deleted may still be found.
+	GetKnown(ctx context.Context, id ID, offset int64, n int) ([]byte, error)
+}
+
 // Range resolves what Get was asked for in an object of size bytes: the bytes
 // from … to. CodeInvalid says that the offset lies behind the end.
 func Range(size, offset int64, n int) (from, to int64, err error) {

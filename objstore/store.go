@@ -165,7 +165,7 @@ func (s *Store) end(ctx context.Context, id ID) ([]packedBlob, error) {
 		return blobs, nil
 	}
 	for guess := endGuess; ; {
-		b, err := s.bucket.Get(ctx, id, int64(-guess), guess)
+		b, err := s.read(ctx, id, int64(-guess), guess)
 		if err != nil {
 			return nil, inPack(id, err)
 		}
@@ -210,8 +210,16 @@ func (s *Store) load(ctx context.Context, pack ID, blob packedBlob) ([]byte, err
 
 var errShort = mesh.Errorf(mesh.CodeInternal, "the pack is shorter than its index says")
 
+// read reads of a pack that something which is stored refers to.
+func (s *Store) read(ctx context.Context, pack ID, offset int64, n int) ([]byte, error) {
+	if b, ok := s.bucket.(Replicated); ok {
+		return b.GetKnown(ctx, pack, offset, n)
+	}
+	return s.bucket.Get(ctx, pack, offset, n)
+}
+
 func (s *Store) exactly(ctx context.Context, pack ID, offset int64, n int) ([]byte, error) {
-	b, err := s.bucket.Get(ctx, pack, offset, n)
+	b, err := s.read(ctx, pack, offset, n)
 	if err == nil && len(b) != n {
 		err = errShort
 	}
@@ -235,7 +243,7 @@ func (s *Store) piece(ctx context.Context, p piece) ([]byte, error) {
 		if s.pieces.Contains(piece{p.pack, p.index - 1}) {
 			n = piecesAhead
 		}
-		b, err := s.bucket.Get(context.WithoutCancel(ctx), p.pack, p.index*pieceBytes, n*pieceBytes)
+		b, err := s.read(context.WithoutCancel(ctx), p.pack, p.index*pieceBytes, n*pieceBytes)
 		if err != nil {
 			return nil, err
 		}

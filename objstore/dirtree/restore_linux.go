@@ -43,7 +43,7 @@ func (d *Dir) RestoreItems(ctx context.Context, items iter.Seq2[objstore.Item, e
 func (t *restore) make(ctx context.Context, items iter.Seq2[objstore.Item, error]) error {
 	g, gctx := errgroup.WithContext(ctx)
 	t.ctx, t.files = gctx, make(chan objstore.Item, filesAhead)
-	for range max(2, runtime.GOMAXPROCS(0)) {
+	for range fileWriters {
 		g.Go(t.writeFiles)
 	}
 	err := t.names(items)
@@ -56,6 +56,10 @@ func (t *restore) make(ctx context.Context, items iter.Seq2[objstore.Item, error
 
 // filesAhead is how many files wait for who writes them.
 const filesAhead = 64
+
+// fileWriters is how many files are written at once, most of which wait: for content, or
+// for the disk.
+const fileWriters = 8
 
 type restore struct {
 	d     *Dir

@@ -8,7 +8,8 @@
 // that its subject is empty, and is repeated until its answer is definite.
 //
 // Whether a pack is there says the stream's leader: a replica may not have yet what
-// was acknowledged. The other parts may come from any replica, since a part never
+// was acknowledged, and still have what was deleted. The other parts, and all of a pack
+// that is known to be there, may come from any replica, since a part never
 // changes, and from the leader where that one has none. A read that gets no answer,
 // as in an election of the leader, is asked again for mesh.DefaultSettle; then it is
 // CodeUnavailable.
@@ -58,7 +59,10 @@ type Bucket struct {
 	reads  *semaphore.Weighted // parts that are read at once
 }
 
-var _ objstore.Bucket = (*Bucket)(nil)
+var (
+	_ objstore.Bucket     = (*Bucket)(nil)
+	_ objstore.Replicated = (*Bucket)(nil)
+)
 
 // layout is how a pack is cut.
 type layout struct {
@@ -120,19 +124,30 @@ func (b *Bucket) publish(ctx context.Context, m *nats.Msg) error {
 
 // Get implements objstore.Bucket.
 func (b *Bucket) Get(ctx context.Context, id objstore.ID, offset int64, n int) ([]byte, error) {
-	data, err := b.get(ctx, id, offset, n)
+	return b.get(ctx, id, offset, n, b.read)
+}
+
+// GetKnown implements objstore.Replicated.
+func (b *Bucket) GetKnown(ctx context.Context, id objstore.ID, offset int64, n int) ([]byte, error) {
+	return b.get(ctx, id, offset, n, b.readAny)
+}
+
+type readMessage func(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error)
+
+func (b *Bucket) get(ctx context.Context, id objstore.ID, offset int64, n int, readEnd readMessage) ([]byte, error) {
+	data, err := b.getRange(ctx, id, offset, n, readEnd)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", id, err)
 	}
 	return data, nil
 }
 
-func (b *Bucket) get(ctx context.Context, id objstore.ID, offset int64, n int) ([]byte, error) {
+func (b *Bucket) getRange(ctx context.Context, id objstore.ID, offset int64, n int, readEnd readMessage) ([]byte, error) {
 	var end []byte // the last part, if it had to be read
 	l, ok := b.known.Get(id)
 	if !ok {
 		var err error
-		if l, end, err = b.end(ctx, id); err != nil {
+		if l, end, err = b.end(ctx, id, readEnd); err != nil {
 			return nil, err
 		}
 	}
@@ -145,7 +160,7 @@ func (b *Bucket) get(ctx context.Context, id objstore.ID, offset int64, n int) (
 	g.SetLimit(Window)
 	for i := from / l.part; i*l.part < to; i++ {
 		g.Go(func() error {
-			part, err := b.part(ctx, id, l, i, end)
+			part, err := b.part(ctx, id, l, i, end, readEnd)
 			if err != nil {
 				return err
 			}
@@ -158,10 +173,10 @@ func (b *Bucket) get(ctx context.Context, id objstore.ID, offset int64, n int) (
 }
 
 // part returns one part of a pack, whose length it has checked.
-func (b *Bucket) part(ctx context.Context, id objstore.ID, l layout, i int64, end []byte) ([]byte, error) {
+func (b *Bucket) part(ctx context.Context, id objstore.ID, l layout, i int64, end []byte, readEnd readMessage) ([]byte, error) {
 	subject, want, read := mesh.PackSubject(b.shard, b.tenant, id, int(i)), l.part, b.readAny
 	if i == int64(l.parts-1) {
-		subject, want, read = mesh.PackEndSubject(b.shard, b.tenant, id), l.size-i*l.part, b.read
+		subject, want, read = mesh.PackEndSubject(b.shard, b.tenant, id), l.size-i*l.part, readEnd
 		if end != nil {
 			return end, nil
 		}
@@ -178,8 +193,8 @@ func (b *Bucket) part(ctx context.Context, id objstore.ID, l layout, i int64, en
 }
 
 // end reads the last part of a pack, which says how it is cut.
-func (b *Bucket) end(ctx context.Context, id objstore.ID) (layout, []byte, error) {
-	m, err := b.read(ctx, mesh.PackEndSubject(b.shard, b.tenant, id))
+func (b *Bucket) end(ctx context.Context, id objstore.ID, read readMessage) (layout, []byte, error) {
+	m, err := read(ctx, mesh.PackEndSubject(b.shard, b.tenant, id))
 	if err != nil {
 		return layout{}, nil, err
 	}
