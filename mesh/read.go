@@ -242,13 +242,24 @@ func readMessage(ctx context.Context, conn *nats.Conn, stream string, req messag
 	return decodeMessage(m.Data)
 }
 
-// leaderTime bounds one request to a stream's leader.
-const leaderTime = 5 * time.Second
+// A request is lost where the stream's leader changes: no server answers it. So it is sent
+// again after leaderTry, leaderTries times in all.
+const (
+	leaderTry   = 2 * time.Second
+	leaderTries = 3
+)
 
-func askLeader(ctx context.Context, conn *nats.Conn, subject string, ask []byte) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderTime)
-	defer cancel()
-	return conn.RequestWithContext(ctx, subject, ask)
+// askLeader sends a request that may be repeated to a stream's leader.
+func askLeader(ctx context.Context, conn *nats.Conn, subject string, ask []byte) (m *nats.Msg, err error) {
+	for range leaderTries {
+		try, cancel := context.WithTimeout(ctx, leaderTry)
+		m, err = conn.RequestWithContext(try, subject, ask)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			break
+		}
+	}
+	return m, err
 }
 
 // decodeMessage decodes the leader's answer. The content is taken out first: it is
