@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/wsmesh/wsmesh/mesh"
 )
@@ -110,16 +111,17 @@ func TestCrash(t *testing.T) {
 // steps are where the program is told to die, see package node: after each durable
 // step of a change and of a checkpoint.
 var steps = []struct {
-	name string
-	most int // times that it is let go by
+	name   string
+	most   int // times that it is let go by
+	commit int // changes after which a commit is asked for; 0: none
 }{
-	{"packs stored", 4},
-	{"record stored", 200},
-	{"disk changed", 200},
-	{"checkpoint packs stored", 1},
-	{"checkpoint commit stored", 1},
-	{"checkpoint recorded", 1},
-	{"checkpoint purged", 1},
+	{"packs stored", 4, 0},
+	{"record stored", 200, 0},
+	{"disk changed", 200, 0},
+	{"checkpoint packs stored", 1, acknowledged},
+	{"checkpoint commit stored", 1, acknowledged},
+	{"checkpoint recorded", 1, acknowledged},
+	{"checkpoint purged", 1, acknowledged},
 }
 
 // TestCrashAtEachStep lets a one box die right after each durable step, loses the
@@ -137,7 +139,7 @@ func TestCrashAtEachStep(t *testing.T) {
 				c, err := box.Dial(t.Context())
 				require.NoError(t, err)
 				w := &Workload{Workspace: c.Workspace("main"), Dir: fmt.Sprintf("r%d", round), Seed: all.Uint64(), Writers: 8}
-				calls := dieOnce(t, box, w, all.IntN(2) == 0)
+				calls := dieOnce(t, box, w, step.commit, all.IntN(2) == 0)
 				verdict(t, box.Log, Judge(calls, finalOf(t, w)))
 				require.NoError(t, c.Close())
 				require.NoError(t, box.Stop())
@@ -147,17 +149,26 @@ func TestCrashAtEachStep(t *testing.T) {
 }
 
 // dieOnce lets a workload run until the box dies by itself, starts it again, maybe
-// without its disk, and returns the calls.
-func dieOnce(t *testing.T, box *Box, w *Workload, lose bool) []Call {
-	return during(t, w, 0, 0, func(func()) {
+// without its disk, and returns the calls. After so many changes, if any, it asks for a
+// commit, which would else be made after a thousand.
+func dieOnce(t *testing.T, box *Box, w *Workload, commit int, lose bool) []Call {
+	return during(t, w, commit, 0, func(func()) {
 		limit, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
+		var asked errgroup.Group
+		if commit > 0 {
+			asked.Go(func() error {
+				_, err := w.Workspace.Commit(limit)
+				return err
+			})
+		}
 		require.True(t, box.Gone(limit), "the program has never come by there")
 		if lose {
 			require.NoError(t, box.LoseFiles())
 		}
 		box.Env = nil
 		require.NoError(t, box.Start(t.Context()), box.Log())
+		require.NoError(t, asked.Wait())
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -156,10 +157,11 @@ func (w *writer) next(size int) (value string, content []byte) {
 	w.written++
 	value = fmt.Sprintf("%s/w%d/%d", w.Dir, w.id, w.written)
 	content = fmt.Appendf(nil, "%s\n", value)
-	for len(content) < size {
-		content = fmt.Appendf(content, "%x", w.rand.Uint64())
-	}
-	return value, seal(content)
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], w.rand.Uint64())
+	noise := make([]byte, max(0, size-len(content)))
+	_, _ = rand.NewChaCha8(seed).Read(noise)
+	return value, seal(append(content, noise...))
 }
 
 // seal ends content with its hash, so that a part of it, or of two, shows.

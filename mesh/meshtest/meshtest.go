@@ -47,10 +47,17 @@ type Mesh struct {
 	configs []natsd.Config // with the port that was chosen, for a restart
 }
 
-// Each runs a test on one server and on a cluster of three.
+// Each runs a test on one server and on a cluster of three, beside each other: each
+// waits as much as it works. They begin when the function that calls Each returns.
 func Each(t *testing.T, test func(t *testing.T, m *Mesh)) {
-	t.Run("one server", func(t *testing.T) { test(t, Server(t)) })
-	t.Run("cluster", func(t *testing.T) { test(t, Cluster(t, 3)) })
+	t.Run("one server", func(t *testing.T) {
+		t.Parallel()
+		test(t, Server(t))
+	})
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		test(t, Cluster(t, 3))
+	})
 }
 
 // Local is Each for what is decided on this side of the servers, where their
