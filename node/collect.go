@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -353,35 +356,75 @@ func (m *marks) workspaces(ctx context.Context, shard int) error {
 	}
 }
 
-// workspace marks what one refers to: what is in its journal, and its commits. The
-// records are read in their order, so that one that a checkpoint takes away meanwhile
-// is either read, or in the commit of a checkpoint that is.
+// workspace marks what one refers to: what is in its journal, and its commits. Who
+// takes records away meanwhile may do so for a checkpoint that is behind the end that was
+// looked for, and then neither is read: all is read again until the journal has begun at
+// the same record from before that end was found to after the last one was read.
 func (m *marks) workspace(ctx context.Context, r kv.WorkspaceRecord) error {
 	if r.Origin != nil { // to which the record refers, opened or not
 		if err := m.named(ctx, r.Origin.Commit); err != nil {
 			return err
 		}
 	}
+	for time.Now().Before(m.until) {
+		first, err := m.first(ctx, r)
+		if err != nil {
+			return err
+		}
+		heads, err := m.journal(ctx, r)
+		if err != nil {
+			return err
+		}
+		begin, err := m.first(ctx, r)
+		if err != nil {
+			return err
+		}
+		if begin != first {
+			continue
+		}
+		for _, ref := range heads {
+			if err := m.commits(ctx, ref); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return mesh.Errorf(mesh.CodeUnavailable, "its journal changes too fast to be read; garbage is collected the next time")
+}
+
+// first is where the journal begins; 0: it is empty.
+func (m *marks) first(ctx context.Context, r kv.WorkspaceRecord) (uint64, error) {
+	raw, err := m.n.shards[r.Shard].journal.Next(ctx, mesh.JournalSubject(r.Shard, m.tenant, r.Name), 1)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, unavailable(err)
+	}
+	return raw.Sequence, nil
+}
+
+// journal marks what the records refer to, and returns the commits that they name.
+func (m *marks) journal(ctx context.Context, r kv.WorkspaceRecord) (heads []objstore.Ref, err error) {
 	journal, subject := m.n.shards[r.Shard].journal, mesh.JournalSubject(r.Shard, m.tenant, r.Name)
 	end, err := lastRecord(ctx, journal, subject)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case end == nil && r.Served:
-		return mesh.Errorf(mesh.CodeConflict, "its journal was lost, so what it refers to is not known; recover it, or remove it by force")
+		return nil, mesh.Errorf(mesh.CodeConflict, "its journal was lost, so what it refers to is not known; recover it, or remove it by force")
 	case end == nil:
-		return nil
+		return nil, nil
 	case removedID(end) == r.ID:
-		return mesh.Errorf(mesh.CodeBusy, "it is being removed; try again")
+		return nil, mesh.Errorf(mesh.CodeBusy, "it is being removed; try again")
 	}
-	var heads []objstore.Ref
 	for raw, err := range journal.Messages(ctx, subject, 1, end.Sequence) {
 		if err != nil {
-			return unavailable(err)
+			return nil, unavailable(err)
 		}
 		rec, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for i := range rec.Ops {
 			op := &rec.Ops[i]
@@ -393,12 +436,7 @@ func (m *marks) workspace(ctx context.Context, r kv.WorkspaceRecord) error {
 			}
 		}
 	}
-	for _, ref := range heads {
-		if err := m.commits(ctx, ref); err != nil {
-			return err
-		}
-	}
-	return nil
+	return heads, nil
 }
 
 // commits marks a commit that must be there, and those before it that are kept: the
