@@ -53,6 +53,7 @@ type memoryIndex struct {
 	feeds  *sync.WaitGroup
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	skips  func(mesh.Tenant) uint64 // see Memory.Skip
 
 	mu      sync.Mutex
 	loaded  chan struct{} // closed once all is there that was there at the start
@@ -190,6 +191,9 @@ func (x *memoryIndex) learn(t mesh.Tenant, ns mesh.Namespace, key string, h memo
 
 // put enters a head unless a newer one is there; x.mu is held.
 func (x *memoryIndex) put(t mesh.Tenant, ns mesh.Namespace, key string, h memoryHead) {
+	if h.seq <= x.skips(t) {
+		return // of a tenant that was removed
+	}
 	at := memorySpaceKey{t, ns}
 	space := x.spaces[at]
 	if space == nil {
@@ -224,16 +228,7 @@ func (x *memoryIndex) forget(now time.Time) {
 		if !ok || now.Sub(g.time) <= 2*mesh.TombstoneTTL {
 			return
 		}
-		x.gone.Delete(seq)
-		space, use := x.spaces[g.memorySpaceKey], x.used[g.tenant]
-		space.keys.Delete(g.key)
-		space.changes.Delete(seq)
-		use.keys--
-		use.bytes -= int64(len(g.key))
-		x.used[g.tenant] = use
-		if space.keys.Len() == 0 {
-			delete(x.spaces, g.memorySpaceKey)
-		}
+		x.drop(g.memorySpaceKey, x.spaces[g.memorySpaceKey], seq, g.key)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 func emptyIndex() *memoryIndex {
 	return &memoryIndex{
 		changed: make(chan struct{}), spaces: map[memorySpaceKey]*memorySpace{}, used: map[mesh.Tenant]memoryUse{},
-		gone: &btree.Map[uint64, memoryGone]{},
+		gone: &btree.Map[uint64, memoryGone]{}, skips: func(mesh.Tenant) uint64 { return 0 },
 	}
 }
 

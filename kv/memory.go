@@ -57,12 +57,15 @@ type Memory struct {
 	storage mesh.Storage
 	starts  singleflight.Group
 	shards  [mesh.MemoryShards]atomic.Pointer[memoryShard]
+
+	skipping sync.Mutex
+	skipped  map[mesh.Tenant]uint64 // up to where messages are an earlier tenant's of the name
 }
 
 // NewMemory makes a Memory; call Close when it is not used any more. Streams are
 // made when they are first needed.
 func NewMemory(conn *nats.Conn, js jetstream.JetStream, s mesh.Storage) *Memory {
-	m := &Memory{conn: conn, js: js, storage: s}
+	m := &Memory{conn: conn, js: js, storage: s, skipped: map[mesh.Tenant]uint64{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -116,7 +119,7 @@ func (m *Memory) shard(ctx context.Context, t mesh.Tenant) (*memoryShard, error)
 			return nil, err
 		}
 		s := &memoryShard{conn: m.conn, js: m.js, stream: stream, batches: make(chan struct{}, DefaultMemoryBatches)}
-		s.index = &memoryIndex{ctx: m.ctx, feeds: &m.feeds, js: m.js, stream: stream}
+		s.index = &memoryIndex{ctx: m.ctx, feeds: &m.feeds, js: m.js, stream: stream, skips: m.skips}
 		s.index.restart()
 		m.feeds.Go(s.index.keepCurrent)
 		m.shards[n].Store(s)

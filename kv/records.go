@@ -67,6 +67,14 @@ func (ws *Workspaces) Get(ctx context.Context, t mesh.Tenant, w mesh.Workspace) 
 	return r, err
 }
 
+// Last reads a record, also one of a workspace that was removed; the zero one says that
+// there was never one of the name.
+func (ws *Workspaces) Last(ctx context.Context, t mesh.Tenant, w mesh.Workspace) (WorkspaceRecord, error) {
+	var r WorkspaceRecord
+	_, err := ws.get(ctx, ownerKey(t, w), &r)
+	return r, err
+}
+
 // Create makes a record from its Tenant, Name, Shard, Dir, Settings and Origin. CodeExists if there
 // is one, which is then returned.
 func (ws *Workspaces) Create(ctx context.Context, r WorkspaceRecord) (WorkspaceRecord, error) {
@@ -193,6 +201,26 @@ type TenantRecord struct {
 	Generation uint64      `json:"generation"` // tokens carry it
 	Created    time.Time   `json:"created"`
 	Limits     mesh.Limits `json:"limits,omitzero"` // 0 in it is a node's default
+
+	Removing time.Time `json:"removing,omitzero"` // since when; zero: it is not
+	// Removed says that nothing else is left of it. The record stays, so that nobody
+	// makes the tenant again by mistake, and a node that was away learns of it.
+	Removed bool `json:"removed,omitempty"`
+	// Forgotten is the sequence in the stream of its memory up to which that is an earlier
+	// tenant's of the name, and nothing of it is there.
+	Forgotten uint64 `json:"forgotten,omitempty"`
+}
+
+// Alive returns CodeNotFound for a tenant that was removed, and CodeDenied for one that
+// is being removed.
+func (r *TenantRecord) Alive() error {
+	switch {
+	case r.Removed || r.Name == "":
+		return mesh.Errorf(mesh.CodeNotFound, "tenant %s does not exist", r.Name)
+	case !r.Removing.IsZero():
+		return mesh.Errorf(mesh.CodeDenied, "tenant %s is being removed; end that with: wsmesh tenant rm %s", r.Name, r.Name)
+	}
+	return nil
 }
 
 // TokenRecord describes an issued token. The token itself is stored nowhere.
@@ -206,6 +234,9 @@ type TokenRecord struct {
 	Issued     time.Time      `json:"issued"`
 	Expires    time.Time      `json:"expires"`          // zero: never
 	Revoked    time.Time      `json:"revoked,omitzero"` // zero: it is not
+	// Removed says that its tenant was removed, and Revoked is set. The record stays, so
+	// that whoever tells the servers whom not to let in tells of it.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // Tenants is the bucket of tenants and their tokens, and of what the mesh has once. Keys
@@ -240,30 +271,45 @@ func (ts *Tenants) MeshID(ctx context.Context) (string, error) {
 	}
 }
 
-// Get reads a record; CodeNotFound if the tenant does not exist.
+// Get reads a record; CodeNotFound if the tenant does not exist, CodeDenied if it is being
+// removed.
 func (ts *Tenants) Get(ctx context.Context, t mesh.Tenant) (TenantRecord, error) {
-	var r TenantRecord
-	rev, err := ts.get(ctx, string(t), &r)
-	if err == nil && rev == 0 {
+	r, _, err := ts.find(ctx, t)
+	if err == nil {
+		err = r.Alive()
+	}
+	if mesh.CodeOf(err) == mesh.CodeNotFound {
 		err = mesh.Errorf(mesh.CodeNotFound, "tenant %s does not exist; create it with: wsmesh tenant create %s", t, t)
 	}
 	return r, err
 }
 
-// Create makes a tenant; CodeExists, with the record, if there is one. A crash
-// in between wastes a number and nothing else.
+// find reads a record and its revision, also that of a tenant that was removed; 0 says that
+// there was never one.
+func (ts *Tenants) find(ctx context.Context, t mesh.Tenant) (r TenantRecord, rev uint64, err error) {
+	rev, err = ts.get(ctx, string(t), &r)
+	return r, rev, err
+}
+
+// Create makes a tenant; CodeExists, with the record, if there is one, CodeDenied if it is
+// being removed. A crash in between wastes a number and nothing else.
 func (ts *Tenants) Create(ctx context.Context, t mesh.Tenant) (TenantRecord, error) {
-	if old, err := ts.Get(ctx, t); err == nil {
-		return old, mesh.Errorf(mesh.CodeExists, "tenant %s exists", t)
-	} else if mesh.CodeOf(err) != mesh.CodeNotFound {
+	old, rev, err := ts.find(ctx, t)
+	if err != nil {
 		return TenantRecord{}, err
+	}
+	switch err := old.Alive(); mesh.CodeOf(err) {
+	case "":
+		return old, mesh.Errorf(mesh.CodeExists, "tenant %s exists", t)
+	case mesh.CodeDenied:
+		return old, err
 	}
 	number, err := ts.nextNumber(ctx)
 	if err != nil {
 		return TenantRecord{}, fmt.Errorf("create tenant %s: %w", t, err)
 	}
-	r := TenantRecord{Name: t, Number: number, Generation: uint64(number), Created: time.Now().UTC()}
-	_, err = ts.set(ctx, string(t), r, 0)
+	r := TenantRecord{Name: t, Number: number, Generation: uint64(number), Created: time.Now().UTC(), Forgotten: old.Forgotten}
+	_, err = ts.set(ctx, string(t), r, rev)
 	if errors.Is(err, mesh.ErrRefused) {
 		now, err := ts.Get(ctx, t)
 		if err == nil && now.Number != number {
@@ -289,16 +335,22 @@ func (ts *Tenants) CreateFirst(ctx context.Context, token TokenRecord) error {
 	if err != nil && !errors.Is(err, mesh.ErrRefused) {
 		return err
 	}
+	now, _, err := ts.find(ctx, token.Tenant)
+	if err != nil || now.Alive() != nil || now.Generation != token.Generation {
+		return err // its tokens have gone with it
+	}
 	return ts.PutToken(ctx, token)
 }
 
 // SetLimits replaces the limits of a tenant and returns its record.
 func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Limits) (TenantRecord, error) {
 	for {
-		var r TenantRecord
-		rev, err := ts.get(ctx, string(t), &r)
-		if err == nil && rev == 0 {
-			return ts.Get(ctx, t) // says that it does not exist
+		r, rev, err := ts.find(ctx, t)
+		if err == nil && r.Alive() != nil {
+			r, err = ts.Get(ctx, t) // says why not
+			if err == nil {
+				continue // it was made just now
+			}
 		}
 		if err != nil {
 			return TenantRecord{}, err
@@ -310,7 +362,7 @@ func (ts *Tenants) SetLimits(ctx context.Context, t mesh.Tenant, limits mesh.Lim
 	}
 }
 
-// Watch calls fn with every present record and then with every change, one at a
+// Watch calls fn with every present record, of tenants that were removed too, and then with every change, one at a
 // time, until ctx ends or the watch breaks; its error says why it ended.
 func (ts *Tenants) Watch(ctx context.Context, fn func(TenantRecord)) error {
 	return ts.watch(ctx, "tenants", "*", func(key string, _ uint64, value []byte) {
@@ -339,7 +391,7 @@ func (ts *Tenants) nextNumber(ctx context.Context) (uint32, error) {
 	}
 }
 
-// List returns every tenant, sorted by name.
+// List returns every tenant that was not removed, sorted by name.
 func (ts *Tenants) List(ctx context.Context) ([]TenantRecord, error) {
 	var all []TenantRecord
 	err := ts.each(ctx, "*", func(key string, _ uint64, value []byte) error {
@@ -350,7 +402,9 @@ func (ts *Tenants) List(ctx context.Context) ([]TenantRecord, error) {
 		if err := json.Unmarshal(value, &r); err != nil {
 			return fmt.Errorf("tenant record: %w", err)
 		}
-		all = append(all, r)
+		if !r.Removed {
+			all = append(all, r)
+		}
 		return nil
 	})
 	slices.SortFunc(all, func(a, b TenantRecord) int { return strings.Compare(string(a.Name), string(b.Name)) })
@@ -378,18 +432,31 @@ func (ts *Tenants) RevokeToken(ctx context.Context, id mesh.TokenID) (TokenRecor
 	if i < 0 {
 		return TokenRecord{}, mesh.Errorf(mesh.CodeNotFound, "no token on record has id %.80q; see wsmesh token ls", id)
 	}
-	key := string(all[i].Tenant) + "." + string(id)
+	return ts.changeToken(ctx, all[i], (*TokenRecord).revoke)
+}
+
+// revoke reports whether that changes anything.
+func (r *TokenRecord) revoke() bool {
+	if !r.Revoked.Before(r.Issued) {
+		return false
+	}
+	if r.Revoked = time.Now().UTC(); r.Revoked.Before(r.Issued) {
+		r.Revoked = r.Issued
+	}
+	return true
+}
+
+// changeToken changes a record, unless change says that it is as it should be.
+func (ts *Tenants) changeToken(ctx context.Context, of TokenRecord, change func(*TokenRecord) bool) (TokenRecord, error) {
+	key := string(of.Tenant) + "." + string(of.ID)
 	for {
 		var r TokenRecord
 		rev, err := ts.get(ctx, key, &r)
 		if err == nil && rev == 0 {
-			err = mesh.Errorf(mesh.CodeNotFound, "token %s is not on record any more", id)
+			err = mesh.Errorf(mesh.CodeNotFound, "token %s is not on record any more", of.ID)
 		}
-		if err != nil || !r.Revoked.Before(r.Issued) {
+		if err != nil || !change(&r) {
 			return r, err
-		}
-		if r.Revoked = time.Now().UTC(); r.Revoked.Before(r.Issued) {
-			r.Revoked = r.Issued
 		}
 		if _, err = ts.set(ctx, key, r, rev); !errors.Is(err, mesh.ErrRefused) {
 			return r, err
@@ -399,8 +466,12 @@ func (ts *Tenants) RevokeToken(ctx context.Context, id mesh.TokenID) (TokenRecor
 
 // ListTokens returns every token on record, sorted by tenant and time.
 func (ts *Tenants) ListTokens(ctx context.Context) ([]TokenRecord, error) {
+	return ts.tokens(ctx, "*.*")
+}
+
+func (ts *Tenants) tokens(ctx context.Context, filter string) ([]TokenRecord, error) {
 	var all []TokenRecord
-	err := ts.each(ctx, "*.*", func(_ string, _ uint64, value []byte) error {
+	err := ts.each(ctx, filter, func(_ string, _ uint64, value []byte) error {
 		var r TokenRecord
 		if err := json.Unmarshal(value, &r); err != nil {
 			return fmt.Errorf("token record: %w", err)

@@ -9,7 +9,7 @@
 //	api.v1.<tenant>.<service>.<verb>[.<node>]   client → any node (queue group "api"), or that node
 //	admin.v1.<verb>                             operator → any node (queue group "admin"): tenants, their limits, tokens, moves, status,
 //	                                            a workspace in a directory of the node's host
-//	node.v1.<node>.<verb>                       router → node: open ping settle move ahead reread remove
+//	node.v1.<node>.<verb>                       router → node: open ping settle move ahead reread remove forget
 //	out.v1.<tenant>.<workspace>.<exec>          frames of one exec, republished once they are stored
 //	ev.v1.<tenant>.<workspace>                  headers of journal records, republished
 //	int.v1.journal.<shard>.<tenant>.<workspace> owner → stream JOURNAL_<shard>
@@ -43,6 +43,11 @@
 // do not tell paths apart, and reads logs with log read. Requests of a bound
 // token are answered below that token's own inbox only. It cannot list or create
 // another workspace, nor remove its own, and has no memory.
+//
+// A tenant that is being removed is answered denied, by every verb and whatever its token;
+// one that was removed, not_found, until another one has its name. The servers let nobody in
+// with its tokens by then. The operator's tenant-rm is asked in turns and names the generation
+// that it is about.
 //
 // # Requests and replies
 //

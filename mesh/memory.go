@@ -81,6 +81,11 @@ func MemorySubject(t Tenant, ns Namespace, key string) string {
 // MemoryWildcard is every subject of every memory.
 const MemoryWildcard = "int.v1.mem.>"
 
+// MemoriesWildcard names every key of all memories of a tenant.
+func MemoriesWildcard(t Tenant) string {
+	return fmt.Sprintf("int.v1.mem.%02d.%s.>", MemoryShard(t), t)
+}
+
 // MemoryPrefix begins the subjects of one memory, with a final dot.
 func MemoryPrefix(t Tenant, ns Namespace) string {
 	return fmt.Sprintf("int.v1.mem.%02d.%s.%s.", MemoryShard(t), t, ns)

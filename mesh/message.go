@@ -64,6 +64,12 @@ type NodeAheadRequest struct {
 	Workspace Workspace `json:"workspace"`
 }
 
+// NodeForgetRequest has a node end all that it does for a tenant whose removal has begun.
+type NodeForgetRequest struct {
+	Tenant     Tenant `json:"tenant"`
+	Generation uint64 `json:"generation"` // no later one
+}
+
 // NodePingReply answers NodePingRequest. State is one of the Ping… constants.
 type NodePingReply struct {
 	State string `json:"state"`
@@ -279,13 +285,40 @@ type TenantRequest struct {
 
 // TenantEntry is one tenant of a listing.
 type TenantEntry struct {
-	Name    Tenant    `json:"name"`
-	Created time.Time `json:"created"`
+	Name     Tenant     `json:"name"`
+	Created  time.Time  `json:"created"`
+	Removing *time.Time `json:"removing,omitempty"` // since when it is being removed; everything is refused to it
 }
 
-// TenantListReply is every tenant, sorted by name.
+// TenantListRequest asks for a page of the tenants.
+type TenantListRequest struct {
+	After Tenant `json:"after,omitempty"` // the last one of the page before
+}
+
+// TenantListReply is a page of the tenants, sorted by name.
 type TenantListReply struct {
 	Tenants []TenantEntry `json:"tenants"`
+	More    bool          `json:"more,omitempty"`
+}
+
+// TenantRemoveRequest removes a tenant, in turns: it is asked again until the reply says
+// that it is done. Without a Generation it only asks for that: a request that is late does
+// nothing to a later tenant of the name.
+type TenantRemoveRequest struct {
+	Tenant     Tenant `json:"tenant"`
+	Generation uint64 `json:"generation,omitempty"`
+	Force      bool   `json:"force,omitempty"` // although it has workspaces, or memory
+	Told       bool   `json:"told,omitempty"`  // the servers know whom they must not let in any more
+}
+
+// TenantRemoveReply answers it. The first turn with a Generation records all tokens as
+// revoked; the operator then tells the servers.
+type TenantRemoveReply struct {
+	Done       bool   `json:"done"`
+	Generation uint64 `json:"generation"`
+	Workspaces int    `json:"workspaces"`      // that are still there
+	Waits      Node   `json:"waits,omitempty"` // it does not answer, and may not be dead
+	Away       []Node `json:"away,omitempty"`  // are dead; what they have of the tenant goes when they start
 }
 
 // TokenIssueRequest asks for a token of a tenant, of one of its workspaces, or

@@ -85,6 +85,7 @@ const (
 	VerbNodeMove   = "move"
 	VerbNodeAhead  = "ahead"
 	VerbNodeReread = "reread" // settings of a workspace, which have changed
+	VerbNodeForget = "forget" // a tenant that is being removed
 )
 
 // Verbs of the operator.
@@ -93,6 +94,7 @@ const (
 	VerbAdminTenantCreate = "tenant-create"
 	VerbAdminTenantList   = "tenant-list"
 	VerbAdminTenantQuota  = "tenant-quota" // read or set a tenant's limits
+	VerbAdminTenantRemove = "tenant-rm"    // for good, with all that is its own
 	VerbAdminTokenIssue   = "token-issue"
 	VerbAdminTokenRevoke  = "token-revoke"
 	VerbAdminTokenList    = "token-list"
@@ -195,6 +197,11 @@ func ParseRecordSubject(subject string) (bucket, key string) {
 // ExecLogSubject is where the owner publishes the frames of an exec.
 func ExecLogSubject(shard int, t Tenant, w Workspace, id ExecID) string {
 	return fmt.Sprintf("int.v1.out.%02d.%s.%s.%s", shard, t, w, id)
+}
+
+// ExecLogsWildcard names every frame of all execs of a tenant.
+func ExecLogsWildcard(shard int, t Tenant) string {
+	return fmt.Sprintf("int.v1.out.%02d.%s.>", shard, t)
 }
 
 // PackSubject is where one part of a pack is stored, numbered from 0. The last

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +32,9 @@ func (n *Node) answerAdmin(ctx context.Context, req *mesh.Request) (*mesh.Reply,
 	case mesh.VerbAdminTenantQuota:
 		return n.tenantQuota(ctx, req)
 	case mesh.VerbAdminTenantList:
-		return n.listTenants(ctx)
+		return n.listTenants(ctx, req)
+	case mesh.VerbAdminTenantRemove:
+		return n.removeTenant(ctx, req)
 	case mesh.VerbAdminTokenIssue:
 		return n.issueToken(ctx, req)
 	case mesh.VerbAdminTokenRevoke:
@@ -233,11 +237,29 @@ func (n *Node) whoAnswers(ctx context.Context, all []kv.NodeEntry) []bool {
 	return answers
 }
 
-func (n *Node) listTenants(ctx context.Context) (*mesh.Reply, error) {
+// tenantPage is how many tenants are in one page: each takes up to 200 bytes.
+const tenantPage = 2000
+
+func (n *Node) listTenants(ctx context.Context, req *mesh.Request) (*mesh.Reply, error) {
+	var a mesh.TenantListRequest
+	if err := req.Args(&a); err != nil {
+		return nil, err
+	}
 	records, err := n.kv.Tenants.List(ctx)
+	from, found := slices.BinarySearchFunc(records, a.After, func(r kv.TenantRecord, after mesh.Tenant) int { return strings.Compare(string(r.Name), string(after)) })
+	if found {
+		from++
+	}
 	reply := mesh.TenantListReply{Tenants: []mesh.TenantEntry{}}
-	for _, r := range records {
-		reply.Tenants = append(reply.Tenants, mesh.TenantEntry{Name: r.Name, Created: r.Created})
+	for _, r := range records[from:] {
+		if reply.More = len(reply.Tenants) == tenantPage; reply.More {
+			break
+		}
+		e := mesh.TenantEntry{Name: r.Name, Created: r.Created}
+		if !r.Removing.IsZero() {
+			e.Removing = &r.Removing
+		}
+		reply.Tenants = append(reply.Tenants, e)
 	}
 	return &mesh.Reply{Args: reply}, err
 }
@@ -275,6 +297,12 @@ func (n *Node) issueToken(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 		r.Workspace, r.Scope = token.Bound.Workspace, mesh.Path(token.Bound.Scope)
 	}
 	if err := n.kv.Tenants.PutToken(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := n.stillThere(ctx, tenant); err != nil {
+		if code := mesh.CodeOf(err); code == mesh.CodeNotFound || code == mesh.CodeDenied {
+			err = errors.Join(err, n.kv.Tenants.ForgetToken(ctx, r))
+		}
 		return nil, err
 	}
 	return &mesh.Reply{Args: mesh.TokenIssueReply{TokenEntry: tokenEntry(r), Token: token.JWT}}, nil
@@ -318,7 +346,7 @@ func (n *Node) listTokens(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 	if err := req.Args(&a); err != nil {
 		return nil, err
 	}
-	page, more, err := n.tokenPage(ctx, a.After, func(*kv.TokenRecord) bool { return true })
+	page, more, err := n.tokenPage(ctx, a.After, func(r *kv.TokenRecord) bool { return !r.Removed })
 	reply := mesh.TokenListReply{Tokens: []mesh.TokenEntry{}, More: more}
 	for _, r := range page {
 		reply.Tokens = append(reply.Tokens, tokenEntry(r))

@@ -16,6 +16,11 @@ func (n *Node) answerAPI(ctx context.Context, req *mesh.Request) (*mesh.Reply, e
 	if err != nil {
 		return nil, err
 	}
+	ctx, leave, err := n.enter(ctx, a.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	switch a.Service {
 	case mesh.ServiceMemory:
 		return n.answerMemory(ctx, a, req)
@@ -76,7 +81,8 @@ func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) (kv.Works
 		return r, mesh.Errorf(mesh.CodeBusy, "node %s is creating as many workspaces as it may, at all or for one tenant; try again", n.cfg.Name)
 	}
 	defer n.creations.Give(string(t))
-	if _, err := n.kv.Tenants.Get(ctx, t); err != nil {
+	tenant, err := n.kv.Tenants.Get(ctx, t)
+	if err != nil {
 		return r, err
 	}
 	_, more, err := n.kv.Workspaces.List(ctx, t, "", DefaultMaxWorkspaces-1)
@@ -87,7 +93,19 @@ func (n *Node) newWorkspace(ctx context.Context, r kv.WorkspaceRecord) (kv.Works
 		return r, mesh.Errorf(mesh.CodeQuota, "tenant %s has %d workspaces, which is the limit; remove one with: wsmesh workspace rm NAME", t, DefaultMaxWorkspaces)
 	}
 	r.Shard = n.shardOf(t, r.Name)
-	return n.kv.Workspaces.Create(ctx, r)
+	if r, err = n.kv.Workspaces.Create(ctx, r); err != nil {
+		return r, err
+	}
+	err = n.stillThere(ctx, tenant)
+	if code := mesh.CodeOf(err); code != mesh.CodeNotFound && code != mesh.CodeDenied {
+		return r, nil // who removes the tenant waits for us, or is not there
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), mesh.DefaultSettle)
+	defer cancel()
+	if undone := n.kv.Workspaces.MarkRemoved(undo, t, r.Name, r.ID); undone != nil {
+		n.log.Warn("a workspace of a removed tenant remains on record", "tenant", string(t), "workspace", string(r.Name), "err", undone)
+	}
+	return kv.WorkspaceRecord{}, err
 }
 
 // shardOf chooses the shard of a new workspace; its record keeps it.

@@ -162,7 +162,7 @@ func (n *Node) collectDue(ctx context.Context) {
 	}
 	for _, t := range tenants {
 		last, err := n.kv.Garbage.Last(ctx, t.Name)
-		if err != nil || last.Running() || time.Since(last.Ended) < DefaultCollectEvery {
+		if err != nil || t.Alive() != nil || last.Running() || time.Since(last.Ended) < DefaultCollectEvery {
 			continue
 		}
 		c := n.collection(t.Name)

@@ -116,6 +116,34 @@
 // without its owner; its history is read around the damage; and it can be recovered, to
 // the newest state that is whole or to a commit: see recoverWorkspace.
 //
+// # Removal of a tenant
+//
+// The operator's command asks for turns (removeTenant), of any nodes, and each turn takes the
+// steps from the first one on: what was done is found done. Whoever dies, the command or a
+// node, the next command goes on. Each step is acknowledged before the next:
+//
+//  1. begin: the tenant's record says that it is being removed. From here on everything is
+//     refused to it (CodeDenied), and it is removed, by who asks for it next. A workspace or a
+//     token that is made at this moment is looked for afterwards by its maker (stillThere).
+//  2. revoke: its tokens are recorded as revoked. The command then writes that beside the
+//     keys of the mesh and tells the servers, which end its connections.
+//  3. forget: each node ends what it does for the tenant: commands, tenures without a commit,
+//     requests under way; and discards its trees (forgetTenant). A node that answers has to;
+//     one that may live and does not answer is waited for; one that is dead discards when it
+//     starts what a record says to be removed.
+//  4. workspaces: each one is removed as by force, which no tenure is there to be overrun by.
+//  5. streams: what they have besides goes: logs, content, snapshots, memory.
+//  6. copy: in the mirror there is nothing left but that the tenant was removed.
+//  7. tokens: what is left of their records is what the servers are told.
+//  8. end: the tenant's record says that it was removed (CodeNotFound), and stays. It keeps
+//     the sequence up to which nothing of a memory of that name is a later tenant's, since
+//     indexes of memories may be behind.
+//
+// What stays besides, out of reach of anybody's token, is what refuses late owners: of each
+// workspace its last journal record, the record of its owner, and the one that says that it
+// was removed. A later tenant of the name has a number and a generation that were never used;
+// requests that are late name the generation that they are about.
+//
 // # Network of commands
 //
 // Config.MaxNet is the most that commands may have, the workspace's record and the

@@ -17,29 +17,6 @@ const (
 	limitDisk    = sandbox.LimitDisk
 )
 
-// watchTenants keeps the limits of all tenants at hand: an exec must not wait for
-// a read of them. A watch that breaks is set up again.
-func (n *Node) watchTenants(ctx context.Context) error {
-	for {
-		err := n.kv.Tenants.Watch(ctx, n.learnLimits)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n.log.Debug("tenants watch ended, starting again", "err", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-func (n *Node) learnLimits(r kv.TenantRecord) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.limits[r.Name] = r.Limits
-}
-
 // limitsOf returns the limits of a tenant, with the defaults where none was set.
 func (n *Node) limitsOf(t mesh.Tenant) mesh.Limits {
 	n.mu.Lock()

@@ -112,6 +112,16 @@ func (u *logUse) drop(k key) {
 	u.at, u.dirty = 0, true // sums are made anew
 }
 
+// dropTenant forgets a tenant.
+func (u *logUse) dropTenant(t mesh.Tenant) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.use[t] != nil {
+		delete(u.use, t)
+		u.at, u.dirty = 0, true
+	}
+}
+
 // keep saves the counts until ctx ends.
 func (u *logUse) keep(ctx context.Context) error {
 	tick := time.NewTicker(keepUseEvery)

@@ -435,6 +435,10 @@ func (r *mirroring) workspace(ctx context.Context, subject string, _ jetstream.M
 	if err != nil {
 		return nil //nolint:nilerr // nobody's
 	}
+	return r.of(ctx, t, func(ctx context.Context) error { return r.newest(ctx, shard, t, w) })
+}
+
+func (r *mirroring) newest(ctx context.Context, shard int, t mesh.Tenant, w mesh.Workspace) error {
 	h, packs, err := r.head(ctx, shard, t, w)
 	if err != nil || h == nil {
 		return mesh.About(fmt.Sprintf("workspace %s/%s", t, w), err)
@@ -453,6 +457,10 @@ func (r *mirroring) files(ctx context.Context, subject string, _ jetstream.Msg) 
 	if err != nil {
 		return nil //nolint:nilerr // nobody's
 	}
+	return r.of(ctx, t, func(ctx context.Context) error { return r.filesOf(ctx, subject, shard, t, w) })
+}
+
+func (r *mirroring) filesOf(ctx context.Context, subject string, shard int, t mesh.Tenant, w mesh.Workspace) error {
 	h, packs, err := r.head(ctx, shard, t, w)
 	if err != nil || h == nil {
 		return mesh.About(fmt.Sprintf("workspace %s/%s", t, w), err)
@@ -491,6 +499,11 @@ func (n *Node) confirmFiles(ctx context.Context, req *mesh.Request) error {
 	if err != nil {
 		return err
 	}
+	_, leave, err := n.enter(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if n.mirror == nil {
 		return mesh.Errorf(mesh.CodeUnsupported, "node %s has no mirror; start the nodes with --s3 URL", n.cfg.Name)
 	}
@@ -546,6 +559,14 @@ func (r *mirroring) head(ctx context.Context, shard int, t mesh.Tenant, w mesh.W
 // record copies a record of a bucket, after the content that it refers to.
 func (r *mirroring) record(ctx context.Context, subject string, m jetstream.Msg) error {
 	bucket, key := mesh.ParseRecordSubject(subject)
+	if bucket == mesh.BucketTenants { // that one was removed is told too
+		return r.recordAs(ctx, bucket, key, m)
+	}
+	t, _, _ := strings.Cut(key, ".")
+	return r.of(ctx, mesh.Tenant(t), func(ctx context.Context) error { return r.recordAs(ctx, bucket, key, m) })
+}
+
+func (r *mirroring) recordAs(ctx context.Context, bucket, key string, m jetstream.Msg) error {
 	value, revision, err := r.n.kv.Raw(ctx, bucket, key)
 	if err != nil {
 		return err
@@ -563,6 +584,13 @@ func (r *mirroring) record(ctx context.Context, subject string, m jetstream.Msg)
 	switch {
 	case bucket == mesh.BucketTenants && len(part) == 1 && kv.IsTenant(key):
 		name = mirror.TenantName(mesh.Tenant(key))
+		var t kv.TenantRecord
+		if err := json.Unmarshal(value, &t); err != nil {
+			return fmt.Errorf("record %s: %w", key, err)
+		}
+		if rec.Removed = t.Alive() != nil; rec.Removed {
+			rec.Value = nil
+		}
 	case bucket == mesh.BucketWorkspaces && len(part) == 2:
 		name = mirror.WorkspaceName(mesh.Tenant(part[0]), mesh.Workspace(part[1]))
 		var w kv.WorkspaceRecord
@@ -628,6 +656,10 @@ func ofMemories(m jetstream.Msg) string {
 // memory copies a memory, unless the copy has the message already.
 func (r *mirroring) memory(ctx context.Context, what string, last jetstream.Msg) error {
 	t, ns, _ := strings.Cut(what, ".")
+	return r.of(ctx, mesh.Tenant(t), func(ctx context.Context) error { return r.memoryOf(ctx, t, ns, last) })
+}
+
+func (r *mirroring) memoryOf(ctx context.Context, t, ns string, last jetstream.Msg) error {
 	k := memoryKey{mesh.Tenant(t), mesh.Namespace(ns)}
 	meta, err := last.Metadata()
 	if err != nil {

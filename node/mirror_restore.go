@@ -119,6 +119,12 @@ func (r *meshRestore) tenant(ctx context.Context, c *mirror.Copied) bool {
 		return ctx.Err() == nil
 	}
 	r.reply.Tenants = append(r.reply.Tenants, t)
+	ctx, leave, err := r.n.enter(ctx, t)
+	if err != nil {
+		r.reply.Failed = append(r.reply.Failed, fmt.Sprintf("tenant %s: %s", t, mesh.AsError(err).Text))
+		return true
+	}
+	defer leave()
 	for _, w := range c.Workspaces {
 		more := r.part(ctx, fmt.Sprintf("workspace %s/%s", t, w), func(p *restoredPart) error { return r.workspace(ctx, t, w, c.Snapshots[w], p) })
 		if !more {

@@ -127,8 +127,9 @@ type Node struct {
 	logFrames *mesh.Slots // of frames of exec logs that are on their way
 	logs      *logUse     // what exec logs hold
 	fitness   fitness
-	mirror    *mirroring  // nil: there is none
-	restored  sync.Map    // *restoredPart of what answerRestore has looked at, by what that is
+	mirror    *mirroring // nil: there is none
+	restored  sync.Map   // *restoredPart of what answerRestore has looked at, by what that is
+	tenants   tenants
 	hostDirs  *mesh.Slots // one: what is taken is read before a directory of the host is
 
 	mu         sync.Mutex
@@ -199,6 +200,7 @@ func New(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
+		tenants: newTenants(),
 		trashed: make(chan struct{}, 1),
 		collect: make(chan collection, 1),
 		cfg:     cfg, log: cfg.Log.With("node", string(cfg.Name)), incarnation: mesh.NewID(), started: time.Now().UTC(),
@@ -388,6 +390,7 @@ func (n *Node) Run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return n.closeIdle(bg) })
 	g.Go(func() error { return n.sweepClosed(bg) })
 	g.Go(func() error { return n.keepFit(bg) })
+	g.Go(func() error { return n.discardRemoved(bg) })
 	g.Go(func() error { return n.emptyTrash(bg) })
 	g.Go(func() error { return n.collectDaily(bg) })
 	level := n.runner.Level()

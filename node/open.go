@@ -57,6 +57,8 @@ func (n *Node) answerNode(ctx context.Context, req *mesh.Request) (*mesh.Reply, 
 			return nil, err
 		}
 		return nil, n.copyAhead(ctx, ahead.Tenant, ahead.Workspace)
+	case mesh.VerbNodeForget:
+		return nil, n.forget(ctx, req)
 	case mesh.VerbNodeRemove:
 		var ping mesh.NodePingRequest
 		if err := req.Args(&ping); err != nil {
@@ -166,7 +168,8 @@ func (w *workspace) know(ctx context.Context) (err error) {
 		return err
 	}
 	w.uid, w.gid = sandbox.TenantIDs(tenant.Number)
-	n.learnLimits(tenant)
+	n.learnTenant(tenant)
+	w.generation.Store(tenant.Generation)
 	return nil
 }
 

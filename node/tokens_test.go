@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -66,4 +67,31 @@ func TestManyTokens(t *testing.T) {
 		require.Equal(t, told, revoked[id])
 	}
 	requireCode(t, mesh.CodeConflict, m.Ask(t, mesh.VerbAdminTokenList, mesh.TokenListRequest{After: "none"}, nil))
+}
+
+// TestManyTenants: there may be more than a message has room for.
+func TestManyTenants(t *testing.T) {
+	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
+	js, err := jetstream.New(m.Streams(t))
+	require.NoError(t, err)
+	const many = 2100
+	for i := range many {
+		name := fmt.Sprintf("%s-%05d", strings.Repeat("t", 34), i)
+		_, err := js.PublishAsync("$KV.tenants."+name, fmt.Appendf(nil, `{"name":%q,"number":%d,"generation":%d,"created":"2025-01-02T03:04:05.123456789Z"}`, name, i+10, i+10))
+		require.NoError(t, err)
+	}
+	<-js.PublishAsyncComplete()
+	seen, pages := map[mesh.Tenant]bool{}, 0
+	for req, more := (mesh.TenantListRequest{}), true; more; pages++ {
+		var reply mesh.TenantListReply
+		require.NoError(t, m.Ask(t, mesh.VerbAdminTenantList, req, &reply))
+		for _, e := range reply.Tenants {
+			require.False(t, seen[e.Name], "twice")
+			seen[e.Name] = true
+			req.After = e.Name
+		}
+		more = reply.More
+	}
+	require.Len(t, seen, many+1)
+	require.Equal(t, 2, pages)
 }

@@ -32,21 +32,27 @@ func (n *Node) trashDir() string { return filepath.Join(n.treeDir(), ".trash") }
 
 // discard moves a directory into the trash. One that is not there is discarded already.
 func (w *workspace) discard(dir string) error {
-	if err := os.MkdirAll(w.node.trashDir(), 0o700); err != nil {
-		return w.hostError("make the trash", err)
+	if err := w.node.discard(dir); err != nil {
+		return w.hostError("move a directory into the trash", err)
 	}
-	err := os.Rename(dir, filepath.Join(w.node.trashDir(), mesh.NewID()))
+	return nil
+}
+
+func (n *Node) discard(dir string) error {
+	if err := os.MkdirAll(n.trashDir(), 0o700); err != nil {
+		return err
+	}
+	err := os.Rename(dir, filepath.Join(n.trashDir(), mesh.NewID()))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return w.hostError("move a directory aside", err)
+	if err == nil {
+		select {
+		case n.trashed <- struct{}{}:
+		default:
+		}
 	}
-	select {
-	case w.node.trashed <- struct{}{}:
-	default:
-	}
-	return nil
+	return err
 }
 
 // emptyTrash removes what is in the trash, at first what an earlier process has left,

@@ -44,6 +44,8 @@ type workspace struct {
 	reading  sync.Mutex // held while settings are read
 	settings atomic.Pointer[mesh.Settings]
 
+	generation atomic.Uint64 // of the tenant; 0 until its record was read
+
 	epoch     atomic.Uint64 // 0 until taken
 	readable  atomic.Bool   // requests that read are answered
 	serving   atomic.Bool   // all requests are

@@ -32,6 +32,8 @@ const (
 	pingTime = time.Second
 	// openTime is how long a node may take to open a workspace.
 	openTime = 25 * time.Second
+	// forgetTime is how long nodes have to forget a tenant; who waits asks again.
+	forgetTime = 3 * time.Second
 )
 
 // deadAfter are the pauses between pings that find no responder. A server that
@@ -367,6 +369,49 @@ func (r *Router) Remove(ctx context.Context, t mesh.Tenant, w mesh.Workspace, ro
 		return mesh.Errorf(mesh.CodeUnavailable, "node %s is not running", route.Node)
 	}
 	return err
+}
+
+// Forget has every node end what it does for a tenant whose removal has begun. Those that
+// are away are dead; waits is one that does not answer and may not be, if there is any.
+func (r *Router) Forget(ctx context.Context, req mesh.NodeForgetRequest) (away []mesh.Node, waits mesh.Node, err error) {
+	nodes, err := r.cfg.Nodes.List(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	within, cancel := context.WithTimeout(ctx, forgetTime)
+	defer cancel()
+	errs := make([]error, len(nodes))
+	var asking sync.WaitGroup
+	for i, n := range nodes {
+		asking.Go(func() { errs[i] = r.forget(within, n.Node, req) })
+	}
+	asking.Wait()
+	for i, n := range nodes {
+		var refused *mesh.Error
+		switch {
+		case errs[i] == nil:
+		case errors.Is(errs[i], nats.ErrNoResponders) || !errors.As(errs[i], &refused) && r.silent(ctx, n.Node):
+			away = append(away, n.Node)
+		case refused == nil || refused.RetrySafe() || refused.Code == mesh.CodeDeadline:
+			waits = n.Node
+		default:
+			return nil, "", fmt.Errorf("node %s: %w", n.Node, errs[i])
+		}
+	}
+	return away, waits, nil
+}
+
+// forget asks one node; ErrNoResponders as of ping.
+func (r *Router) forget(ctx context.Context, n mesh.Node, req mesh.NodeForgetRequest) error {
+	for try := 0; ; try++ {
+		err := r.request(ctx, mesh.NodeSubject(n, mesh.VerbNodeForget), req, nil)
+		if !errors.Is(err, nats.ErrNoResponders) || try == len(deadAfter) {
+			return err
+		}
+		if err := pause(ctx, deadAfter[try]); err != nil {
+			return err
+		}
+	}
 }
 
 // First is the node that does something for the whole mesh: one that answers, and for as

@@ -35,14 +35,17 @@ func newGC() *cobra.Command {
 			return err
 		}
 		defer o.Close()
-		tenants := mesh.TenantListReply{Tenants: []mesh.TenantEntry{{Name: mesh.Tenant(tenant)}}}
+		tenants := []mesh.TenantEntry{{Name: mesh.Tenant(tenant)}}
 		if tenant == "" {
-			if err := o.ask(cmd.Context(), mesh.VerbAdminTenantList, struct{}{}, &tenants); err != nil {
+			if tenants, err = o.tenants(cmd.Context()); err != nil {
 				return err
 			}
 		}
 		out := newOutput(cmd, asJSON, "TENANT", "WORKSPACES", "COMMITS", "PACKS", "YOUNG", "DELETED", "BYTES")
-		for _, tenant := range tenants.Tenants {
+		for _, tenant := range tenants {
+			if tenant.Removing != nil {
+				continue // of which nothing is kept
+			}
 			req.Tenant, req.ID = tenant.Name, mesh.NewID()
 			var r mesh.CollectReply
 			for !r.Done {

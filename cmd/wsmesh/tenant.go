@@ -11,9 +11,8 @@ import (
 )
 
 func newTenant() *cobra.Command {
-	cmd := &cobra.Command{Use: "tenant", Short: "Create, list and limit tenants (operator)", RunE: needsSubcommand}
-	cmd.AddCommand(newTenantCreate(), newTenantLs(), newTenantQuota())
-	cmd.AddCommand(laterCommands("rm")...)
+	cmd := &cobra.Command{Use: "tenant", Short: "Create, list, limit and remove tenants (operator)", RunE: needsSubcommand}
+	cmd.AddCommand(newTenantCreate(), newTenantLs(), newTenantQuota(), newTenantRm())
 	return cmd
 }
 
@@ -43,13 +42,22 @@ func newTenantLs() *cobra.Command {
 		Short: "List the tenants",
 		Args:  between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var reply mesh.TenantListReply
-			if err := t.request(cmd.Context(), mesh.VerbAdminTenantList, struct{}{}, &reply); err != nil {
+			o, err := t.operator()
+			if err != nil {
 				return err
 			}
-			out := newOutput(cmd, asJSON, "NAME", "CREATED")
-			for _, e := range reply.Tenants {
-				if err := out.row(e, string(e.Name), shownTime(e.Created)); err != nil {
+			defer o.Close()
+			all, err := o.tenants(cmd.Context())
+			if err != nil {
+				return err
+			}
+			out := newOutput(cmd, asJSON, "NAME", "CREATED", "STATE")
+			for _, e := range all {
+				state := "-"
+				if e.Removing != nil {
+					state = "removing"
+				}
+				if err := out.row(e, string(e.Name), shownTime(e.Created), state); err != nil {
 					return err
 				}
 			}
@@ -59,6 +67,97 @@ func newTenantLs() *cobra.Command {
 	t.bindOwn(cmd)
 	bindJSON(cmd, &asJSON)
 	return cmd
+}
+
+// tenants are all there are.
+func (o *operator) tenants(ctx context.Context) (all []mesh.TenantEntry, err error) {
+	for more := true; more; {
+		var req mesh.TenantListRequest
+		if len(all) > 0 {
+			req.After = all[len(all)-1].Name
+		}
+		var reply mesh.TenantListReply
+		if err := o.ask(ctx, mesh.VerbAdminTenantList, req, &reply); err != nil {
+			return nil, err
+		}
+		all, more = append(all, reply.Tenants...), reply.More
+	}
+	return all, nil
+}
+
+func newTenantRm() *cobra.Command {
+	var t target
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm T",
+		Short: "Remove a tenant; its tokens are of no use any more",
+		Long: "Remove a tenant: its tokens, which are of no use any more, its commands, workspaces, snapshots and logs, its memory,\n" +
+			"and what a mirror has of it. Directories of the host that are workspaces stay. A tenant that has workspaces or\n" +
+			"memory is removed with --force only. From the first moment on everything is refused to it. What was broken off\n" +
+			"is made good by doing it again; wsmesh tenant ls shows it as removing until then.\n\n" +
+			"This needs DIR/keys, which only the machine has that made the mesh. Files on nodes that are down cannot be\n" +
+			"reached, and go when those start.",
+		Args: between(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tenant, err := mesh.ParseTenant(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := t.revoker(cmd)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			return r.removeTenant(cmd.Context(), tenant, force)
+		},
+	}
+	t.bindOwn(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "with all workspaces and memory that it has")
+	return cmd
+}
+
+// removeTenant has the nodes begin, tells the servers of the tokens, and has the nodes go on
+// until nothing is left.
+func (r *revoker) removeTenant(ctx context.Context, t mesh.Tenant, force bool) error {
+	var reply mesh.TenantRemoveReply
+	req := mesh.TenantRemoveRequest{Tenant: t, Force: force}
+	if err := r.ask(ctx, mesh.VerbAdminTenantRemove, req, &reply); err != nil {
+		return err
+	}
+	req.Generation = reply.Generation
+	if err := r.ask(ctx, mesh.VerbAdminTenantRemove, req, &reply); err != nil {
+		return err
+	}
+	if err := r.revoke(ctx, ""); err != nil {
+		return err
+	}
+	waits := mesh.Node("")
+	for req.Told = true; !reply.Done; {
+		var now mesh.TenantRemoveReply
+		err := r.ask(ctx, mesh.VerbAdminTenantRemove, req, &now)
+		switch {
+		case ctx.Err() != nil:
+			return mesh.Errorf(mesh.CodeCanceled, "tenant %s is not removed yet, and everything is refused to it; go on with: wsmesh tenant rm %s", t, t)
+		case mesh.CodeOf(err) == mesh.CodeDeadline: // a frozen node was asked
+			continue
+		case err != nil:
+			return fmt.Errorf("tenant %s is not removed yet; do this again: %w", t, err)
+		}
+		if reply = now; reply.Waits != waits && reply.Waits != "" {
+			r.cmd.PrintErrf("wsmesh: waiting for node %s, which does not answer\n", reply.Waits)
+		}
+		waits = reply.Waits
+		if !reply.Done {
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	for _, n := range reply.Away {
+		r.cmd.PrintErrf("wsmesh: node %s is down; files that it has of %s are out of reach, and go when it starts\n", n, t)
+	}
+	return nil
 }
 
 func newToken() *cobra.Command {
