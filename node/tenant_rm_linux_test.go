@@ -132,7 +132,7 @@ func sees(t *testing.T, c *client.Client) (all []string) {
 // nodes and in the mirror, and another one of its name sees nothing of it.
 func TestTenantIsRemoved(t *testing.T) {
 	nodetest.Commands(t)
-	meshtest.Each(t, func(t *testing.T, servers *meshtest.Mesh) {
+	meshtest.Local(t, func(t *testing.T, servers *meshtest.Mesh) {
 		ctx, remote := t.Context(), directory(t)
 		m := nodetest.Start(t, servers, nodetest.Config{Mirror: node.MirrorConfig{Remote: remote, URL: "file:///copy", After: soon, Files: true}})
 		second := t.TempDir()
