@@ -40,7 +40,7 @@ func TestFailover(t *testing.T) {
 	fill(t, c.workspace(), baseFiles)
 	runs := &runs{ws: c.workspace(), marks: map[string]string{}}
 	var first, stalls []time.Duration
-	kills, each := 3, os.Getenv("WSMESH_LONG") == "1"
+	kills, each := 10, os.Getenv("WSMESH_LONG") == "1"
 	if each {
 		kills = 100
 	}

@@ -316,8 +316,8 @@ func (w *workspace) makeAside(dir string) error {
 		return err
 	}
 	spread(w.dir())
-	first := filepath.Join(w.dir(), mesh.NewID())
-	if err := os.Mkdir(first, 0o700); err != nil {
+	first, err := makeApart(w.dir())
+	if err != nil {
 		return err
 	}
 	return os.Rename(first, dir)
