@@ -156,7 +156,7 @@ func (c *cluster) chain(t *testing.T) {
 		last, err := stream.Last(t.Context(), subject)
 		require.NoError(t, err)
 		first, commit := uint64(0), uint64(0)
-		for r, e := range objstore.Chain(t.Context(), stream, subject, objstore.Place{}, last.Sequence) {
+		for r, e := range objstore.Chain(t.Context(), objstore.AtLeader(stream), subject, objstore.Place{}, last.Sequence) {
 			if err = e; e != nil {
 				break
 			}

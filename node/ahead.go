@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsmesh/wsmesh/mesh"
@@ -38,6 +39,7 @@ type copying struct {
 	cancel context.CancelFunc
 	known  chan struct{}   // closed when what follows is known, or will not be
 	past   *foreknown      // nil: it is not known
+	wanted atomic.Bool     // somebody opens the workspace with it
 	done   chan struct{}   // closed at the end
 	err    error           // set before that
 	ledger *dirtree.Ledger // of the copy; nil: there is none
@@ -196,6 +198,9 @@ func (w *workspace) copyFiles(ctx context.Context, c *copying) (err error) {
 		return err
 	}
 	c.ledger = f.ledger
+	if c.wanted.Load() { // by who opens the workspace, and changes the tree
+		return nil
+	}
 	return f.save()
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -213,7 +212,7 @@ func (n *Node) headOf(ctx context.Context, r *kv.WorkspaceRecord) (objstore.Ref,
 			}
 			return objstore.Ref{}, nil
 		}
-		c, err := checkpointRecord(ctx, stream, subject, last.LastCheckpoint())
+		c, err := checkpointRecord(ctx, objstore.AtLeader(stream), subject, last.LastCheckpoint())
 		if err == nil {
 			return c.checkpointRef(), nil
 		}
@@ -237,15 +236,11 @@ func (c checkpointed) checkpointRef() objstore.Ref {
 }
 
 // checkpointRecord reads the record of a checkpoint; ErrGap says that it is not there.
-func checkpointRecord(ctx context.Context, stream objstore.Messages, subject string, sequence uint64) (c checkpointed, err error) {
-	raw, err := stream.Next(ctx, subject, sequence)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence != sequence {
-		return c, fmt.Errorf("%w: checkpoint %d is not there", objstore.ErrGap, sequence)
+func checkpointRecord(ctx context.Context, journal objstore.Records, subject string, sequence uint64) (c checkpointed, err error) {
+	c.StoredRecord, err = journal.Next(ctx, subject, sequence)
+	if err == nil && c.Sequence != sequence {
+		err = fmt.Errorf("%w: checkpoint %d is not there", objstore.ErrGap, sequence)
 	}
-	if err != nil {
-		return c, fmt.Errorf("read the journal: %w", unavailable(err))
-	}
-	c.StoredRecord, err = objstore.DecodeRecord(raw.Sequence, raw.Data)
 	return c, err
 }
 

@@ -43,7 +43,7 @@ func journalOf(t *testing.T, m *nodetest.Mesh) (all []*objstore.StoredRecord) {
 	require.NoError(t, err)
 	for try := 1; ; try++ {
 		all, err = nil, nil
-		for r, failed := range objstore.Chain(t.Context(), stream, subject, objstore.Place{}, last.Sequence) {
+		for r, failed := range objstore.Chain(t.Context(), objstore.AtLeader(stream), subject, objstore.Place{}, last.Sequence) {
 			if err = failed; err != nil {
 				break
 			}

@@ -119,7 +119,7 @@ func TestJournalSettlesAnswers(t *testing.T) {
 				again, err := j.append(ctx, op, nil)
 				require.NoError(t, err)
 				n := 0
-				for r, err := range objstore.Chain(ctx, stream, subject, end.Place(), again) {
+				for r, err := range objstore.Chain(ctx, objstore.AtLeader(stream), subject, end.Place(), again) {
 					require.NoError(t, err)
 					if n++; n == 1 {
 						require.Equal(t, seq, r.Sequence)
@@ -196,7 +196,7 @@ func TestJournalSurvivesItsLeader(t *testing.T) {
 	}
 	wg.Wait()
 	seen := map[mesh.Path]int{}
-	for r, err := range objstore.Chain(t.Context(), leader, subject, begin, j.last.Load()) {
+	for r, err := range objstore.Chain(t.Context(), objstore.AtLeader(leader), subject, begin, j.last.Load()) {
 		require.NoError(t, err)
 		for _, op := range r.Ops {
 			seen[op.Path]++

@@ -218,6 +218,7 @@ func (w *workspace) fenceAfterLast(ctx context.Context, epoch mesh.Epoch, subjec
 	case empty || last.ID == "": // the logs of a removed workspace are gone, and with them their ends
 	case c != nil && c.past != nil && c.past.last.ID == last.ID && c.past.last.Sequence == last.Sequence:
 		w.copied = c
+		c.wanted.Store(true)
 		unfinished = c.past.unfinished
 	default:
 		unfinished, err = w.readEnd(ctx, last, subject)

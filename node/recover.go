@@ -67,6 +67,7 @@ func (r *recovery) do(ctx context.Context, from string) (any, error) {
 	}
 	f := newFileState(w)
 	f.resume(p)
+	f.recall()
 	if _, err := f.load(ctx, p); err != nil {
 		return nil, err
 	}
@@ -232,7 +233,7 @@ func (r *recovery) behind(ctx context.Context, p *past, after objstore.Place) (*
 	if err != nil {
 		return nil, err
 	}
-	for rec, err := range objstore.Chain(ctx, w.streams.journal, w.fencedSubject(), after, w.fenced.Sequence) {
+	for rec, err := range objstore.Chain(ctx, objstore.AtLeader(w.streams.journal), w.fencedSubject(), after, w.fenced.Sequence) {
 		if passing(err) {
 			return nil, err
 		}

@@ -62,7 +62,9 @@ func (w *workspace) readPast(ctx context.Context) (p *past, err error) {
 }
 
 // records are those of the journal, from memory as far as they have been read.
-func (w *workspace) records() readAhead { return readAhead{w.streams.journal, w.ahead} }
+func (w *workspace) records() readAhead {
+	return readAhead{objstore.AtLeader(w.streams.journal), w.ahead}
+}
 
 func (w *workspace) readPastOnce(ctx context.Context) (*past, error) {
 	if c := w.copied; c != nil { // its last record is the one before the open record
@@ -159,6 +161,7 @@ func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
 		return err
 	}
 	f.resume(p)
+	f.recall()
 	if err := w.node.copyOf(ctx, key{w.tenant, w.name}).await(ctx); err != nil {
 		return err
 	}
@@ -229,6 +232,10 @@ func (f *fileState) resume(p *past) {
 	for _, r := range p.records {
 		f.apply(r)
 	}
+}
+
+// recall has repeats of requests be answered as the journal tells.
+func (f *fileState) recall() {
 	for _, a := range f.answers {
 		f.w.remember(a)
 	}

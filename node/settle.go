@@ -33,7 +33,7 @@ func (w *workspace) readEnd(ctx context.Context, last *objstore.StoredRecord, su
 	if w.ahead, err = readJournal(ctx, w.streams.journal, subject, first, last.Sequence); err != nil {
 		return nil, err
 	}
-	begin := slices.IndexFunc(w.ahead, func(m *jetstream.RawStreamMsg) bool { return m.Sequence >= from })
+	begin := slices.IndexFunc(w.ahead, func(r readRecord) bool { return r.sequence >= from })
 	return execsIn(w.ahead[begin:]), nil
 }
 
@@ -66,29 +66,28 @@ func (w *workspace) withoutEnd(ctx context.Context, ids []mesh.ExecID) (open []m
 
 // readJournal reads the records of one journal from the first one at or after a sequence
 // to that at to, which is there.
-func readJournal(ctx context.Context, stream mesh.Leader, subject string, first, to uint64) ([]*jetstream.RawStreamMsg, error) {
-	var read []*jetstream.RawStreamMsg
+func readJournal(ctx context.Context, stream mesh.Leader, subject string, first, to uint64) (read []readRecord, err error) {
 	for raw, err := range stream.Known(ctx, subject, max(first, 1), to) {
 		if err != nil {
 			return nil, fmt.Errorf("read the journal: %w", unavailable(err))
 		}
-		read = append(read, raw)
+		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
+		read = append(read, readRecord{raw.Sequence, r, err})
 	}
-	if len(read) == 0 || read[len(read)-1].Sequence != to {
+	if len(read) == 0 || read[len(read)-1].sequence != to {
 		return nil, fmt.Errorf("read the journal: %w", unavailable(jetstream.ErrMsgNotFound))
 	}
 	return read, nil
 }
 
 // execsIn returns the execs that records name.
-func execsIn(records []*jetstream.RawStreamMsg) []mesh.ExecID {
+func execsIn(records []readRecord) []mesh.ExecID {
 	var ids []mesh.ExecID
-	for _, raw := range records {
-		r, err := objstore.DecodeRecord(raw.Sequence, raw.Data)
-		if err != nil {
+	for _, r := range records {
+		if r.err != nil {
 			continue // its execs are settled when somebody asks for them
 		}
-		for _, op := range r.Ops {
+		for _, op := range r.record.Ops {
 			ids = append(ids, op.Unfinished...)
 			if op.Kind == objstore.KindExec {
 				ids = append(ids, op.Exec)
@@ -99,19 +98,26 @@ func execsIn(records []*jetstream.RawStreamMsg) []mesh.ExecID {
 	return slices.Compact(ids)
 }
 
-// readAhead is a journal whose end has been read already.
-type readAhead struct {
-	mesh.Leader
-	read []*jetstream.RawStreamMsg // in their order, and all that are between
+// readRecord is a record that was read, or why it cannot be decoded.
+type readRecord struct {
+	sequence uint64
+	record   *objstore.StoredRecord
+	err      error
 }
 
-// Next is that of the stream, without asking it for what has been read.
-func (t readAhead) Next(ctx context.Context, subject string, seq uint64) (*jetstream.RawStreamMsg, error) {
-	i, found := slices.BinarySearchFunc(t.read, seq, func(m *jetstream.RawStreamMsg, seq uint64) int { return cmp.Compare(m.Sequence, seq) })
+// readAhead is a journal whose end has been read already.
+type readAhead struct {
+	objstore.Records
+	read []readRecord // in their order, and all that are between
+}
+
+// Next is that of the journal, without asking it for what has been read.
+func (t readAhead) Next(ctx context.Context, subject string, seq uint64) (*objstore.StoredRecord, error) {
+	i, found := slices.BinarySearchFunc(t.read, seq, func(r readRecord, seq uint64) int { return cmp.Compare(r.sequence, seq) })
 	if found || i > 0 && i < len(t.read) {
-		return t.read[i], nil
+		return t.read[i].record, t.read[i].err
 	}
-	return t.Leader.Next(ctx, subject, seq)
+	return t.Records.Next(ctx, subject, seq)
 }
 
 // storedFrame is a frame as it was read; frame is nil where the log is empty.

@@ -112,7 +112,7 @@ func (v *verification) journal(ctx context.Context) (p *past, end objstore.Place
 		end = w.files.place
 		w.files.mu.Unlock()
 		at := covers
-		for r, failed := range objstore.Chain(ctx, w.streams.journal, w.journal.subject, covers, end.Sequence) {
+		for r, failed := range objstore.Chain(ctx, objstore.AtLeader(w.streams.journal), w.journal.subject, covers, end.Sequence) {
 			if err = failed; err != nil {
 				break
 			}

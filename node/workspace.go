@@ -10,7 +10,6 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/wsmesh/wsmesh/kv"
 	"github.com/wsmesh/wsmesh/mesh"
@@ -31,9 +30,9 @@ type workspace struct {
 	streams  shard
 	uid, gid int
 	journal  *journal
-	fenced   objstore.StoredRecord     // the open record of this tenure
-	ahead    []*jetstream.RawStreamMsg // records before it that were read; until they are applied
-	copied   *copying                  // what was copied ahead of it, up to the record before it; nil: nothing that helps
+	fenced   objstore.StoredRecord // the open record of this tenure
+	ahead    []readRecord          // records before it that were read; until they are applied
+	copied   *copying              // what was copied ahead of it, up to the record before it; nil: nothing that helps
 	tree     *sandbox.Tree
 	files    *fileState  // of the tree; nil where there is none
 	damage   *mesh.Error // why there is no tree although there should be one; nil otherwise

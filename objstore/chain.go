@@ -32,21 +32,28 @@ func (s *StoredRecord) Follows(p Place) bool {
 // last checkpoint.
 var ErrGap = errors.New("the journal has a gap")
 
-// Messages reads from a stream as its leader has it: mesh.Leader.
-type Messages interface {
-	Next(ctx context.Context, subject string, from uint64) (*jetstream.RawStreamMsg, error)
+// Records reads the records of journals, as AtLeader does.
+type Records interface {
+	// Next reads the first record of a journal at or after a sequence; ErrGap: there is
+	// none; CodeUnavailable: the stream cannot be read now.
+	Next(ctx context.Context, subject string, from uint64) (*StoredRecord, error)
 }
+
+// AtLeader reads records from a stream as its leader has it.
+func AtLeader(stream mesh.Leader) Records { return leaderRecords{stream} }
+
+type leaderRecords struct{ stream mesh.Leader }
 
 // Chain yields the records of one journal that follow the one at after, up to and
 // including the one at sequence last, and checks that each follows the one
 // before: else it ends with ErrGap. With the zero Place it begins at the first
 // record that is there, whichever that is. It ends with the first error;
 // CodeUnavailable says that the stream cannot be read now.
-func Chain(ctx context.Context, stream Messages, subject string, after Place, last uint64) iter.Seq2[*StoredRecord, error] {
+func Chain(ctx context.Context, journal Records, subject string, after Place, last uint64) iter.Seq2[*StoredRecord, error] {
 	return func(yield func(*StoredRecord, error) bool) {
 		any := after == Place{}
 		for after.Sequence < last {
-			r, err := next(ctx, stream, subject, after.Sequence+1)
+			r, err := journal.Next(ctx, subject, after.Sequence+1)
 			if err == nil && (r.Sequence > last || !any && !r.Follows(after)) {
 				err = fmt.Errorf("%w: record %d does not follow %d", ErrGap, r.Sequence, after.Sequence)
 			}
@@ -58,9 +65,8 @@ func Chain(ctx context.Context, stream Messages, subject string, after Place, la
 	}
 }
 
-// next reads the first record of a journal at or after a sequence.
-func next(ctx context.Context, stream Messages, subject string, from uint64) (*StoredRecord, error) {
-	raw, err := stream.Next(ctx, subject, from)
+func (l leaderRecords) Next(ctx context.Context, subject string, from uint64) (*StoredRecord, error) {
+	raw, err := l.stream.Next(ctx, subject, from)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, fmt.Errorf("%w: nothing at or after %d", ErrGap, from)

@@ -38,7 +38,7 @@ func TestChain(t *testing.T) {
 		store(at.Hash)
 	}
 	read := func(after objstore.Place, last uint64) (numbers []uint64, err error) {
-		for r, err := range objstore.Chain(t.Context(), leader, subject, after, last) {
+		for r, err := range objstore.Chain(t.Context(), objstore.AtLeader(leader), subject, after, last) {
 			if err != nil {
 				return numbers, err
 			}

@@ -171,7 +171,7 @@ func (t *restore) file(p string, e *objstore.Entry) error {
 		err = f.Truncate(e.Size)
 	}
 	if err == nil {
-		seed := t.seed(p)
+		seed := t.seed(p, e.Size)
 		err = t.content(f, seed, e)
 		if seed != nil {
 			seed.Close()
@@ -186,10 +186,14 @@ func (t *restore) file(p string, e *objstore.Entry) error {
 	return nil
 }
 
+// seedBytes is how large a file is at least that is looked for in the seed: to open a smaller
+// one takes longer than its content does, which comes beside that of many others.
+const seedBytes = 8 << 10
+
 // seed opens the file that has the path in the seed; nil where there is none. It is
 // whoever's: only content that is what its name says is taken from it.
-func (t *restore) seed(p string) *os.File {
-	if t.d.Seed == nil {
+func (t *restore) seed(p string, size int64) *os.File {
+	if t.d.Seed == nil || size < seedBytes {
 		return nil
 	}
 	f, err := t.d.Seed.open(p, unix.O_RDONLY|unix.O_NONBLOCK, 0)

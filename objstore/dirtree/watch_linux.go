@@ -302,10 +302,15 @@ func (w *Watcher) alone(file handle) {
 		return
 	}
 	fd, err := w.open(file, &w.tries)
-	if errors.Is(err, unix.ESTALE) {
+	switch {
+	case errors.Is(err, unix.ESTALE):
 		return // it has none
-	}
-	if err != nil {
+	case errors.Is(err, unix.ENOMEM): // another one is made of its inode again and again: who looks later finds out
+		for _, x := range w.watches {
+			x.addFile(file)
+		}
+		return
+	case err != nil:
 		w.loseAll()
 		return
 	}
