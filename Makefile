@@ -32,12 +32,12 @@ dev: sandbox build ## run one box in the foreground: NATS, a node, a gateway (AR
 # often saves a fifth of the processor time.
 GOGC ?= 400
 
-# Three packages at a time where there are fewer processors: tests of a mesh wait
+# Three packages, and tests of one, at a time where there are fewer processors: tests of a mesh wait
 # as much as they work. check has vetted them.
 PARALLEL ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 3 ? n : 3)))
 
 test: tools bin/versitygw check ## check, then all tests under the race detector; a skip that .ci/skips.txt does not name is red
-	go run ./.ci/testsum -skips .ci/skips.txt -- env GOGC=$(GOGC) $(if $(RACE),CGO_ENABLED=1 )go test -json -p $(PARALLEL) -vet=off $(RACE) -shuffle=on -count=1 -timeout 30m ./node ./client ./sandbox ./chaos ./...
+	go run ./.ci/testsum -skips .ci/skips.txt -- env GOGC=$(GOGC) $(if $(RACE),CGO_ENABLED=1 )go test -json -p $(PARALLEL) -parallel $(PARALLEL) -vet=off $(RACE) -shuffle=on -count=1 -timeout 30m ./node ./client ./sandbox ./chaos ./...
 
 test-long: export WSMESH_LONG = 1
 test-long: test ## the same with the long form of those tests that have one

@@ -158,6 +158,7 @@ var hasPython = func() bool { _, err := exec.LookPath("python3"); return err == 
 // captures go on. What a capture has read before is not journalled over a write that was
 // acknowledged since.
 func TestCaptureDoesNotUndoWrites(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	rounds := 1
 	if meshtest.Long() {
 		rounds = 50
@@ -222,6 +223,7 @@ func TestCaptureDoesNotUndoWrites(t *testing.T) {
 // all the time. When a command has ended, its file is in a record, under one name or the
 // other.
 func TestRenamedWhileCaptured(t *testing.T) {
+	t.Parallel()     // it waits more than it works
 	const most = 150 // renames: more, and a checkpoint takes the records away
 	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")

@@ -258,6 +258,7 @@ func TestJournalSaysWhatTheDiskHas(t *testing.T) {
 // Changes side by side, of few paths: what the journal has last is what the disk
 // has, whoever came first.
 func TestConcurrentChangesHaveOneOrder(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Each(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("repo")
 		var wg sync.WaitGroup

@@ -154,6 +154,7 @@ func TestCollectOnDoubt(t *testing.T) {
 
 // Collecting goes on beside writers, and takes nothing from them.
 func TestCollectBesideWriters(t *testing.T) {
+	t.Parallel()                 // it waits more than it works
 	const age = 16 * time.Second // far above what one write and one commit take to be recorded
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{CollectAge: age})
 	ctx := t.Context()
@@ -184,7 +185,7 @@ func TestCollectBesideWriters(t *testing.T) {
 					return
 				}
 				if !meshtest.Long() {
-					time.Sleep(50 * time.Millisecond) // the most of the time goes by until anything is old enough
+					time.Sleep(100 * time.Millisecond) // the most of the time goes by until anything is old enough
 				}
 				// Many changes in one record, for a commit each few rounds.
 				deep := fmt.Sprint("d", i) + strings.Repeat("/x", 100)

@@ -21,6 +21,7 @@ import (
 // Two that edit one file lose no edit of one another: who names what he replaces never
 // meets a conflict, and who names a revision repeats with the one that he is told.
 func TestEditorsLoseNone(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	edits := 150
 	if meshtest.Long() {
 		edits = 5000

@@ -22,6 +22,7 @@ import (
 // Trees of every kind of name and attribute, changed in every way, come back as they
 // were: from the journal, from a commit and what follows it, and on another node.
 func TestEveryTreeComesBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	rounds := 3
 	if meshtest.Long() {
 		rounds = 60

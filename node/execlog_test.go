@@ -32,6 +32,7 @@ const printNumbered = "awk 'BEGIN { for (i = 0; i < %d; i++) printf \"%%07d\\n\"
 // Of more output than a log holds, the beginning and the end are kept, the gap is
 // seen as one, and the command is not hindered.
 func TestLogKeepsBothEnds(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Commands(t)
 	const most, all = 2 << 20, 6 << 20
 	nodetest.LocalWith(t, nodetest.Config{MaxLog: most}, func(t *testing.T, m *nodetest.Mesh) {

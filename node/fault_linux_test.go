@@ -280,6 +280,7 @@ func TestManyFiles(t *testing.T) {
 
 // A hundred directories in one another, in the long run two thousand, made by the API and by a command.
 func TestDeepPaths(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	_, err := exec.LookPath("python3")
 	nodetest.Need(t, err == nil, "python3", "Python is missing")
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {

@@ -126,6 +126,7 @@ func TestForkOfUsedName(t *testing.T) {
 // TestTwentyForks: twenty at once, while their origin is written, are equal and then
 // independent.
 func TestTwentyForks(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		for i := range 20 {

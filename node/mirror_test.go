@@ -174,6 +174,7 @@ func copiedMemory(t *testing.T, r objstore.Remote, ns mesh.Namespace) map[string
 // TestMirrorDown: while the remote is down nothing is blocked and nothing lost; then it
 // is copied. The end of a node says what is not copied.
 func TestMirrorDown(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		r := directory(t)
 		m.StopNode(t)
@@ -214,6 +215,7 @@ func TestMirrorDown(t *testing.T) {
 // TestMirrorFiles: the readable copy follows the copy, does not hold it up where it
 // cannot be made, and is made before a node ends. What is held back is told.
 func TestMirrorFiles(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		r := directory(t)
 		cfg := node.MirrorConfig{Remote: r, URL: "file:///copy", After: soon, Files: true}

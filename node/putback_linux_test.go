@@ -19,6 +19,7 @@ import (
 // are what they were after a restore, on the disk and in the journal; what was before it
 // is a snapshot, to which it can be taken back.
 func TestRestoreEveryTree(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	rounds := 2
 	if meshtest.Long() {
 		rounds = 40

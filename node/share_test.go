@@ -15,6 +15,7 @@ import (
 
 // One tenant's endless copies get it refused, and nobody else.
 func TestCopiesLeaveRoomForOthers(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		epoch := openRepo(t, m)
@@ -46,6 +47,7 @@ func TestCopiesLeaveRoomForOthers(t *testing.T) {
 
 // Lists read whole directories: no tenant does that with every processor.
 func TestListsAreShared(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		nodetest.Commands(t)
 		epoch := openRepo(t, m)

@@ -148,6 +148,7 @@ func inodeOf(t *testing.T, p string) uint64 {
 // no files of is served by that node, taken into the journal, and then by any. Until
 // then another node says where the files are, and does not keep the workspace.
 func TestFilesOfAnEarlierVersion(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		require.NoError(t, ws.WriteFile(ctx, "d/f", []byte("acknowledged"), 0o640))
@@ -196,6 +197,7 @@ func TestFilesOfAnEarlierVersion(t *testing.T) {
 // in a commit, and never is empty; the tree comes back from there, and the next
 // commit stores what changed.
 func TestCheckpoint(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodetest.Local(t, func(t *testing.T, m *nodetest.Mesh) {
 		ctx, ws := t.Context(), m.Client.Workspace("repo")
 		var wg sync.WaitGroup

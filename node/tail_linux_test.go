@@ -110,6 +110,7 @@ func TestFullPacks(t *testing.T) {
 // Records that change no file are committed as well: who opens the workspace need
 // not read all that ever were.
 func TestRecordsWithoutChangesAreCommitted(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	m := nodetest.Start(t, meshtest.Server(t), nodetest.Config{})
 	ctx, ws := t.Context(), m.Client.Workspace("repo")
 	require.NoError(t, ws.WriteFile(ctx, "f", []byte("1"), 0))

@@ -16,6 +16,7 @@ import (
 // TestWhatCannotBeKept: a command hears that a file which it has changed is not stored, and
 // nobody else suffers from it: neither who works in another scope, nor who comes later.
 func TestWhatCannotBeKept(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	eachCapture(t, func(t *testing.T, m *nodetest.Mesh) {
 		ws := m.Client.Workspace("repo")
 		run := func(ws *client.Workspace, line string) error {
