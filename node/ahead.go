@@ -89,6 +89,10 @@ func (n *Node) copyAhead(ctx context.Context, t mesh.Tenant, name mesh.Workspace
 				close(c.known)
 			}
 			close(c.done)
+			if c.err != nil {
+				n.forgetCopy(k, c)
+				return
+			}
 			time.AfterFunc(aheadKept, func() { n.forgetCopy(k, c) })
 		})
 	}

@@ -155,6 +155,12 @@ func (w *workspace) restore(ctx context.Context) error {
 }
 
 func (w *workspace) restoreInto(ctx context.Context, f *fileState) error {
+	defer func() { // nobody needs to know it twice, and it may be megabytes
+		if c := w.copied; c != nil {
+			w.node.forgetCopy(key{w.tenant, w.name}, c)
+			w.copied = nil
+		}
+	}()
 	p, err := w.readPast(ctx)
 	w.ahead = nil
 	if err != nil {
